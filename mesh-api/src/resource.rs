@@ -1,0 +1,141 @@
+//! The shape that operators write: `kind`, `metadata`, `spec`, `status`.
+//!
+//! The same in REST, files and custom resources. Unknown fields are refused by
+//! name: a misspelt limit must not be silently absent.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::message::Location;
+use crate::names::{NodeId, RegionName, ServiceName, SiteName};
+
+pub mod weight_policy;
+
+pub use weight_policy::{Algorithm, CapacitySource, WeightPolicySpec};
+
+/// Most labels one resource may carry.
+pub const LABELS_MAX: usize = 64;
+
+/// What every resource says of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metadata {
+    /// Unique per kind and namespace.
+    pub name: String,
+    /// Empty for kinds without namespaces.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// Free key-value pairs to select by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What an operator writes; `kind` decides the spec.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+pub enum Resource {
+    /// One edge server.
+    Node {
+        /// Its name and labels.
+        metadata: Metadata,
+        /// What it is.
+        spec: NodeSpec,
+    },
+    /// What clients ask for.
+    Service {
+        /// Its name, namespace and labels.
+        metadata: Metadata,
+        /// What it is.
+        spec: ServiceSpec,
+    },
+    /// What may move.
+    WeightPolicy {
+        /// Its name and labels.
+        metadata: Metadata,
+        /// What it says.
+        spec: WeightPolicySpec,
+    },
+}
+
+impl Resource {
+    /// Its name and labels.
+    pub fn metadata(&self) -> &Metadata {
+        match self {
+            Resource::Node { metadata, .. }
+            | Resource::Service { metadata, .. }
+            | Resource::WeightPolicy { metadata, .. } => metadata,
+        }
+    }
+
+    /// Its kind, as written.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Resource::Node { .. } => "Node",
+            Resource::Service { .. } => "Service",
+            Resource::WeightPolicy { .. } => "WeightPolicy",
+        }
+    }
+}
+
+/// One edge server.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSpec {
+    /// Where it is; a node without a position is served but never a target by distance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<Location>,
+    /// Its site; by default its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<SiteName>,
+    /// Its region.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<RegionName>,
+    /// Its mesh port, `host:port`; a proxy's own word replaces it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh_address: Option<String>,
+}
+
+/// What clients ask for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// Host names that mean this service; `*` for any.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// Its instances.
+    #[serde(default)]
+    pub endpoints: Vec<EndpointSpec>,
+}
+
+/// One instance of a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointSpec {
+    /// On which node.
+    pub node: NodeId,
+    /// `host:port`, as that node's proxy reaches it.
+    pub address: String,
+    /// Requests it works on at once, 1 to 100 000.
+    #[serde(default = "workers_default")]
+    pub workers: u32,
+    /// What it serves within its latency target, requests/s; learned when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity_rps: Option<f64>,
+}
+
+fn workers_default() -> u32 {
+    16
+}
+
+/// The service that a resource's namespace and name mean.
+///
+/// # Errors
+/// A part that is not a name.
+pub fn service_name(metadata: &Metadata) -> Result<ServiceName, crate::names::NameError> {
+    let namespace = match metadata.namespace.as_str() {
+        "" => "default",
+        namespace => namespace,
+    };
+    ServiceName::new(&format!("{namespace}/{}", metadata.name))
+}

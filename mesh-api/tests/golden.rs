@@ -1,0 +1,204 @@
+//! Every message, as it stands on the wire. A change of a golden file is a change of the protocol:
+//! fields may be added, never renamed, removed or given another meaning.
+//!
+//! `ISOBAR_BLESS=1 cargo test -p isobar-mesh-api --test golden` writes the files anew.
+
+use std::path::PathBuf;
+
+use isobar_mesh_api::enrol::EnrolRequest;
+use isobar_mesh_api::message::{
+    Certificate, Down, Hello, LocalService, Location, Nack, Up, decode_line, encode_line,
+};
+use isobar_mesh_api::names::{NodeId, RegionName, ServiceName, SiteName};
+use isobar_mesh_api::report::{MovedIn, MovedOut, NeighbourReport, Report, ServiceReport};
+use isobar_mesh_api::snapshot::{
+    Credit, Delta, Endpoint, Move, Neighbour, PlanId, QueueLimits, Row, ServicePlan, Snapshot,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+const PLAN: PlanId = PlanId {
+    epoch: 3,
+    generation: 41,
+};
+
+fn node(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+fn service() -> ServiceName {
+    ServiceName::new("shop/cart").unwrap()
+}
+
+fn check<M>(name: &str, message: &M)
+where
+    M: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(format!("{name}.json"));
+    let line = String::from_utf8(encode_line(message).unwrap()).unwrap();
+    if std::env::var_os("ISOBAR_BLESS").is_some() {
+        std::fs::write(&path, &line).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(line, golden, "{name} is written otherwise than before");
+    let read: M = decode_line(golden.as_bytes()).unwrap();
+    assert_eq!(&read, message, "{name} reads as something else");
+}
+
+#[test]
+fn hello() {
+    let hello = Hello {
+        protocol: 1,
+        node: node("edge-1"),
+        version: "0.1.0".into(),
+        mesh_address: "192.0.2.7:7411".into(),
+        location: Some(Location {
+            lat_deg: -36.843015,
+            lon_deg: 174.766494,
+        }),
+        site: Some(SiteName::new("quay-street").unwrap()),
+        region: Some(RegionName::new("auckland").unwrap()),
+        services: vec![LocalService {
+            service: service(),
+            hosts: vec!["cart.example".into()],
+            endpoints: vec![endpoint()],
+            capacity_rps: Some(200.0),
+        }],
+        plan: Some(PLAN),
+    };
+    check("hello", &Up::Hello(hello));
+}
+
+#[test]
+fn report() {
+    let report = Report {
+        seq: 7,
+        window_us: 1_000_123,
+        clock_ms: 1_735_642_800_000,
+        cpu_ratio: Some(0.25),
+        services: vec![ServiceReport {
+            entered: 1200,
+            served_home: 180,
+            shed: 2,
+            failed: 1,
+            moved_out: vec![MovedOut {
+                to: node("edge-2"),
+                plan: 900,
+                spill: 117,
+                refused: 3,
+            }],
+            moved_in: vec![MovedIn {
+                home: node("edge-3"),
+                accepted: 5,
+                refused: 1,
+            }],
+            completed: 185,
+            latency_sum_us: 3_700_000,
+            latency_min_us: 2_100,
+            in_flight_mean_milli: 3_700,
+            in_flight: 4,
+            backlog: 1,
+            orca_capacity_rps: Some(210.5),
+            ..ServiceReport::idle(service())
+        }],
+        neighbours: vec![NeighbourReport {
+            node: node("edge-2"),
+            rtt_us: 950,
+        }],
+    };
+    check("report", &Up::Report(report));
+}
+
+#[test]
+fn ack_and_nack() {
+    check("ack", &Up::Ack(PLAN));
+    let nack = Nack {
+        plan: PLAN,
+        reason: "the row of shop/cart sums to 5 ppm, not 1000000".into(),
+    };
+    check("nack", &Up::Nack(nack));
+}
+
+fn endpoint() -> Endpoint {
+    Endpoint {
+        address: "127.0.0.1:8080".into(),
+        workers: 4,
+    }
+}
+
+fn service_plan() -> ServicePlan {
+    ServicePlan {
+        service: service(),
+        hosts: vec!["cart.example".into()],
+        endpoints: vec![endpoint()],
+        row: Row {
+            home_ppm: 150_000,
+            cloud_ppm: 50_000,
+            moves: vec![Move {
+                to: node("edge-2"),
+                weight_ppm: 800_000,
+            }],
+            shed_ppm: 1_000,
+        },
+        credits: vec![Credit {
+            home: node("edge-2"),
+            credit_rps: 62.5,
+        }],
+        spill: vec![node("edge-2")],
+        cloud_address: Some("192.0.2.99:443".into()),
+        queue: QueueLimits::default(),
+    }
+}
+
+fn neighbour() -> Neighbour {
+    Neighbour {
+        node: node("edge-2"),
+        mesh_address: "192.0.2.8:7411".into(),
+        rtt_us: 950,
+    }
+}
+
+#[test]
+fn snapshot_and_delta() {
+    let snapshot = Snapshot {
+        plan: PLAN,
+        node: node("edge-1"),
+        period_ms: 1000,
+        neighbours: vec![neighbour()],
+        services: vec![service_plan()],
+    };
+    snapshot.check().unwrap();
+    check("snapshot", &Down::Snapshot(snapshot));
+    let delta = Delta {
+        plan: PLAN,
+        base: PlanId {
+            epoch: 3,
+            generation: 40,
+        },
+        neighbours: Some(vec![neighbour()]),
+        services: vec![service_plan()],
+        removed: vec![ServiceName::new("shop/old").unwrap()],
+    };
+    check("delta", &Down::Delta(delta));
+}
+
+#[test]
+fn certificate_and_ping() {
+    let certificate = Certificate {
+        chain_pem: "-----BEGIN CERTIFICATE-----\n".into(),
+        roots_pem: "-----BEGIN CERTIFICATE-----\n".into(),
+    };
+    check("certificate", &Down::Certificate(certificate));
+    check("ping", &Down::Ping { clock_ms: 5 });
+}
+
+#[test]
+fn a_token_is_never_printed() {
+    let request = EnrolRequest {
+        node: node("edge-1"),
+        csr_pem: String::new(),
+        token: "very-secret".into(),
+    };
+    assert!(!format!("{request:?}").contains("secret"));
+}
