@@ -61,6 +61,8 @@ pub struct WeightPolicySpec {
     pub move_cost_us: u64,
     /// Whether proxies may move single requests at once when home is full.
     pub spill: bool,
+    /// Whether a full node may move its own demand on to make room for others'; only `convex` does.
+    pub displacement: bool,
     /// Where capacities come from.
     pub capacity: CapacitySource,
     /// Upstream of last resort, `host:port`; absent for none.
@@ -87,6 +89,7 @@ impl Default for WeightPolicySpec {
             move_max: 1.0,
             move_cost_us: 1_000,
             spill: true,
+            displacement: true,
             capacity: CapacitySource::Auto,
             cloud_address: None,
             cloud_rtt_us: 50_000,

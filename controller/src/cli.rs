@@ -1,0 +1,184 @@
+//! The command line of `isobar-controller`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::Config;
+use crate::program;
+
+/// The environment variable that `--log` replaces.
+const LOG_VARIABLE: &str = "ISOBAR_LOG";
+
+const EXAMPLES: &str = "\
+Examples:
+  isobar-controller --data-dir /var/lib/isobar
+  isobar-controller --config /etc/isobar/controller.toml --log debug
+  isobar-controller --data-dir /tmp/mesh --rest-listen 127.0.0.1:0 --stream-listen 127.0.0.1:0 \\
+      --resources mesh.yaml        (the ports it got are in /tmp/mesh/addresses.json)
+
+The data directory has ca.pem and enrol-token, which proxies need to enrol.";
+
+/// The control plane of Isobar: plans which part of each node's load is served by which neighbour.
+#[derive(Debug, Clone, Default, Parser)]
+#[command(name = "isobar-controller", version, after_help = EXAMPLES)]
+pub struct Args {
+    /// Configuration file (TOML); flags below replace its fields
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the store, the authority's key and the enrolment token live
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// REST API, metrics and health [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "ADDR")]
+    pub rest_listen: Option<SocketAddr>,
+    /// Allow --rest-listen on an address that others can reach, without authentication
+    #[arg(long)]
+    pub rest_insecure: bool,
+    /// Control stream and enrolment, TLS [default: 0.0.0.0:7401]
+    #[arg(long, value_name = "ADDR")]
+    pub stream_listen: Option<SocketAddr>,
+    /// DNS name or IP address under which proxies reach --stream-listen; may be repeated
+    #[arg(long = "stream-name", value_name = "NAME")]
+    pub stream_names: Vec<String>,
+    /// Control period in milliseconds [default: 1000]
+    #[arg(long, value_name = "MS")]
+    pub period_ms: Option<u64>,
+    /// SPIFFE trust domain [default: isobar.local]
+    #[arg(long, value_name = "NAME")]
+    pub trust_domain: Option<String>,
+    /// File with a list of resources (YAML or JSON) to apply at start; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub resources: Vec<PathBuf>,
+    /// How long streams and requests may take to end, in milliseconds [default: 5000]
+    #[arg(long, value_name = "MS")]
+    pub drain_ms: Option<u64>,
+    /// Level, or levels by module: info, debug, isobar_controller::stream=trace,info
+    /// [env: ISOBAR_LOG] [default: info]
+    #[arg(long, value_name = "LEVELS")]
+    pub log: Option<String>,
+    /// Write the log as JSON, an object a line
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+/// Reads the process' arguments and runs the controller.
+pub fn main() -> ExitCode {
+    run(Args::parse())
+}
+
+/// Runs the controller until SIGTERM or ctrl-c. Sets up the process' log.
+pub fn run(args: Args) -> ExitCode {
+    match try_run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("isobar-controller: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn try_run(args: Args) -> anyhow::Result<()> {
+    start_log(args.log.as_deref(), args.log_json)?;
+    let config = args.into_config()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let program = program::run(config, shutdown.clone());
+        tokio::pin!(program);
+        loop {
+            tokio::select! {
+                ended = &mut program => return ended.map_err(Into::into),
+                _ = terminate.recv() => shutdown.cancel(),
+                _ = interrupt.recv() => shutdown.cancel(),
+            }
+        }
+    })
+}
+
+impl Args {
+    /// The configuration file with the flags laid over it.
+    ///
+    /// # Errors
+    /// The file is missing or wrong. Ranges are checked later.
+    pub fn into_config(self) -> Result<Config, crate::config::ConfigError> {
+        let mut config = match &self.config {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        fn lay<T>(flag: Option<T>, field: &mut T) {
+            if let Some(value) = flag {
+                *field = value;
+            }
+        }
+        lay(self.data_dir, &mut config.data_dir);
+        lay(self.rest_listen, &mut config.rest_listen);
+        lay(self.stream_listen, &mut config.stream_listen);
+        lay(self.period_ms, &mut config.period_ms);
+        lay(self.trust_domain, &mut config.trust_domain);
+        lay(self.drain_ms, &mut config.drain_ms);
+        config.rest_insecure |= self.rest_insecure;
+        config.stream_names.extend(self.stream_names);
+        config.resources.extend(self.resources);
+        Ok(config)
+    }
+}
+
+fn start_log(levels: Option<&str>, json: bool) -> anyhow::Result<()> {
+    let variable = std::env::var(LOG_VARIABLE).ok();
+    let levels = levels.or(variable.as_deref()).unwrap_or("info");
+    let targets: Targets = levels
+        .parse()
+        .map_err(|error| anyhow::anyhow!("--log {levels}: {error}"))?;
+    let registry = tracing_subscriber::registry().with(targets);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    match json {
+        true => registry.with(layer.json()).try_init()?,
+        false => registry.with(layer).try_init()?,
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_lie_over_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.toml");
+        std::fs::write(&path, "data_dir = 'd'\nperiod_ms = 200\nresources = ['a']").unwrap();
+        let path = path.to_str().unwrap();
+        let words = [
+            "isobar-controller",
+            "--config",
+            path,
+            "--period-ms",
+            "300",
+            "--resources",
+            "b",
+        ];
+        let config = Args::try_parse_from(words).unwrap().into_config().unwrap();
+        assert_eq!(config.data_dir, PathBuf::from("d"));
+        assert_eq!(config.period_ms, 300);
+        assert_eq!(config.resources, [PathBuf::from("a"), PathBuf::from("b")]);
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+        assert!(Args::try_parse_from(["isobar-controller", "--period-ms", "soon"]).is_err());
+    }
+}

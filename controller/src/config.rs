@@ -1,0 +1,214 @@
+//! The controller's configuration: one TOML file, every field with a default but the data directory.
+//!
+//! Unknown fields are refused by name: a misspelt limit must not be silently absent.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use isobar_mesh_api::identity::{SpiffeId, TRUST_DOMAIN_DEFAULT};
+use serde::Deserialize;
+
+use crate::files::{FileError, read_if_there};
+
+/// What the controller is told at start.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the store, the authority's key and the enrolment token live; made if it is not there.
+    pub data_dir: PathBuf,
+    /// REST API, `/metrics`, `/livez`, `/readyz`. Port 0 picks a free one.
+    pub rest_listen: SocketAddr,
+    /// Allows `rest_listen` on an address others can reach, although the REST API asks nobody who they are.
+    pub rest_insecure: bool,
+    /// Control stream and enrolment, TLS. Port 0 picks a free one.
+    pub stream_listen: SocketAddr,
+    /// DNS names and IP addresses under which proxies reach `stream_listen`; they go into the
+    /// controller's certificate beside `localhost`, `127.0.0.1`, `::1` and the listening address.
+    pub stream_names: Vec<String>,
+    /// The control period in milliseconds, 10 to 60 000.
+    pub period_ms: u64,
+    /// The SPIFFE trust domain. It cannot change once the authority's root is made.
+    pub trust_domain: String,
+    /// Files with a list of resources, YAML or JSON, applied at every start: each replaces what
+    /// the store has under its name, the others stay.
+    pub resources: Vec<PathBuf>,
+    /// How long streams and requests may take to end after the stop signal, in milliseconds, at most 60 000.
+    pub drain_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            data_dir: PathBuf::new(),
+            rest_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7400)),
+            rest_insecure: false,
+            stream_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7401)),
+            stream_names: Vec::new(),
+            period_ms: 1_000,
+            trust_domain: TRUST_DOMAIN_DEFAULT.to_owned(),
+            resources: Vec::new(),
+            drain_ms: 5_000,
+        }
+    }
+}
+
+/// Why a configuration is not used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("the configuration cannot be read")]
+    File(#[from] FileError),
+    /// There is no such file.
+    #[error("there is no configuration file {}", .0.display())]
+    Missing(PathBuf),
+    /// Not TOML, or not these fields.
+    #[error("{} is not a controller configuration", .path.display())]
+    Toml {
+        /// Which file.
+        path: PathBuf,
+        /// Line, column and field.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A field out of its range.
+    #[error("{field} {problem}")]
+    Field {
+        /// The field's name, as written.
+        field: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// The defaults with a data directory.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Config {
+        Config {
+            data_dir: data_dir.into(),
+            ..Config::default()
+        }
+    }
+
+    /// Reads a file. Ranges are checked by [`Config::check`], after flags were laid over it.
+    ///
+    /// # Errors
+    /// Missing, unreadable, not TOML, or with unknown fields.
+    pub fn read(path: &Path) -> Result<Config, ConfigError> {
+        let text = read_if_there(path)?.ok_or_else(|| ConfigError::Missing(path.to_owned()))?;
+        toml::from_str(&text).map_err(|source| ConfigError::Toml {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`ConfigError::Field`] with the first field found wrong.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |field, problem: String| Err(ConfigError::Field { field, problem });
+        if self.data_dir.as_os_str().is_empty() {
+            return wrong("data_dir", "must name a directory".to_owned());
+        }
+        if !(10..=60_000).contains(&self.period_ms) {
+            return wrong(
+                "period_ms",
+                format!("is {}; it must be from 10 to 60 000", self.period_ms),
+            );
+        }
+        if self.drain_ms > 60_000 {
+            return wrong(
+                "drain_ms",
+                format!("is {}; it must be at most 60 000", self.drain_ms),
+            );
+        }
+        if let Err(error) = SpiffeId::parse(&format!("spiffe://{}/node/a", self.trust_domain)) {
+            return wrong("trust_domain", format!("is not usable: {error}"));
+        }
+        if let Some(name) = self.stream_names.iter().find(|name| !is_host(name)) {
+            return wrong(
+                "stream_names",
+                format!("has {name:?}, which is neither a DNS name nor an IP address"),
+            );
+        }
+        if !self.rest_listen.ip().is_loopback() && !self.rest_insecure {
+            return wrong(
+                "rest_listen",
+                format!(
+                    "is {}, which others can reach, and the REST API does not ask who they are; \
+                     listen on 127.0.0.1, or set rest_insecure = true if something else guards it",
+                    self.rest_listen
+                ),
+            );
+        }
+        Ok(())
+    }
+
+    /// The control period.
+    pub fn period(&self) -> Duration {
+        Duration::from_millis(self.period_ms)
+    }
+
+    /// How long streams and requests may take to end.
+    pub fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_ms)
+    }
+}
+
+fn is_host(name: &str) -> bool {
+    name.parse::<IpAddr>().is_ok() || isobar_mesh_api::names::NodeId::new(name).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str) -> Result<Config, String> {
+        let config: Config = toml::from_str(text).map_err(|e| e.to_string())?;
+        config.check().map_err(|e| e.to_string())?;
+        Ok(config)
+    }
+
+    #[test]
+    fn defaults_need_a_data_directory_alone() {
+        let config = check("data_dir = '/tmp/x'").unwrap();
+        assert_eq!(config, Config::new("/tmp/x"));
+        assert_eq!(config.rest_listen.to_string(), "127.0.0.1:7400");
+        assert_eq!(config.stream_listen.to_string(), "0.0.0.0:7401");
+    }
+
+    #[test]
+    fn wrong_fields_are_named() {
+        let cases = [
+            ("", "data_dir"),
+            ("data_dir = ''", "data_dir"),
+            ("data_dir = 'd'\nperiod_ms = 5", "period_ms"),
+            ("data_dir = 'd'\nperiod_ms = -5", "period_ms"),
+            ("data_dir = 'd'\ndrain_ms = 60001", "drain_ms"),
+            ("data_dir = 'd'\ntrust_domain = 'A b'", "trust_domain"),
+            ("data_dir = 'd'\nstream_names = ['a_b']", "stream_names"),
+            ("data_dir = 'd'\nrest_listen = 'here'", "rest_listen"),
+            ("data_dir = 'd'\nrest_listen = '0.0.0.0:1'", "rest_insecure"),
+            ("data_dir = 'd'\nrest_lissen = '127.0.0.1:1'", "rest_lissen"),
+        ];
+        for (text, field) in cases {
+            let error = check(text).unwrap_err();
+            assert!(error.contains(field), "{text}: {error}");
+        }
+        check("data_dir = 'd'\nrest_listen = '0.0.0.0:1'\nrest_insecure = true").unwrap();
+    }
+
+    #[test]
+    fn a_file_is_read_or_its_name_is_in_the_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("controller.toml");
+        let missing = Config::read(&path).unwrap_err().to_string();
+        assert!(missing.contains("controller.toml"), "{missing}");
+        std::fs::write(&path, "data_dir = 'd'\nperiod_ms = 200").unwrap();
+        let period = Config::read(&path).unwrap().period();
+        assert_eq!(period, Duration::from_millis(200));
+        std::fs::write(&path, "data_dir").unwrap();
+        assert!(matches!(Config::read(&path), Err(ConfigError::Toml { .. })));
+    }
+}

@@ -1,0 +1,276 @@
+//! A report's whole life in the controller, on one screen: see [`ControlTask::run`].
+//!
+//! ```text
+//!            streams (session.rs)                    REST (rest.rs)
+//!   hello, report, ack, nack, gone │                  │ put, delete, get, view
+//!                                  ▼                  ▼
+//!                      one bounded inbox, read by this one task
+//!                                  │ each period
+//!      drain the inbox ─▶ ControlLoop::tick (pure) ─▶ push what changed ─▶ ping the rest ─▶ keep the plan
+//! ```
+//!
+//! **Invariant**: the control loop has one owner, this task, which never waits for a socket, a
+//! disk or a peer. Streams get messages by `try_send`; what must be durable goes to the store's queue
+//! and who asked waits for it, not this task.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use isobar_mesh_api::message::{Down, Hello, Up};
+use isobar_mesh_api::names::NodeId;
+use isobar_mesh_api::snapshot::PlanId;
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::control_loop::{ControlLoop, MeshView, StoredPlan, Tick};
+use crate::metrics::Metrics;
+use crate::resource_text::{Declared, Key};
+use crate::store::{Store, Write};
+
+mod desired;
+mod handle;
+mod restore;
+mod streams;
+
+pub use desired::{MemoryLimit, NODES_MAX, POLICIES_MAX, SERVICES_MAX};
+pub use handle::{ControlError, ControlHandle, Durable};
+pub use restore::{RestoreError, keep_plans, restore};
+pub use streams::{StreamEnd, StreamId};
+
+use desired::Desired;
+use handle::Message;
+use streams::Streams;
+
+/// Most messages waiting for the control task; senders of further ones wait at their own socket.
+pub const INBOX_LEN_MAX: usize = 4096;
+
+/// How old the kept plan may become when nothing in it is told to anybody: what it was made from
+/// changes all the same.
+const KEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The task's state.
+pub struct ControlTask {
+    control_loop: ControlLoop,
+    desired: Desired,
+    streams: Streams,
+    inbox: mpsc::Receiver<Message>,
+    store: Arc<dyn Store>,
+    /// Where a new plan is laid for [`keep_plans`].
+    plans: watch::Sender<Option<Arc<StoredPlan>>>,
+    metrics: Arc<Metrics>,
+    period: Duration,
+    began: Instant,
+    /// Which plan was last laid down, and when.
+    kept: (PlanId, Instant),
+    /// The view and the plan of the last tick, made when first asked for.
+    view: Option<Arc<MeshView>>,
+    plan: Option<Arc<StoredPlan>>,
+}
+
+impl ControlTask {
+    /// Runs until the signal, then ends all streams and lays the last plan down to be kept.
+    pub async fn run(mut self, signal: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.period);
+        // After a stall one tick follows, not one for each missed.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut expected = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = signal.cancelled() => break,
+                due = ticks.tick() => {
+                    if tokio::time::Instant::now() > expected + self.period {
+                        self.metrics.ticks_late.increment(1);
+                    }
+                    expected = due.max(expected) + self.period;
+                    self.tick();
+                }
+                message = self.inbox.recv() => match message {
+                    Some(message) => self.take(message),
+                    None => break,
+                }
+            }
+        }
+        self.streams.end_all();
+        self.keep_plan();
+    }
+
+    /// One control period: what came in, what follows from it, who is told.
+    fn tick(&mut self) {
+        let began = Instant::now();
+        for _ in 0..INBOX_LEN_MAX {
+            match self.inbox.try_recv() {
+                Ok(message) => self.take(message),
+                Err(_) => break,
+            }
+        }
+        let read = Instant::now();
+        let tick = self.control_loop.tick(self.now());
+        let planned = Instant::now();
+        self.push(tick);
+        if self.control_loop.plan_id() != self.kept.0 || self.kept.1.elapsed() > KEEP_INTERVAL {
+            self.keep_plan();
+        }
+        let seconds = &self.metrics.tick_seconds;
+        seconds.inbox.record(read - began);
+        seconds.plan.record(planned - read);
+        seconds.push.record(planned.elapsed());
+        self.metrics.ticks.increment(1);
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Hello { hello, end, reply } => {
+                let answer = self.hello(hello, end);
+                // Who asked may have gone; its reader then says so.
+                let _ = reply.send(answer);
+            }
+            Message::Up { node, stream, up } if self.streams.is_current(&node, stream) => {
+                self.up(&node, up);
+            }
+            Message::Up { .. } => {}
+            Message::Gone { node, stream } => {
+                if self.streams.close(&node, stream) {
+                    self.metrics.streams_ended.closed.increment(1);
+                    self.lost(&node);
+                }
+            }
+            Message::Put { declared, reply } => {
+                let _ = reply.send(self.put(declared));
+            }
+            Message::Delete { key, reply } => {
+                let _ = reply.send(self.delete(&key));
+            }
+            Message::Get { key, reply } => {
+                let _ = reply.send(self.desired.get(&key));
+            }
+            Message::List { kind, reply } => {
+                let _ = reply.send(self.desired.list(kind));
+            }
+            Message::View { reply } => {
+                let _ = reply.send(self.view());
+            }
+            Message::Plan { reply } => {
+                let _ = reply.send(self.plan());
+            }
+            Message::Alive { reply } => {
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    fn hello(&mut self, hello: Hello, end: StreamEnd) -> Result<StreamId, MemoryLimit> {
+        let now = self.now();
+        let node = hello.node.clone();
+        self.desired.check_room_for(&node)?;
+        self.control_loop.on_hello(&hello, now);
+        tracing::info!(%node, version = hello.version, "a proxy is connected");
+        self.desired.remember(hello);
+        // The next tick knows its neighbours, and sends it a whole snapshot.
+        Ok(self.streams.open(&node, end))
+    }
+
+    fn up(&mut self, node: &NodeId, up: Up) {
+        match up {
+            Up::Report(report) => match self.control_loop.on_report(node, &report, self.now()) {
+                Ok(()) => self.metrics.reports_accepted.increment(1),
+                Err(error) => {
+                    self.metrics.reports_refused.increment(1);
+                    tracing::debug!(%node, error = &error as &dyn std::error::Error, "a report was refused");
+                }
+            },
+            Up::Ack(plan) => {
+                self.metrics.acks.increment(1);
+                self.control_loop.on_ack(node, plan);
+            }
+            Up::Nack(nack) => {
+                self.metrics.nacks.increment(1);
+                let reason: String = nack.reason.chars().take(500).collect();
+                tracing::warn!(%node, plan = %nack.plan, reason, "a proxy refused a plan");
+                self.control_loop.on_nack(node, nack.plan);
+            }
+            // A second hello, or a message of a later version.
+            Up::Hello(_) | Up::Unknown => self.metrics.lines_unknown.increment(1),
+        }
+    }
+
+    fn push(&mut self, tick: Tick) {
+        self.metrics.epoch.set(tick.plan.epoch as f64);
+        self.metrics.generation.set(tick.plan.generation as f64);
+        for (node, down) in tick.pushes {
+            self.send(&node, down);
+        }
+        for node in self.streams.ping_quiet(clock_ms()) {
+            self.lost(&node);
+        }
+        self.view = None;
+        self.plan = None;
+    }
+
+    fn send(&mut self, node: &NodeId, down: Down) {
+        if !self.streams.send(node, down) {
+            self.lost(node);
+        }
+    }
+
+    fn lost(&mut self, node: &NodeId) {
+        tracing::info!(%node, "a proxy's stream has ended");
+        self.control_loop.on_gone(node, self.now());
+    }
+
+    fn put(&mut self, declared: Declared) -> Result<Durable, ControlError> {
+        let key = declared.key.clone();
+        let write = Write::put(key.kind.tree(), &key.name, &*declared.resource)?;
+        let created = self.desired.put(declared, &mut self.control_loop)?;
+        tracing::info!(%key, created, "a resource was written");
+        self.view = None;
+        Ok(Durable {
+            changed: created,
+            on_disk: self.store.apply(vec![write]),
+        })
+    }
+
+    fn delete(&mut self, key: &Key) -> Result<Durable, ControlError> {
+        let existed = self
+            .desired
+            .delete(key, &self.streams, &mut self.control_loop);
+        let write = Write::remove(key.kind.tree(), &key.name);
+        if existed {
+            tracing::info!(%key, "a resource was deleted");
+        }
+        self.view = None;
+        Ok(Durable {
+            changed: existed,
+            on_disk: self.store.apply(vec![write]),
+        })
+    }
+
+    /// Lays the plan down for [`keep_plans`].
+    fn keep_plan(&mut self) {
+        self.kept = (self.control_loop.plan_id(), Instant::now());
+        let plan = self.plan();
+        self.plans.send_replace(Some(plan));
+    }
+
+    fn plan(&mut self) -> Arc<StoredPlan> {
+        let make = || Arc::new(self.control_loop.export_plan());
+        self.plan.get_or_insert_with(make).clone()
+    }
+
+    fn view(&mut self) -> Arc<MeshView> {
+        let make = || Arc::new(self.control_loop.view());
+        self.view.get_or_insert_with(make).clone()
+    }
+
+    /// Time since this program's control loop began.
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+}
+
+/// The controller's clock, milliseconds since 1970; 0 before.
+fn clock_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |d| d.as_millis() as u64)
+}

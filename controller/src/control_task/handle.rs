@@ -1,0 +1,183 @@
+//! How the rest of the program talks to the control task.
+
+use std::sync::Arc;
+
+use isobar_mesh_api::message::{Hello, Up};
+use isobar_mesh_api::names::NodeId;
+use tokio::sync::{mpsc, oneshot};
+
+use super::desired::MemoryLimit;
+use super::streams::{StreamEnd, StreamId};
+use crate::control_loop::{MeshView, StoredPlan};
+use crate::resource_text::{Declared, Key, Kind};
+use crate::store::{Answer, StoreError};
+
+/// What the control task is asked.
+pub(super) enum Message {
+    Hello {
+        hello: Hello,
+        end: StreamEnd,
+        reply: oneshot::Sender<Result<StreamId, MemoryLimit>>,
+    },
+    Up {
+        node: NodeId,
+        stream: StreamId,
+        up: Up,
+    },
+    Gone {
+        node: NodeId,
+        stream: StreamId,
+    },
+    Put {
+        declared: Declared,
+        reply: oneshot::Sender<Result<Durable, ControlError>>,
+    },
+    Delete {
+        key: Key,
+        reply: oneshot::Sender<Result<Durable, ControlError>>,
+    },
+    Get {
+        key: Key,
+        reply: oneshot::Sender<Option<Declared>>,
+    },
+    List {
+        kind: Kind,
+        reply: oneshot::Sender<Vec<Declared>>,
+    },
+    View {
+        reply: oneshot::Sender<Arc<MeshView>>,
+    },
+    Plan {
+        reply: oneshot::Sender<Arc<StoredPlan>>,
+    },
+    Alive {
+        reply: oneshot::Sender<()>,
+    },
+}
+
+/// Why the control task did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// There are as many as the controller keeps.
+    #[error("{0}")]
+    Limit(#[from] MemoryLimit),
+    /// It was not stored.
+    #[error("the change was not stored")]
+    Store(#[from] StoreError),
+    /// The program is about to end.
+    #[error("the controller is stopping")]
+    Stopping,
+}
+
+/// A change that is in force and on its way to the disk.
+#[derive(Debug)]
+pub struct Durable {
+    /// Whether something was created, or was there to be deleted.
+    pub changed: bool,
+    /// Resolves when the change will survive a crash.
+    pub on_disk: Answer<()>,
+}
+
+/// Asks the control task. Cloning is a reference count.
+#[derive(Debug, Clone)]
+pub struct ControlHandle {
+    inbox: mpsc::Sender<Message>,
+}
+
+impl ControlHandle {
+    pub(super) fn new(inbox: mpsc::Sender<Message>) -> ControlHandle {
+        ControlHandle { inbox }
+    }
+
+    /// Registers a new stream of the node, in place of the one it may have.
+    ///
+    /// # Errors
+    /// The controller has all the nodes it keeps, or is stopping.
+    pub async fn hello(&self, hello: Hello, end: StreamEnd) -> Result<StreamId, ControlError> {
+        let answer = self
+            .ask(|reply| Message::Hello { hello, end, reply })
+            .await?;
+        Ok(answer?)
+    }
+
+    /// Passes on what a proxy said. Waits when the inbox is full, so that a flood of lines stays in
+    /// the sender's socket.
+    pub async fn up(&self, node: &NodeId, stream: StreamId, up: Up) {
+        let node = node.clone();
+        // Fails when the control task has ended; the stream then ends as well.
+        let _ = self.inbox.send(Message::Up { node, stream, up }).await;
+    }
+
+    /// Says that a stream has ended.
+    pub async fn gone(&self, node: &NodeId, stream: StreamId) {
+        let node = node.clone();
+        // As above.
+        let _ = self.inbox.send(Message::Gone { node, stream }).await;
+    }
+
+    /// Creates or replaces a resource.
+    ///
+    /// # Errors
+    /// A limit, a value that cannot be stored, or the controller is stopping.
+    pub async fn put(&self, declared: Declared) -> Result<Durable, ControlError> {
+        self.ask(|reply| Message::Put { declared, reply }).await?
+    }
+
+    /// Removes a resource.
+    ///
+    /// # Errors
+    /// The controller is stopping.
+    pub async fn delete(&self, key: Key) -> Result<Durable, ControlError> {
+        self.ask(|reply| Message::Delete { key, reply }).await?
+    }
+
+    /// One resource.
+    ///
+    /// # Errors
+    /// The controller is stopping.
+    pub async fn get(&self, key: Key) -> Result<Option<Declared>, ControlError> {
+        self.ask(|reply| Message::Get { key, reply }).await
+    }
+
+    /// All resources of a kind, by name.
+    ///
+    /// # Errors
+    /// The controller is stopping.
+    pub async fn list(&self, kind: Kind) -> Result<Vec<Declared>, ControlError> {
+        self.ask(|reply| Message::List { kind, reply }).await
+    }
+
+    /// What is known of the mesh since the last tick.
+    ///
+    /// # Errors
+    /// The controller is stopping.
+    pub async fn view(&self) -> Result<Arc<MeshView>, ControlError> {
+        self.ask(|reply| Message::View { reply }).await
+    }
+
+    /// The current plan.
+    ///
+    /// # Errors
+    /// The controller is stopping.
+    pub async fn plan(&self) -> Result<Arc<StoredPlan>, ControlError> {
+        self.ask(|reply| Message::Plan { reply }).await
+    }
+
+    /// Returns when the control task has read its inbox up to here.
+    ///
+    /// # Errors
+    /// The controller is stopping.
+    pub async fn alive(&self) -> Result<(), ControlError> {
+        self.ask(|reply| Message::Alive { reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<T>) -> Message,
+    ) -> Result<T, ControlError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.inbox.send(message(reply)).await;
+        sent.map_err(|_| ControlError::Stopping)?;
+        answer.await.map_err(|_| ControlError::Stopping)
+    }
+}

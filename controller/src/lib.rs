@@ -1,0 +1,42 @@
+//! The control plane of Isobar.
+//!
+//! A pure core decides, tasks around it move bytes and time. In reading order:
+//!
+//! The core, without clock, socket or entropy; the simulator drives the same code:
+//!
+//! - [`control_loop`]: a report's whole life in the core, from load book to pushed rows;
+//! - [`load_book`]: the latest reports and how old they are;
+//! - [`demand`]: what enters, without its noise;
+//! - [`capacity`]: what a node can serve, declared, reported or learned;
+//! - [`neighbourhood`]: to whom a home may move load;
+//! - [`planner`]: weights from all of that.
+//!
+//! The program around it:
+//!
+//! - [`control_task`]: the one task that owns the control loop;
+//! - [`stream`], [`tls`], [`authority`]: proxies come in, and who they are;
+//! - [`rest`], [`resource_text`], [`problem`]: operators come in, what they write, what they are told;
+//! - [`store`], [`files`]: what survives a restart;
+//! - [`metrics`]: every metric by name;
+//! - [`config`], [`program`], [`drain`], [`cli`]: how it starts and ends.
+
+pub mod authority;
+pub mod capacity;
+pub mod cli;
+pub mod config;
+pub mod control_loop;
+pub mod control_task;
+pub mod demand;
+pub mod drain;
+pub mod files;
+pub mod load_book;
+pub mod metrics;
+pub mod neighbourhood;
+pub mod planner;
+pub mod problem;
+pub mod program;
+pub mod resource_text;
+pub mod rest;
+pub mod store;
+pub mod stream;
+pub mod tls;

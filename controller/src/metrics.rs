@@ -1,0 +1,318 @@
+//! Every metric of the controller, by name, and the handles that count.
+//!
+//! The recorder belongs to the program, not to the process, so that several controllers can run
+//! in one process (tests, `isobar demo`) without mixing their counts. Handles are made once:
+//! counting is an atomic addition.
+//!
+//! **Invariant**: label values are bounded: fixed words, and at most [`SERVICES_MAX`] service
+//! names over the life of the program; further services are summed under `other`.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use crate::store::StoreCounts;
+
+/// Most services with a label of their own.
+pub const SERVICES_MAX: usize = 256;
+
+/// How often histograms are folded, see [`Metrics::upkeep`].
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+const TICKS: &str = "isobar_controller_ticks_total";
+const TICK_SECONDS: &str = "isobar_controller_tick_seconds";
+const TICKS_LATE: &str = "isobar_controller_ticks_late_total";
+const STREAMS: &str = "isobar_controller_streams";
+const STREAMS_ENDED: &str = "isobar_controller_streams_ended_total";
+const HANDSHAKES_FAILED: &str = "isobar_controller_handshakes_failed_total";
+const ENROLMENTS: &str = "isobar_controller_enrolments_total";
+const REPORTS: &str = "isobar_controller_reports_total";
+const LINES_SKIPPED: &str = "isobar_controller_lines_skipped_total";
+const PUSHES: &str = "isobar_controller_pushes_total";
+const ANSWERS: &str = "isobar_controller_plan_answers_total";
+const EPOCH: &str = "isobar_controller_plan_epoch";
+const GENERATION: &str = "isobar_controller_plan_generation";
+const GENERATION_STORED: &str = "isobar_controller_plan_generation_stored";
+const STORE_WRITES: &str = "isobar_controller_store_writes_total";
+const DEMAND: &str = "isobar_controller_service_demand_rps";
+const CAPACITY: &str = "isobar_controller_service_capacity_rps";
+
+/// Bounds of [`TICK_SECONDS`]' buckets, in seconds; the budget is 50 ms.
+const TICK_BUCKETS: [f64; 10] = [
+    0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0,
+];
+
+/// The handles.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    services: Mutex<BTreeMap<String, ServiceGauges>>,
+    /// Ticks of the control loop.
+    pub ticks: Counter,
+    /// Ticks that began more than a period after they should have.
+    pub ticks_late: Counter,
+    /// Time of a tick's phases.
+    pub tick_seconds: TickSeconds,
+    /// Control streams open now.
+    pub streams: Gauge,
+    /// Streams that ended, by cause.
+    pub streams_ended: StreamsEnded,
+    /// TLS handshakes that failed or took too long.
+    pub handshakes_failed: Counter,
+    /// Certificates given out.
+    pub enrolments_granted: Counter,
+    /// Enrolments refused.
+    pub enrolments_refused: Counter,
+    /// Reports taken into the load book.
+    pub reports_accepted: Counter,
+    /// Reports that were nonsense or of an unknown node.
+    pub reports_refused: Counter,
+    /// Lines that are not messages.
+    pub lines_nonsense: Counter,
+    /// Messages of a later version, or out of place.
+    pub lines_unknown: Counter,
+    /// Messages queued for proxies, by kind.
+    pub pushes: Pushes,
+    /// Plans that proxies applied.
+    pub acks: Counter,
+    /// Plans that proxies refused.
+    pub nacks: Counter,
+    /// The plan's epoch.
+    pub epoch: Gauge,
+    /// The plan's generation.
+    pub generation: Gauge,
+    /// The generation of the plan that would survive a crash now.
+    pub generation_stored: Gauge,
+    /// Batches of the store.
+    pub store: StoreCounts,
+}
+
+/// [`TICK_SECONDS`] by phase.
+pub struct TickSeconds {
+    /// Reports that waited are read into the load book.
+    pub inbox: Histogram,
+    /// Filter, estimate, solve, damp, compare.
+    pub plan: Histogram,
+    /// Changed rows are put into the streams' queues.
+    pub push: Histogram,
+}
+
+/// [`STREAMS_ENDED`] by cause.
+pub struct StreamsEnded {
+    /// The proxy ended it, or its connection broke.
+    pub closed: Counter,
+    /// The proxy did not read what was pushed.
+    pub slow: Counter,
+    /// The node opened another.
+    pub replaced: Counter,
+    /// A line longer than the protocol allows.
+    pub too_long: Counter,
+}
+
+/// [`PUSHES`] by kind.
+pub struct Pushes {
+    /// Whole snapshots.
+    pub snapshot: Counter,
+    /// Changes.
+    pub delta: Counter,
+    /// Signs of life.
+    pub ping: Counter,
+    /// Certificates.
+    pub certificate: Counter,
+    /// Messages that do not fit a line and were left out.
+    pub too_long: Counter,
+}
+
+struct ServiceGauges {
+    demand_rps: Gauge,
+    capacity_rps: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// A recorder with all handles at zero.
+    pub fn new() -> Metrics {
+        let builder = PrometheusBuilder::new();
+        // Fails on an empty list alone.
+        let builder = builder
+            .set_buckets(&TICK_BUCKETS)
+            .unwrap_or_else(|_| PrometheusBuilder::new());
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, describe);
+        let count = |name, label, value| {
+            metrics::with_local_recorder(&recorder, || counter!(name, label => value))
+        };
+        let plain = |name| metrics::with_local_recorder(&recorder, || counter!(name));
+        let level = |name| metrics::with_local_recorder(&recorder, || gauge!(name));
+        let phase = |value| {
+            metrics::with_local_recorder(&recorder, || histogram!(TICK_SECONDS, "phase" => value))
+        };
+        Metrics {
+            handle,
+            services: Mutex::default(),
+            ticks: plain(TICKS),
+            ticks_late: plain(TICKS_LATE),
+            tick_seconds: TickSeconds {
+                inbox: phase("inbox"),
+                plan: phase("plan"),
+                push: phase("push"),
+            },
+            streams: level(STREAMS),
+            streams_ended: StreamsEnded {
+                closed: count(STREAMS_ENDED, "cause", "closed"),
+                slow: count(STREAMS_ENDED, "cause", "slow"),
+                replaced: count(STREAMS_ENDED, "cause", "replaced"),
+                too_long: count(STREAMS_ENDED, "cause", "too_long"),
+            },
+            handshakes_failed: plain(HANDSHAKES_FAILED),
+            enrolments_granted: count(ENROLMENTS, "result", "granted"),
+            enrolments_refused: count(ENROLMENTS, "result", "refused"),
+            reports_accepted: count(REPORTS, "result", "accepted"),
+            reports_refused: count(REPORTS, "result", "refused"),
+            lines_nonsense: count(LINES_SKIPPED, "cause", "nonsense"),
+            lines_unknown: count(LINES_SKIPPED, "cause", "unknown"),
+            pushes: Pushes {
+                snapshot: count(PUSHES, "kind", "snapshot"),
+                delta: count(PUSHES, "kind", "delta"),
+                ping: count(PUSHES, "kind", "ping"),
+                certificate: count(PUSHES, "kind", "certificate"),
+                too_long: count(PUSHES, "kind", "too_long"),
+            },
+            acks: count(ANSWERS, "answer", "ack"),
+            nacks: count(ANSWERS, "answer", "nack"),
+            epoch: level(EPOCH),
+            generation: level(GENERATION),
+            generation_stored: level(GENERATION_STORED),
+            store: StoreCounts {
+                written: count(STORE_WRITES, "result", "written"),
+                failed: count(STORE_WRITES, "result", "failed"),
+            },
+            recorder,
+        }
+    }
+
+    /// Sets the sums of every service, in requests/s; services that are not among them become 0.
+    pub fn set_services(&self, sums: impl IntoIterator<Item = (String, ServiceSums)>) {
+        let mut by_label: BTreeMap<String, ServiceSums> = BTreeMap::new();
+        let mut gauges = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut labels = gauges.len();
+        for (service, sums) in sums {
+            let known = gauges.contains_key(&service) || by_label.contains_key(&service);
+            let label = if known {
+                service
+            } else if labels < SERVICES_MAX {
+                labels += 1;
+                service
+            } else {
+                "other".to_owned()
+            };
+            let total = by_label.entry(label).or_default();
+            total.demand_rps += sums.demand_rps;
+            total.capacity_rps += sums.capacity_rps;
+        }
+        for label in by_label.keys() {
+            if !gauges.contains_key(label) {
+                gauges.insert(label.clone(), self.service_gauges(label));
+            }
+        }
+        for (label, gauges) in gauges.iter() {
+            let sums = by_label.get(label).copied().unwrap_or_default();
+            gauges.demand_rps.set(sums.demand_rps);
+            gauges.capacity_rps.set(sums.capacity_rps);
+        }
+    }
+
+    fn service_gauges(&self, label: &str) -> ServiceGauges {
+        metrics::with_local_recorder(&self.recorder, || ServiceGauges {
+            demand_rps: gauge!(DEMAND, "service" => label.to_owned()),
+            capacity_rps: gauge!(CAPACITY, "service" => label.to_owned()),
+        })
+    }
+
+    /// All metrics in Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Folds what histograms gathered; without it they grow. Called every [`UPKEEP_INTERVAL`].
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+/// What is known of a service over all nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ServiceSums {
+    /// Demand over all homes, requests/s.
+    pub demand_rps: f64,
+    /// Capacity over all nodes, requests/s.
+    pub capacity_rps: f64,
+}
+
+fn describe() {
+    describe_counter!(TICKS, "Plans computed");
+    describe_counter!(TICKS_LATE, "Ticks that began more than a period late");
+    describe_histogram!(TICK_SECONDS, "Time of a tick, by phase");
+    describe_gauge!(STREAMS, "Control streams open");
+    describe_counter!(STREAMS_ENDED, "Control streams ended, by cause");
+    describe_counter!(HANDSHAKES_FAILED, "TLS handshakes that failed");
+    describe_counter!(ENROLMENTS, "Certificate requests, by result");
+    describe_counter!(REPORTS, "Reports from proxies, by result");
+    describe_counter!(LINES_SKIPPED, "Lines of control streams skipped, by cause");
+    describe_counter!(PUSHES, "Messages to proxies, by kind");
+    describe_counter!(ANSWERS, "Answers of proxies to plans");
+    describe_gauge!(EPOCH, "Epoch of the current plan");
+    describe_gauge!(GENERATION, "Generation of the current plan");
+    describe_gauge!(GENERATION_STORED, "Generation of the plan on the disk");
+    describe_counter!(STORE_WRITES, "Batches written to the store, by result");
+    describe_gauge!(DEMAND, "Demand over all homes, requests per second");
+    describe_gauge!(CAPACITY, "Capacity over all nodes, requests per second");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_programs_do_not_mix_and_services_are_bounded() {
+        let (first, second) = (Metrics::new(), Metrics::new());
+        first.ticks.increment(3);
+        assert!(first.render().contains("isobar_controller_ticks_total 3"));
+        assert!(second.render().contains("isobar_controller_ticks_total 0"));
+        let one = ServiceSums {
+            demand_rps: 1.0,
+            capacity_rps: 2.0,
+        };
+        let many = (0..SERVICES_MAX + 5).map(|i| (format!("n/s{i}"), one));
+        first.set_services(many);
+        let lines = |text: &str| text.lines().filter(|l| l.starts_with(DEMAND)).count();
+        assert_eq!(lines(&first.render()), SERVICES_MAX + 1);
+        assert!(first.render().contains("{service=\"other\"} 5"));
+        first.set_services([("n/s0".to_owned(), one)]);
+        assert_eq!(lines(&first.render()), SERVICES_MAX + 1);
+        assert!(first.render().contains("{service=\"n/s1\"} 0"));
+    }
+
+    #[test]
+    fn ticks_are_histograms() {
+        let metrics = Metrics::new();
+        metrics.tick_seconds.plan.record(0.002);
+        metrics.upkeep();
+        let text = metrics.render();
+        assert!(
+            text.contains("isobar_controller_tick_seconds_bucket{phase=\"plan\",le=\"0.005\"} 1")
+        );
+    }
+}

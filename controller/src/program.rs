@@ -1,0 +1,297 @@
+//! The controller as a whole: what is opened in which order, what runs, how it ends.
+//!
+//! ```text
+//! store (locks the directory) ─▶ authority ─▶ resources ─▶ control loop ─▶ listeners ─▶ addresses.json
+//! ```
+//!
+//! **Invariant**: everything that can refuse to start does so before a port is open, and
+//! `addresses.json` is there only while both ports answer.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::authority::{Authority, AuthorityError};
+use crate::config::{Config, ConfigError};
+use crate::control_task::{RestoreError, keep_plans, restore};
+use crate::drain::Drain;
+use crate::files::{FileError, Readers, create_directory, read_if_there, write_whole};
+use crate::metrics::{Metrics, UPKEEP_INTERVAL};
+use crate::problem::FieldProblem;
+use crate::resource_text::{Declared, Format, TEXT_LEN_MAX, decode_list, parse};
+use crate::rest::Rest;
+use crate::store::sled::SledStore;
+use crate::store::{Store, StoreError};
+use crate::stream::StreamPort;
+use crate::tls::{OwnCertificate, TlsError, server_config};
+
+/// The file in the data directory that says where the controller listens.
+pub const ADDRESSES_FILE: &str = "addresses.json";
+
+/// Where the controller listens: the content of [`ADDRESSES_FILE`].
+///
+/// Written in one step when both ports answer, removed at the end; with port 0 in the
+/// configuration this is how to find the real ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// REST API.
+    pub rest: SocketAddr,
+    /// Control stream and enrolment.
+    pub stream: SocketAddr,
+}
+
+/// Why the controller did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// The configuration is wrong.
+    #[error("the configuration is wrong")]
+    Config(#[from] ConfigError),
+    /// A file of the data directory.
+    #[error("the data directory is not usable")]
+    File(#[from] FileError),
+    /// The store does not open.
+    #[error("the store does not open")]
+    Store(#[from] StoreError),
+    /// The authority does not open.
+    #[error("the certificate authority does not open")]
+    Authority(#[from] AuthorityError),
+    /// TLS cannot be set up.
+    #[error("the stream port has no TLS")]
+    Tls(#[from] TlsError),
+    /// The last state does not load.
+    #[error("the control loop does not start")]
+    Restore(#[from] RestoreError),
+    /// A resource file is not there.
+    #[error("there is no resource file {}", .0.display())]
+    ResourceFileMissing(PathBuf),
+    /// A resource file is longer than it may be.
+    #[error("the resource file {} is longer than {TEXT_LEN_MAX} bytes", .0.display())]
+    ResourceFileTooLong(PathBuf),
+    /// A resource file has something wrong in it.
+    #[error("the resource file {} is wrong", .path.display())]
+    ResourceFile {
+        /// Which file.
+        path: PathBuf,
+        /// Which resource and field.
+        #[source]
+        source: FieldProblem,
+    },
+    /// A port is taken or not ours to take.
+    #[error("cannot listen on {address} ({field})")]
+    Listen {
+        /// The configuration's field.
+        field: &'static str,
+        /// What it says.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A task without which the controller is of no use has ended; the log says why.
+    #[error("a part of the controller has failed")]
+    PartFailed,
+}
+
+/// Runs the controller until `shutdown` is cancelled, then ends streams and requests in order.
+///
+/// # Errors
+/// It did not start, or a part of it failed.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ProgramError> {
+    Program::start(config, shutdown).await?.wait().await
+}
+
+/// A running controller. Dropping it cuts everything off, as a crash would.
+pub struct Program {
+    addresses: Addresses,
+    addresses_path: PathBuf,
+    drain: Drain,
+    drain_time: Duration,
+}
+
+impl Program {
+    /// Starts everything; returns when both ports answer.
+    ///
+    /// # Errors
+    /// See [`ProgramError`].
+    pub async fn start(
+        config: Config,
+        shutdown: CancellationToken,
+    ) -> Result<Program, ProgramError> {
+        config.check()?;
+        create_directory(&config.data_dir)?;
+        let metrics = Arc::new(Metrics::new());
+        let store_path = config.data_dir.join("store");
+        let store = SledStore::open(&store_path, metrics.store.clone()).await?;
+        let store: Arc<dyn Store> = Arc::new(store);
+        let addresses_path = config.data_dir.join(ADDRESSES_FILE);
+        // Of a run that crashed; there may be none.
+        let _ = std::fs::remove_file(&addresses_path);
+        let now = SystemTime::now();
+        let authority = Arc::new(Authority::open(
+            &config.data_dir,
+            &config.trust_domain,
+            now,
+        )?);
+        let own = Arc::new(OwnCertificate::new(&authority, certificate_names(&config))?);
+        let tls = server_config(&authority, own.clone())?;
+        let resources = read_resources(&config.resources)?;
+        let (task, control, plans) =
+            restore(store.clone(), resources, config.period(), metrics.clone()).await?;
+        let rest_listener = listen("rest_listen", config.rest_listen).await?;
+        let stream_listener = listen("stream_listen", config.stream_listen).await?;
+        let addresses = Addresses {
+            rest: local_address("rest_listen", &rest_listener, config.rest_listen)?,
+            stream: local_address("stream_listen", &stream_listener, config.stream_listen)?,
+        };
+        let drain = Drain::new(shutdown);
+        // From here on an early return cuts off what was spawned.
+        let program = Program {
+            addresses,
+            addresses_path,
+            drain: drain.clone(),
+            drain_time: config.drain(),
+        };
+        drain.spawn_essential(task.run(drain.signal().clone()));
+        drain.spawn(keep_plans(plans, store, metrics.clone()));
+        drain.spawn(fold_metrics(metrics.clone(), drain.signal().clone()));
+        let (fresh, signal, signer) = (own, drain.signal().clone(), authority.clone());
+        drain.spawn(async move { fresh.keep_fresh(&signer, &signal).await });
+        let rest = Rest {
+            control: control.clone(),
+            metrics: metrics.clone(),
+            signal: drain.signal().clone(),
+            any_host: config.rest_insecure,
+        };
+        drain.spawn_essential(async move {
+            if let Err(error) = rest.serve(rest_listener).await {
+                tracing::error!(%error, "the REST API has failed");
+            }
+        });
+        let port = StreamPort {
+            acceptor: TlsAcceptor::from(Arc::new(tls)),
+            authority,
+            control,
+            metrics,
+            drain: drain.clone(),
+        };
+        drain.spawn_essential(port.serve(stream_listener));
+        program.publish_addresses()?;
+        tracing::info!(rest = %addresses.rest, stream = %addresses.stream, "listening");
+        Ok(program)
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Waits for the stop signal, then ends streams and requests in order; what is not done by
+    /// the configuration's `drain_ms` is cut off.
+    ///
+    /// # Errors
+    /// A part of the controller failed before the signal.
+    pub async fn wait(self) -> Result<(), ProgramError> {
+        let asked = self.drain.until_signal_or_failure().await;
+        tracing::info!("stopping");
+        // There may be none, if somebody cleaned up.
+        let _ = std::fs::remove_file(&self.addresses_path);
+        if !self.drain.finish(self.drain_time).await {
+            tracing::warn!("not everything ended in time and was cut off");
+        }
+        match asked {
+            true => Ok(()),
+            false => Err(ProgramError::PartFailed),
+        }
+    }
+
+    fn publish_addresses(&self) -> Result<(), ProgramError> {
+        // Two socket addresses always have a JSON form.
+        let text = serde_json::to_vec(&self.addresses).unwrap_or_default();
+        write_whole(&self.addresses_path, &text, Readers::All)?;
+        Ok(())
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.drain.abort();
+    }
+}
+
+async fn listen(field: &'static str, address: SocketAddr) -> Result<TcpListener, ProgramError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| ProgramError::Listen {
+        field,
+        address,
+        source,
+    })
+}
+
+fn local_address(
+    field: &'static str,
+    listener: &TcpListener,
+    address: SocketAddr,
+) -> Result<SocketAddr, ProgramError> {
+    listener
+        .local_addr()
+        .map_err(|source| ProgramError::Listen {
+            field,
+            address,
+            source,
+        })
+}
+
+/// Names under which proxies may reach the stream port.
+fn certificate_names(config: &Config) -> Vec<String> {
+    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
+    let listen = config.stream_listen.ip();
+    if !listen.is_unspecified() {
+        names.push(listen.to_string());
+    }
+    names.extend(config.stream_names.iter().cloned());
+    let mut seen = std::collections::BTreeSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
+}
+
+fn read_resources(paths: &[PathBuf]) -> Result<Vec<Declared>, ProgramError> {
+    let mut all = Vec::new();
+    for path in paths {
+        all.extend(read_resource_file(path)?);
+    }
+    Ok(all)
+}
+
+/// JSON when the file's name says so, else YAML.
+fn read_resource_file(path: &Path) -> Result<Vec<Declared>, ProgramError> {
+    let missing = || ProgramError::ResourceFileMissing(path.to_owned());
+    let text = read_if_there(path)?.ok_or_else(missing)?;
+    if text.len() > TEXT_LEN_MAX {
+        return Err(ProgramError::ResourceFileTooLong(path.to_owned()));
+    }
+    let format = match path.extension().is_some_and(|end| end == "json") {
+        true => Format::Json,
+        false => Format::Yaml,
+    };
+    let read = parse(text.as_bytes(), format).and_then(decode_list);
+    read.map_err(|source| ProgramError::ResourceFile {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+async fn fold_metrics(metrics: Arc<Metrics>, signal: CancellationToken) {
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
+    loop {
+        tokio::select! {
+            () = signal.cancelled() => return,
+            _ = ticks.tick() => metrics.upkeep(),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The REST API and the program's health, over plain HTTP.
+//!
+//! | path | methods |
+//! |---|---|
+//! | `/livez`, `/readyz`, `/metrics` | GET |
+//! | `/v1/nodes`, `/v1/services`, `/v1/weight-policies` | GET |
+//! | `/v1/nodes/{name}`, `/v1/services/{namespace}/{name}`, `/v1/weight-policies/{name}` | GET, PUT, DELETE |
+//! | `/v1/status`, `/v1/plans/current` | GET |
+//!
+//! Nobody is asked who they are, so by default only this machine can reach it, and a request must
+//! name an address of this machine as its host: otherwise a web page could have a browser on this
+//! machine send requests here under a name of its own (DNS rebinding).
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::control_task::{ControlError, ControlHandle};
+use crate::metrics::Metrics;
+use crate::problem::Problem;
+use crate::resource_text::TEXT_LEN_MAX;
+
+mod body;
+mod health;
+mod nodes;
+mod resources;
+mod services;
+mod status;
+mod weight_policies;
+
+/// What every request needs.
+#[derive(Clone)]
+pub struct Rest {
+    /// The task that owns the control loop.
+    pub control: ControlHandle,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Cancelled when the program shall end.
+    pub signal: CancellationToken,
+    /// Whether a request may name any host.
+    pub any_host: bool,
+}
+
+impl Rest {
+    /// Serves a listener until the signal, then until the requests under way are answered.
+    ///
+    /// # Errors
+    /// The listener broke.
+    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+        let signal = self.signal.clone();
+        axum::serve(listener, self.router())
+            .with_graceful_shutdown(signal.cancelled_owned())
+            .await
+    }
+
+    fn router(self) -> Router {
+        Router::new()
+            .merge(health::routes())
+            .merge(nodes::routes())
+            .merge(services::routes())
+            .merge(weight_policies::routes())
+            .merge(status::routes())
+            .fallback(no_such_path)
+            .method_not_allowed_fallback(no_such_method)
+            .layer(DefaultBodyLimit::max(TEXT_LEN_MAX))
+            .layer(from_fn_with_state(self.clone(), check_host))
+            .with_state(self)
+    }
+}
+
+async fn check_host(State(rest): State<Rest>, request: Request, next: Next) -> Response {
+    let named = request.headers().get(http::header::HOST);
+    let named = named.and_then(|host| host.to_str().ok());
+    if rest.any_host || named.is_none_or(is_this_machine) {
+        return next.run(request).await;
+    }
+    let detail = "this API answers under localhost and IP addresses alone";
+    Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).into_response()
+}
+
+/// `localhost` or an IP address, with or without a port: names that no web page can take.
+fn is_this_machine(host: &str) -> bool {
+    use std::net::{IpAddr, SocketAddr};
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok()
+        || host.parse::<SocketAddr>().is_ok()
+}
+
+async fn no_such_path(uri: Uri) -> Problem {
+    let path: String = uri.path().chars().take(128).collect();
+    Problem::new(StatusCode::NOT_FOUND, format!("there is no {path}"))
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> Problem {
+    let path: String = uri.path().chars().take(128).collect();
+    let detail = format!("{path} does not take {method}");
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        self.to_response().map(Body::from)
+    }
+}
+
+/// Where the control task's refusals get their status.
+impl From<ControlError> for Problem {
+    fn from(error: ControlError) -> Problem {
+        let status = match &error {
+            ControlError::Limit(_) => StatusCode::INSUFFICIENT_STORAGE,
+            ControlError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            ControlError::Store(cause) => {
+                tracing::error!(error = %cause, "a change was not stored");
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        Problem::new(status, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_a_web_page_could_take_are_refused() {
+        let cases = [
+            ("localhost", true),
+            ("LOCALHOST:7400", true),
+            ("127.0.0.1:7400", true),
+            ("127.0.0.1", true),
+            ("[::1]:7400", true),
+            ("[::1]", true),
+            ("evil.example", false),
+            ("evil.example:7400", false),
+            ("localhost.evil.example", false),
+            ("127.0.0.1.evil.example:7400", false),
+            ("", false),
+        ];
+        for (host, fine) in cases {
+            assert_eq!(is_this_machine(host), fine, "{host:?}");
+        }
+    }
+}

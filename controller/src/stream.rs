@@ -1,0 +1,234 @@
+//! The stream port: enrolment and control streams over HTTP/2 and TLS.
+//!
+//! ```text
+//! accept ─▶ TLS (who is it?) ─▶ HTTP/2 ─┬─ POST /v1/enrol  ─▶ enrol.rs: a certificate
+//!                                       └─ POST /v1/stream ─▶ session.rs: lines both ways
+//! ```
+//!
+//! **Invariant**: who a peer is comes out of its certificate, verified in this connection's
+//! own handshake, and out of nothing else.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use isobar_mesh_api::enrol::ENROL_PATH;
+use isobar_mesh_api::message::STREAM_PATH;
+use isobar_mesh_api::names::NodeId;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::authority::{Authority, peer_identity};
+use crate::control_task::ControlHandle;
+use crate::drain::Drain;
+use crate::metrics::Metrics;
+use crate::problem::Problem;
+
+mod enrol;
+mod session;
+
+/// Most connections at a time; further ones are closed at once.
+pub const CONNECTIONS_MAX: usize = 20_000;
+/// Longest TLS handshake.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a peer without a certificate may stay: enough to enrol.
+const STRANGER_TIME_MAX: Duration = Duration::from_secs(30);
+/// How often a silent connection is asked for a sign of life, and how long it may take.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Requests one connection may have open: its stream, an enrolment, and their successors.
+const REQUESTS_MAX: u32 = 8;
+/// What a peer may send before the reader took it, in bytes; a line may be longer.
+const WINDOW_BYTES: u32 = 256 * 1024;
+/// What is held for a peer that does not read, in bytes.
+const SEND_BYTES: usize = 256 * 1024;
+/// Longest request head, in bytes.
+const HEAD_BYTES_MAX: u32 = 16 * 1024;
+/// How long to wait after the system could not accept (out of files, usually).
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// What every connection needs.
+#[derive(Clone)]
+pub struct StreamPort {
+    /// TLS, see [`crate::tls::server_config`].
+    pub acceptor: TlsAcceptor,
+    /// Signs certificates.
+    pub authority: Arc<Authority>,
+    /// The task that owns the control loop.
+    pub control: ControlHandle,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Where tasks run and end.
+    pub drain: Drain,
+}
+
+/// The body of every response on this port.
+type Body = Either<Full<Bytes>, session::LineBody>;
+
+/// Who is at the other end of one connection.
+struct Peer {
+    /// The node in its certificate; `None` for a stranger.
+    node: Option<NodeId>,
+    /// Ends the connection at once, without waiting for a peer that does not read.
+    kill: CancellationToken,
+    /// Whether the connection has a control stream.
+    has_stream: AtomicBool,
+}
+
+impl StreamPort {
+    /// Serves a listener until the drain's signal.
+    pub async fn serve(self, listener: TcpListener) {
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let accepted = tokio::select! {
+                () = self.drain.signal().cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let socket = match accepted {
+                Ok((socket, _)) => socket,
+                Err(error) => {
+                    tracing::warn!(%error, "the stream port could not accept");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = permits.clone().try_acquire_owned() else {
+                tracing::warn!("more than {CONNECTIONS_MAX} connections to the stream port");
+                continue;
+            };
+            let port = self.clone();
+            self.drain.spawn(async move {
+                port.connection(socket).await;
+                drop(permit);
+            });
+        }
+    }
+
+    async fn connection(self, socket: TcpStream) {
+        // Without it small lines wait for acknowledgements; a socket that refuses is as good as gone.
+        let _ = socket.set_nodelay(true);
+        let handshake = tokio::time::timeout(HANDSHAKE_TIME_MAX, self.acceptor.accept(socket));
+        let shaken = tokio::select! {
+            () = self.drain.signal().cancelled() => return,
+            shaken = handshake => shaken,
+        };
+        let tls = match shaken {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => {
+                self.metrics.handshakes_failed.increment(1);
+                tracing::debug!(%error, "a TLS handshake failed");
+                return;
+            }
+            Err(_) => {
+                self.metrics.handshakes_failed.increment(1);
+                return;
+            }
+        };
+        match self.identify(&tls) {
+            Ok(node) => self.requests(tls, node).await,
+            Err(error) => {
+                self.metrics.handshakes_failed.increment(1);
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a client certificate names no node"
+                );
+            }
+        }
+    }
+
+    fn identify(
+        &self,
+        tls: &TlsStream<TcpStream>,
+    ) -> Result<Option<NodeId>, crate::authority::PeerError> {
+        let (_, session) = tls.get_ref();
+        let Some(leaf) = session.peer_certificates().and_then(<[_]>::first) else {
+            return Ok(None);
+        };
+        let id = peer_identity(leaf, self.authority.trust_domain())?;
+        Ok(id.as_node().cloned())
+    }
+
+    async fn requests(self, tls: TlsStream<TcpStream>, node: Option<NodeId>) {
+        let signal = self.drain.signal().clone();
+        let peer = Arc::new(Peer {
+            node,
+            kill: CancellationToken::new(),
+            has_stream: AtomicBool::new(false),
+        });
+        let stranger = peer.node.is_none();
+        let patience = async move {
+            match stranger {
+                true => tokio::time::sleep(STRANGER_TIME_MAX).await,
+                false => std::future::pending().await,
+            }
+        };
+        let kill = peer.kill.clone();
+        let service = service_fn(move |request| {
+            let (port, peer) = (self.clone(), peer.clone());
+            async move { Ok::<_, std::convert::Infallible>(port.answer(request, peer).await) }
+        });
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .max_concurrent_streams(REQUESTS_MAX)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .max_send_buf_size(SEND_BYTES)
+            .max_header_list_size(HEAD_BYTES_MAX)
+            .serve_connection(TokioIo::new(tls), service);
+        tokio::pin!(connection, patience);
+        let mut draining = false;
+        loop {
+            tokio::select! {
+                () = kill.cancelled() => return,
+                () = &mut patience => return,
+                () = signal.cancelled(), if !draining => {
+                    draining = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection to the stream port broke");
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn answer(self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body> {
+        let answered = match (request.method(), request.uri().path()) {
+            (&Method::POST, ENROL_PATH) => {
+                let answered = enrol::enrol(&self, request, &peer).await;
+                match &answered {
+                    Ok(_) => self.metrics.enrolments_granted.increment(1),
+                    Err(_) => self.metrics.enrolments_refused.increment(1),
+                }
+                answered
+            }
+            (&Method::POST, STREAM_PATH) => session::open(&self, request, &peer).await,
+            (_, ENROL_PATH | STREAM_PATH) => {
+                Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "use POST"))
+            }
+            _ => Err(Problem::new(
+                StatusCode::NOT_FOUND,
+                "this port has POST /v1/enrol and POST /v1/stream; the REST API is elsewhere",
+            )),
+        };
+        answered.unwrap_or_else(|problem| {
+            problem
+                .to_response()
+                .map(|bytes| Either::Left(Full::new(bytes)))
+        })
+    }
+}

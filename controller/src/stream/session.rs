@@ -1,0 +1,241 @@
+//! One control stream: lines from a proxy to the control task, messages from there to the proxy.
+//!
+//! ```text
+//! request body ─▶ LineReader ─▶ control task's inbox (bounded: a flood waits at its own socket)
+//! response body ◀─ LineBody ◀── the stream's queue  (bounded: who does not read is disconnected)
+//! ```
+//!
+//! The response's head goes out after the first line, `hello`, was read and found to fit the
+//! certificate, so that a wrong one is told why; a proxy therefore sends `hello` with its request.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Either};
+use hyper::body::{Body as HttpBody, Frame, Incoming};
+use isobar_mesh_api::message::{
+    Down, Hello, LineBuffer, LineError, PROTOCOL_VERSION, Up, decode_line, encode_line,
+};
+use isobar_mesh_api::names::NodeId;
+use tokio::sync::mpsc;
+
+use super::{Body, Peer, StreamPort};
+use crate::control_task::{ControlHandle, StreamEnd, StreamId};
+use crate::metrics::Metrics;
+use crate::problem::Problem;
+use crate::resource_text::check_hello;
+
+/// How long a proxy may take to send `hello`.
+const HELLO_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Most messages waiting for a proxy that does not read; one more ends its stream.
+pub(crate) const QUEUE_LEN_MAX: usize = 32;
+
+/// Reads `hello` and opens the stream.
+///
+/// # Errors
+/// No or a wrong certificate (403), a second stream on one connection (409), no sound `hello`
+/// (400, 408, 422), a protocol this controller does not speak (400), or the control task refuses.
+pub(super) async fn open(
+    port: &StreamPort,
+    request: Request<Incoming>,
+    peer: &Arc<Peer>,
+) -> Result<Response<Body>, Problem> {
+    let Some(node) = peer.node.clone() else {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "a control stream needs a node's client certificate; POST /v1/enrol gives one",
+        ));
+    };
+    let Some(claim) = Claim::new(peer.clone()) else {
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "this connection has a control stream already",
+        ));
+    };
+    let mut lines = LineReader::new(request.into_body(), port.metrics.clone());
+    let first = tokio::time::timeout(HELLO_TIME_MAX, lines.next()).await;
+    let hello = match first {
+        Ok(Ok(Some(Up::Hello(hello)))) => hello,
+        Ok(_) => {
+            return Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                "the first line must be a hello",
+            ));
+        }
+        Err(_) => return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "no hello came")),
+    };
+    check(&hello, &node)?;
+    let (queue, messages) = mpsc::channel(QUEUE_LEN_MAX);
+    let end = StreamEnd {
+        queue,
+        kill: peer.kill.clone(),
+    };
+    let stream = port.control.hello(hello, end).await?;
+    let reader = Reader {
+        node,
+        stream,
+        lines,
+        control: port.control.clone(),
+        claim,
+    };
+    let signal = port.drain.signal().clone();
+    port.drain.spawn(async move { reader.run(signal).await });
+    let body = LineBody {
+        messages,
+        metrics: port.metrics.clone(),
+    };
+    let mut response = Response::new(Either::Right(body));
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+fn check(hello: &Hello, node: &NodeId) -> Result<(), Problem> {
+    if hello.node != *node {
+        tracing::warn!(certificate = %node, hello = %hello.node, "a proxy says to be another node");
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            format!("the certificate is {node}'s, the hello says {}", hello.node),
+        ));
+    }
+    if hello.protocol != PROTOCOL_VERSION {
+        return Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            format!(
+                "protocol {}; this controller speaks {PROTOCOL_VERSION}",
+                hello.protocol
+            ),
+        ));
+    }
+    check_hello(hello)?;
+    Ok(())
+}
+
+/// The one stream a connection may have; given back when dropped.
+struct Claim(Arc<Peer>);
+
+impl Claim {
+    fn new(peer: Arc<Peer>) -> Option<Claim> {
+        match peer.has_stream.swap(true, Ordering::AcqRel) {
+            true => None,
+            false => Some(Claim(peer)),
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.has_stream.store(false, Ordering::Release);
+    }
+}
+
+/// The task that reads one stream.
+struct Reader {
+    node: NodeId,
+    stream: StreamId,
+    lines: LineReader,
+    control: ControlHandle,
+    claim: Claim,
+}
+
+impl Reader {
+    async fn run(mut self, signal: tokio_util::sync::CancellationToken) {
+        loop {
+            let read = tokio::select! {
+                () = signal.cancelled() => break,
+                () = self.claim.0.kill.cancelled() => break,
+                read = self.lines.next() => read,
+            };
+            match read {
+                Ok(Some(up)) => self.control.up(&self.node, self.stream, up).await,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(node = %self.node, %error, "a control stream ends");
+                    self.lines.metrics.streams_ended.too_long.increment(1);
+                    break;
+                }
+            }
+        }
+        self.control.gone(&self.node, self.stream).await;
+    }
+}
+
+/// Cuts a request body into messages.
+struct LineReader {
+    body: Incoming,
+    buffer: LineBuffer,
+    metrics: Arc<Metrics>,
+}
+
+impl LineReader {
+    fn new(body: Incoming, metrics: Arc<Metrics>) -> LineReader {
+        LineReader {
+            body,
+            buffer: LineBuffer::new(),
+            metrics,
+        }
+    }
+
+    /// The next message; `None` at the stream's end. Lines that are no messages are counted and
+    /// skipped. Cancelling loses nothing.
+    ///
+    /// # Errors
+    /// A line longer than the protocol allows: the stream must end.
+    async fn next(&mut self) -> Result<Option<Up>, LineError> {
+        loop {
+            while let Some(line) = self.buffer.next_line() {
+                match decode_line(line) {
+                    Ok(Up::Unknown) => self.metrics.lines_unknown.increment(1),
+                    Ok(up) => return Ok(Some(up)),
+                    Err(error @ LineError::TooLong(_)) => return Err(error),
+                    Err(LineError::Json(_)) => self.metrics.lines_nonsense.increment(1),
+                }
+            }
+            match self.body.frame().await {
+                // A broken connection ends the stream as its end does.
+                None | Some(Err(_)) => return Ok(None),
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        self.buffer.push(&bytes)?;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The response's body: what the control task queued, a message a line.
+pub(super) struct LineBody {
+    messages: mpsc::Receiver<Down>,
+    metrics: Arc<Metrics>,
+}
+
+impl HttpBody for LineBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        loop {
+            let Some(message) = ready!(self.messages.poll_recv(context)) else {
+                return Poll::Ready(None);
+            };
+            match encode_line(&message) {
+                Ok(line) => return Poll::Ready(Some(Ok(Frame::data(line.into())))),
+                Err(error) => {
+                    self.metrics.pushes.too_long.increment(1);
+                    tracing::error!(%error, "a message to a proxy was left out");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The operator's port, on loopback.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `GET /livez` | 200 while the program runs |
+//! | `GET /readyz` | 200 while requests are taken, 503 while draining |
+//! | `GET /metrics` | Prometheus text |
+//! | `GET /config` | configuration, plan and weights in force, JSON |
+//! | `POST /drain` | 202; the proxy ends when its requests have |
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::proxy::Proxy;
+
+/// Connections at once; more wait.
+pub const CONNECTIONS_MAX: usize = 64;
+/// Longest wait for a request's head.
+const HEAD_WAIT_MAX: Duration = Duration::from_secs(10);
+/// When the system is out of files, nothing is accepted for this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers operators until it is dropped; also while the proxy drains.
+pub async fn run(proxy: Arc<Proxy>, listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    loop {
+        let room = connections.len() < CONNECTIONS_MAX;
+        tokio::select! {
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            accepted = listener.accept(), if room => match accepted {
+                Ok((stream, _)) => {
+                    let proxy = Arc::clone(&proxy);
+                    let service = service_fn(move |request| {
+                        let answer = answer(&proxy, &request);
+                        async move { Ok::<_, Infallible>(answer) }
+                    });
+                    let connection = http1::Builder::new()
+                        .timer(TokioTimer::new())
+                        .header_read_timeout(HEAD_WAIT_MAX)
+                        .serve_connection(TokioIo::new(stream), service);
+                    connections.spawn(async move {
+                        if let Err(error) = connection.await {
+                            tracing::debug!(%error, "an admin connection ended");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accepting an admin connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+}
+
+fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let text = |status, text: &str| reply(status, "text/plain; charset=utf-8", text.to_owned());
+    let path = request.uri().path();
+    let wanted = match path {
+        "/drain" => Method::POST,
+        _ => Method::GET,
+    };
+    let known = ["/livez", "/readyz", "/metrics", "/config", "/drain"].contains(&path);
+    if known && *request.method() != wanted {
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "another method is needed\n");
+        let allow = HeaderValue::from_static(if wanted == Method::POST {
+            "POST"
+        } else {
+            "GET"
+        });
+        response.headers_mut().insert(ALLOW, allow);
+        return response;
+    }
+    match path {
+        "/livez" => text(StatusCode::OK, "ok\n"),
+        "/readyz" if proxy.drain.is_begun() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        "/readyz" => text(StatusCode::OK, "ok\n"),
+        "/metrics" => reply(
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            proxy.metrics.render(proxy),
+        ),
+        "/config" => reply(StatusCode::OK, "application/json", config(proxy)),
+        "/drain" => {
+            proxy.drain.begin();
+            text(StatusCode::ACCEPTED, "draining\n")
+        }
+        _ => text(StatusCode::NOT_FOUND, "nothing here\n"),
+    }
+}
+
+fn config(proxy: &Proxy) -> String {
+    let routes = proxy.table.load();
+    let shown = serde_json::json!({
+        "config": proxy.config,
+        "share_left": routes.share_left,
+        "snapshot": &*routes.snapshot,
+    });
+    format!("{shown:#}\n")
+}
+
+fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}

@@ -1,0 +1,123 @@
+//! The proxy's own answers: every status code that it chooses, in one place.
+//!
+//! Bodies are `application/problem+json` (RFC 9457). What a client reads says
+//! what happened and who should act, never an address inside the mesh.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+
+use crate::body::ResponseBody;
+use crate::headers;
+
+/// Longest time that a shed client is told to stay away, in seconds.
+pub const RETRY_AFTER_S_MAX: u64 = 30;
+
+/// Why the proxy answers by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// No service has this host name.
+    UnknownHost,
+    /// The service has no endpoint here and none elsewhere that may be asked.
+    NoEndpoint,
+    /// Nobody has room.
+    Shed {
+        /// Expected time until there is, in microseconds.
+        wait_us: u64,
+    },
+    /// An endpoint could not be reached or broke off before it answered.
+    Upstream,
+    /// A moved request was not taken; its body cannot be sent again.
+    NotTaken,
+    /// To a peer: its credit is used up.
+    RefusedCredit,
+    /// To a peer: this node is full.
+    RefusedFull,
+    /// To a peer: the headers say another home than the certificate, or a second hop.
+    ForeignHome,
+    /// To a peer: not a request of the mesh.
+    NotOfMesh,
+    /// A method that a gateway does not forward (`CONNECT`).
+    Method,
+}
+
+impl Answer {
+    /// The status code.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Answer::UnknownHost => StatusCode::NOT_FOUND,
+            Answer::Upstream => StatusCode::BAD_GATEWAY,
+            Answer::ForeignHome => StatusCode::FORBIDDEN,
+            Answer::NotOfMesh => StatusCode::BAD_REQUEST,
+            Answer::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Answer::NoEndpoint
+            | Answer::Shed { .. }
+            | Answer::NotTaken
+            | Answer::RefusedCredit
+            | Answer::RefusedFull => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Answer::UnknownHost => "no service has this host name",
+            Answer::NoEndpoint => "the service has no endpoint",
+            Answer::Shed { .. } => "the service is overloaded everywhere near",
+            Answer::Upstream => "the endpoint could not be reached or broke off",
+            Answer::NotTaken => "the request was not taken and cannot be sent again",
+            Answer::RefusedCredit => "beyond the credit of this home",
+            Answer::RefusedFull => "this node is full",
+            Answer::ForeignHome => "the request's home is not the peer's identity",
+            Answer::NotOfMesh => "not a request between proxies",
+            Answer::Method => "this method is not forwarded",
+        }
+    }
+
+    /// The whole response.
+    pub fn response(self) -> Response<ResponseBody> {
+        let status = self.status();
+        let body = format!(
+            "{{\"type\":\"about:blank\",\"status\":{},\"title\":\"{}\"}}\n",
+            status.as_u16(),
+            self.title()
+        );
+        let mut response = Response::new(ResponseBody::full(Bytes::from(body)));
+        *response.status_mut() = status;
+        let head = response.headers_mut();
+        let problem = HeaderValue::from_static("application/problem+json");
+        head.insert(CONTENT_TYPE, problem);
+        match self {
+            Answer::Shed { wait_us } => {
+                let wait_s = wait_us.div_ceil(1_000_000).clamp(1, RETRY_AFTER_S_MAX);
+                head.insert(RETRY_AFTER, HeaderValue::from(wait_s));
+            }
+            Answer::NoEndpoint | Answer::NotTaken => {
+                head.insert(RETRY_AFTER, HeaderValue::from(1));
+            }
+            Answer::RefusedCredit => {
+                head.insert(headers::REFUSED, HeaderValue::from_static("credit"));
+            }
+            Answer::RefusedFull => {
+                head.insert(headers::REFUSED, HeaderValue::from_static("full"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shed_clients_are_told_when_to_return() {
+        let cases = [(0, "1"), (1_500_000, "2"), (u64::MAX, "30")];
+        for (wait_us, expected) in cases {
+            let response = Answer::Shed { wait_us }.response();
+            assert_eq!(response.status(), 503);
+            assert_eq!(response.headers()[RETRY_AFTER], expected);
+            assert!(!response.headers().contains_key(headers::REFUSED));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The stream to the controller: reports go up, plans come down.
+//!
+//! ```text
+//! certificate? ─ enrol ─► connect ─► hello ─►┬─ each period: report
+//!      ▲                                     ├─ snapshot, delta: one swap, then ack, or nack and why
+//!      └────── wait, longer each time ◄──────┴─ until the stream ends
+//! ```
+//!
+//! **Invariant**: nothing on the request path waits for this task. Without a
+//! controller the last plan holds, then decays home ([`crate::decay`]).
+//!
+//! [`session`] is one stream from its beginning to its end; [`dial`] connects.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use isobar_mesh_api::snapshot::Snapshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::decay;
+use crate::enrol::{EnrolError, enrol};
+use crate::proxy::Proxy;
+use crate::report::{CpuMeter, ReportBook};
+use crate::snapshot_file;
+
+pub mod dial;
+pub mod session;
+
+use session::SessionError;
+
+/// Shortest pause before connecting again; doubles up to [`PAUSE_MAX`].
+pub const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause before connecting again.
+pub const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Shortest and longest control period that is followed.
+pub const PERIOD: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(30);
+/// How often the decay of weights is followed while the controller is silent.
+const DECAY_EVERY: Duration = Duration::from_millis(250);
+/// Weights follow the decay in steps of this share.
+const DECAY_STEP: f64 = 0.01;
+/// The snapshot's file is written at most this often: many nodes live on flash.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// Why the proxy is not connected.
+#[derive(Debug, thiserror::Error)]
+enum ControlError {
+    #[error("no certificate")]
+    Enrol(#[from] EnrolError),
+    #[error("the stream ended")]
+    Session(#[from] SessionError),
+}
+
+/// What outlives one stream.
+#[derive(Debug)]
+pub struct Control {
+    proxy: Arc<Proxy>,
+    controller: String,
+    mesh_listen: SocketAddr,
+    book: ReportBook,
+    cpu: CpuMeter,
+    /// When the controller was last heard.
+    heard: Instant,
+    /// When a renewal of the certificate was last tried.
+    renewal_tried: Option<Instant>,
+    /// The snapshot that the file holds.
+    saved: Arc<Snapshot>,
+    saved_at: Option<Instant>,
+}
+
+/// Stays connected until `end`; writes the last snapshot then.
+pub async fn run(
+    proxy: Arc<Proxy>,
+    controller: String,
+    mesh_listen: SocketAddr,
+    end: CancellationToken,
+) {
+    let saved = Arc::clone(&proxy.table.load().snapshot);
+    let mut control = Control {
+        proxy,
+        controller,
+        mesh_listen,
+        book: ReportBook::default(),
+        cpu: CpuMeter::default(),
+        heard: Instant::now(),
+        renewal_tried: None,
+        saved,
+        saved_at: None,
+    };
+    let mut pause = PAUSE_MIN;
+    while !end.is_cancelled() {
+        let begun = Instant::now();
+        match control.connected(&end).await {
+            Ok(()) => break,
+            Err(error) => {
+                let error = crate::chain(&error);
+                tracing::warn!(controller = control.controller, error, "not connected");
+            }
+        }
+        if begun.elapsed() > PAUSE_MAX {
+            pause = PAUSE_MIN;
+        }
+        // Half of it by chance: after an outage not all proxies come back at once.
+        let part = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+        pause = (pause * 2).min(PAUSE_MAX);
+        tokio::select! {
+            () = control.idle(part) => {}
+            () = end.cancelled() => {}
+        }
+    }
+    control.save().await;
+}
+
+impl Control {
+    /// Gets a certificate when one is needed, then holds a stream. `Ok` = told to end.
+    async fn connected(&mut self, end: &CancellationToken) -> Result<(), ControlError> {
+        let identity = self.proxy.identity.get();
+        let due = identity.is_none_or(|identity| identity.renewal_due(SystemTime::now()));
+        if due {
+            let enrolled = enrol(&self.proxy, &self.controller).await;
+            // A certificate that still holds is good enough to try with.
+            if enrolled.is_err() && self.proxy.identity.get().is_none() {
+                return Ok(enrolled?);
+            }
+        }
+        Ok(self.session(end).await?)
+    }
+
+    /// Waits; weights decay meanwhile.
+    async fn idle(&mut self, pause: Duration) {
+        let until = Instant::now() + pause;
+        loop {
+            self.follow_decay();
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(DECAY_EVERY)).await;
+        }
+    }
+
+    /// The time between two plans, as the controller says, within [`PERIOD`].
+    fn period(&self) -> Duration {
+        let told = Duration::from_millis(self.proxy.table.load().snapshot.period_ms);
+        told.clamp(*PERIOD.start(), *PERIOD.end())
+    }
+
+    fn heard(&mut self) {
+        self.heard = Instant::now();
+        self.follow_decay();
+    }
+
+    /// Brings weights in line with how long the controller has been silent.
+    fn follow_decay(&self) {
+        let share = decay::share_left(self.heard.elapsed(), self.period());
+        let in_force = self.proxy.table.load().share_left;
+        let whole = share >= 1.0 || share <= 0.0;
+        if (share - in_force).abs() >= DECAY_STEP || (whole && share != in_force) {
+            self.proxy.table.set_share_left(share);
+        }
+    }
+
+    /// Writes the snapshot now and then.
+    async fn save_if_due(&mut self) {
+        let rested = self.saved_at.is_none_or(|at| at.elapsed() >= SAVE_EVERY);
+        if rested {
+            self.save().await;
+        }
+    }
+
+    async fn save(&mut self) {
+        let snapshot = Arc::clone(&self.proxy.table.load().snapshot);
+        if Arc::ptr_eq(&snapshot, &self.saved) {
+            return;
+        }
+        self.saved = Arc::clone(&snapshot);
+        self.saved_at = Some(Instant::now());
+        let dir = self.proxy.config.data_dir.clone();
+        let written =
+            tokio::task::spawn_blocking(move || snapshot_file::save(&dir, &snapshot)).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(error = %crate::chain(&error), "the snapshot is not kept");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Connections to the controller: HTTP/2 over TLS, the controller named by its
+//! certificate.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Frame};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+/// Longest wait for a connection, its handshakes included.
+pub const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
+/// A silent connection is asked this often whether it lives …
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// … and closed when it does not answer in this time.
+const PING_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// TCP or TLS failed; also when the other end is not the controller.
+    #[error("connecting to {address}")]
+    Connect {
+        /// Where.
+        address: String,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// Not in time.
+    #[error("connecting to {0} took too long")]
+    TooSlow(String),
+    /// HTTP/2 could not begin.
+    #[error("beginning HTTP/2")]
+    Http2(#[from] hyper::Error),
+}
+
+/// A request's body on its way to the controller.
+#[derive(Debug)]
+pub enum ControlBody {
+    /// Known whole.
+    Whole(Full<Bytes>),
+    /// Line by line; ends when the sender is dropped.
+    Lines(mpsc::Receiver<Bytes>),
+}
+
+impl Body for ControlBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            ControlBody::Whole(full) => Pin::new(full).poll_frame(cx),
+            ControlBody::Lines(lines) => lines
+                .poll_recv(cx)
+                .map(|line| line.map(|line| Ok(Frame::data(line)))),
+        }
+    }
+}
+
+/// A connection to the controller. Dropping it closes it.
+#[derive(Debug)]
+pub struct Dialled {
+    /// Sends requests.
+    pub sender: http2::SendRequest<ControlBody>,
+    /// The address that this node has towards the controller.
+    pub local_ip: IpAddr,
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Dialled {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// Connects to the controller at `host:port`.
+///
+/// # Errors
+/// It cannot be reached in [`CONNECT_WAIT_MAX`], or is not the controller.
+pub async fn dial(address: &str, config: Arc<ClientConfig>) -> Result<Dialled, DialError> {
+    match tokio::time::timeout(CONNECT_WAIT_MAX, connect(address, config)).await {
+        Ok(connected) => connected,
+        Err(_) => Err(DialError::TooSlow(address.to_owned())),
+    }
+}
+
+async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Dialled, DialError> {
+    let failed = |source| DialError::Connect {
+        address: address.to_owned(),
+        source,
+    };
+    let stream = TcpStream::connect(address).await.map_err(failed)?;
+    stream.set_nodelay(true).map_err(failed)?;
+    let local_ip = stream.local_addr().map_err(failed)?.ip();
+    // The name plays no part: the certificate must say that this is the controller.
+    let anyone = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+    let tls = TlsConnector::from(config)
+        .connect(anyone, stream)
+        .await
+        .map_err(failed)?;
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_WAIT_MAX)
+        .handshake(TokioIo::new(tls))
+        .await?;
+    let driver = tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "the connection to the controller ended");
+        }
+    });
+    Ok(Dialled {
+        sender,
+        local_ip,
+        driver,
+    })
+}

@@ -1,0 +1,288 @@
+//! One control stream, from hello to its end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use isobar_mesh_api::message::{
+    Down, Hello, LineBuffer, LineError, Nack, PROTOCOL_VERSION, STREAM_PATH, Up, decode_line,
+    encode_line,
+};
+use isobar_mesh_api::snapshot::{Delta, PlanId, Snapshot, SnapshotError};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::dial::{ControlBody, DialError, Dialled, dial};
+use super::{Control, DECAY_EVERY};
+use crate::decay::SILENT_PERIODS;
+use crate::enrol;
+
+/// Lines that wait to be sent; when they do not go, reports are held back and merged.
+pub const LINES_MAX: usize = 16;
+/// The controller must answer the stream's request in this time.
+pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
+/// The controller has this long to close the stream after this side did.
+pub const CLOSE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// After a failed renewal the next is tried this much later.
+pub const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
+/// A stream on which nothing came for this long is given up, if that is longer than the periods
+/// after which weights decay.
+pub const SILENCE_MIN: Duration = Duration::from_secs(10);
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// There is no certificate.
+    #[error("this proxy has no certificate")]
+    NoIdentity,
+    /// The TLS library refuses.
+    #[error("preparing the connection")]
+    Tls(#[from] rustls::Error),
+    /// The controller cannot be reached.
+    #[error("reaching the controller")]
+    Dial(#[from] DialError),
+    /// The connection broke.
+    #[error("the connection broke")]
+    Http(#[from] hyper::Error),
+    /// The controller said no.
+    #[error("the controller answered {0}")]
+    Refused(StatusCode),
+    /// A line that is too long.
+    #[error("reading the stream")]
+    Line(#[from] LineError),
+    /// The controller closed the stream.
+    #[error("the controller closed the stream")]
+    Closed,
+    /// Nothing came for too long.
+    #[error("the controller is silent")]
+    Silent,
+}
+
+/// The two ends of one stream.
+struct Stream {
+    lines: mpsc::Sender<Bytes>,
+    answer: Incoming,
+    buffer: LineBuffer,
+    /// The connection, open as long as the stream.
+    _connection: Dialled,
+}
+
+impl Stream {
+    /// Ends this side and waits a moment for the other, so that the last report arrives.
+    async fn close(mut self) {
+        drop(self.lines);
+        let other_side = async { while let Some(Ok(_)) = self.answer.frame().await {} };
+        let _ = tokio::time::timeout(CLOSE_WAIT_MAX, other_side).await;
+    }
+}
+
+impl Control {
+    /// Holds one stream. `Ok` = told to end.
+    ///
+    /// # Errors
+    /// Why it did not begin, or ended.
+    pub(super) async fn session(&mut self, end: &CancellationToken) -> Result<(), SessionError> {
+        let mut stream = self.open().await?;
+        tracing::info!(controller = self.controller, "connected");
+        self.heard();
+        let mut period = self.period();
+        let mut report_due = ticker(period);
+        let mut look_due = ticker(DECAY_EVERY);
+        loop {
+            tokio::select! {
+                frame = stream.answer.frame() => {
+                    let frame = frame.ok_or(SessionError::Closed)??;
+                    if let Ok(bytes) = frame.into_data() {
+                        self.received(&mut stream, &bytes)?;
+                        self.save_if_due().await;
+                    }
+                }
+                _ = report_due.tick() => self.report(&stream),
+                _ = look_due.tick() => {
+                    self.follow_decay();
+                    let silence_max = SILENCE_MIN.max(period * SILENT_PERIODS);
+                    if self.heard.elapsed() > silence_max {
+                        return Err(SessionError::Silent);
+                    }
+                    self.renew_if_due().await;
+                }
+                () = end.cancelled() => {
+                    self.report(&stream);
+                    stream.close().await;
+                    return Ok(());
+                }
+            }
+            if period != self.period() {
+                period = self.period();
+                report_due = ticker(period);
+            }
+        }
+    }
+
+    async fn open(&mut self) -> Result<Stream, SessionError> {
+        let identity = self.proxy.identity.get().ok_or(SessionError::NoIdentity)?;
+        let mut connection = dial(&self.controller, identity.client_to_controller()?).await?;
+        let hello = encode_line(&Up::Hello(self.hello(&connection)))?;
+        let (lines, receiver) = mpsc::channel(LINES_MAX);
+        // The channel is new and has room.
+        let _ = lines.try_send(Bytes::from(hello));
+        let mut request = Request::new(ControlBody::Lines(receiver));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = http::Uri::from_static(STREAM_PATH);
+        let answer = connection.sender.send_request(request);
+        let Ok(answer) = tokio::time::timeout(ANSWER_WAIT_MAX, answer).await else {
+            return Err(SessionError::Silent);
+        };
+        let answer = answer?;
+        if answer.status() != StatusCode::OK {
+            return Err(SessionError::Refused(answer.status()));
+        }
+        Ok(Stream {
+            lines,
+            answer: answer.into_body(),
+            buffer: LineBuffer::new(),
+            _connection: connection,
+        })
+    }
+
+    fn hello(&self, connection: &Dialled) -> Hello {
+        let config = &self.proxy.config;
+        let listen = self.mesh_listen;
+        let ip = match listen.ip().is_unspecified() {
+            true => connection.local_ip,
+            false => listen.ip(),
+        };
+        let mesh_address = std::net::SocketAddr::new(ip, listen.port()).to_string();
+        let plan = self.proxy.table.load().snapshot.plan;
+        Hello {
+            protocol: PROTOCOL_VERSION,
+            node: config.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mesh_address: config.mesh_advertise.clone().unwrap_or(mesh_address),
+            location: config.location,
+            site: config.site.clone(),
+            region: config.region.clone(),
+            services: config.services.clone(),
+            plan: (plan != PlanId::default()).then_some(plan),
+        }
+    }
+
+    fn received(&mut self, stream: &mut Stream, bytes: &[u8]) -> Result<(), SessionError> {
+        stream.buffer.push(bytes)?;
+        while let Some(line) = stream.buffer.next_line() {
+            let message = decode_line::<Down>(line);
+            self.heard();
+            match message {
+                Ok(message) => {
+                    if let Some(answer) = self.obey(message) {
+                        let line = encode_line(&answer)?;
+                        if stream.lines.try_send(Bytes::from(line)).is_err() {
+                            tracing::warn!("the controller does not read its stream");
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(error = %crate::chain(&error), "a line was skipped");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what a message says; what to answer.
+    fn obey(&self, message: Down) -> Option<Up> {
+        let (plan, applied) = match message {
+            Down::Snapshot(snapshot) => (snapshot.plan, self.apply(snapshot)),
+            Down::Delta(delta) => (delta.plan, self.apply_delta(delta)),
+            Down::Certificate(certificate) => {
+                if let Err(error) = enrol::adopt(&self.proxy, &certificate) {
+                    tracing::warn!(error = %crate::chain(&error), "a certificate was refused");
+                }
+                return None;
+            }
+            Down::Ping { .. } => return None,
+            Down::Unknown => {
+                tracing::debug!("a message of a later version was skipped");
+                return None;
+            }
+        };
+        Some(match applied {
+            Ok(()) => Up::Ack(plan),
+            Err(error) => {
+                tracing::warn!(%plan, %error, "a plan was refused");
+                Up::Nack(Nack {
+                    plan,
+                    reason: error.to_string(),
+                })
+            }
+        })
+    }
+
+    /// A whole snapshot may be the one in force again; it must not be older.
+    fn apply(&self, snapshot: Snapshot) -> Result<(), SnapshotError> {
+        let have = self.proxy.table.load().snapshot.plan;
+        if snapshot.plan < have {
+            return Err(SnapshotError::Old {
+                offered: snapshot.plan,
+                have,
+            });
+        }
+        self.proxy.table.apply(Arc::new(snapshot))
+    }
+
+    fn apply_delta(&self, delta: Delta) -> Result<(), SnapshotError> {
+        let have = Arc::clone(&self.proxy.table.load().snapshot);
+        self.proxy.table.apply(Arc::new(have.apply(delta)?))
+    }
+
+    /// Sends what happened since the last report; when it cannot be sent, the next one tells it.
+    fn report(&mut self, stream: &Stream) {
+        let Ok(place) = stream.lines.try_reserve() else {
+            return;
+        };
+        let proxy = &self.proxy;
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let clock_ms = since_1970.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
+        let cpu_ratio = self.cpu.ratio();
+        let services = proxy.table.services();
+        let routes = proxy.table.load();
+        let now_us = proxy.clock.now_us();
+        let draft = self
+            .book
+            .draft(&services, &routes, now_us, clock_ms, cpu_ratio);
+        let Some(draft) = draft else {
+            return;
+        };
+        match encode_line(&Up::Report(draft.report.clone())) {
+            Ok(line) => place.send(Bytes::from(line)),
+            Err(error) => tracing::warn!(%error, "a report is too long to send"),
+        }
+        self.book.sent(draft);
+    }
+
+    /// Asks for a new certificate in time.
+    async fn renew_if_due(&mut self) {
+        let now = SystemTime::now();
+        let identity = self.proxy.identity.get();
+        let rested = self
+            .renewal_tried
+            .is_none_or(|at| at.elapsed() >= RENEWAL_PAUSE);
+        if !rested || identity.is_none_or(|identity| !identity.renewal_due(now)) {
+            return;
+        }
+        self.renewal_tried = Some(Instant::now());
+        if let Err(error) = enrol::enrol(&self.proxy, &self.controller).await {
+            tracing::warn!(error = %crate::chain(&error), "the certificate is not renewed yet");
+        }
+    }
+}
+
+fn ticker(period: Duration) -> tokio::time::Interval {
+    let mut ticker = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticker
+}

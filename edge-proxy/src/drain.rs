@@ -1,0 +1,59 @@
+//! How the proxy ends: no new connections, no new requests on old ones, the
+//! requests under way get their time, then it is over.
+//!
+//! One for all listeners. Every connection is a tracked task that looks at
+//! [`Drain`]; nothing that serves a request is spawned outside.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Says that the proxy is ending, and knows who still works.
+#[derive(Debug, Clone, Default)]
+pub struct Drain {
+    /// Set before the token is cancelled: whoever the token wakes sees it.
+    flag: Arc<AtomicBool>,
+    begun: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Drain {
+    /// Begins to end.
+    pub fn begin(&self) {
+        self.flag.store(true, SeqCst);
+        self.begun.cancel();
+    }
+
+    /// Whether it began. Takes no lock.
+    pub fn is_begun(&self) -> bool {
+        self.flag.load(SeqCst)
+    }
+
+    /// Waits until it begins.
+    pub async fn begun(&self) {
+        self.begun.cancelled().await;
+    }
+
+    /// Spawns the task of one connection on the calling thread's runtime.
+    pub fn spawn<F>(&self, connection: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.connections.spawn(connection);
+    }
+
+    /// Connections that are open.
+    pub fn open(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Waits until the last connection has ended, at most `wait_max`; whether it has.
+    pub async fn wait(&self, wait_max: Duration) -> bool {
+        self.connections.close();
+        let ended = self.connections.wait();
+        tokio::time::timeout(wait_max, ended).await.is_ok()
+    }
+}

@@ -1,0 +1,253 @@
+//! One endpoint of this node and the connections to it.
+//!
+//! Live state: it is keyed by address and outlives snapshots. Every worker
+//! has its own connections, used last in, first out, so that those which a
+//! burst needed fall idle and are closed.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::body::RequestBody;
+use crate::clock::Clock;
+
+/// Longest wait for a connection to an endpoint.
+pub const CONNECT_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Idle connections one worker keeps to one endpoint; more are closed.
+pub const IDLE_MAX: usize = 1024;
+/// A connection idle for longer is closed, in microseconds.
+pub const IDLE_US_MAX: u64 = 30_000_000;
+/// After it could not be reached, an endpoint is passed over that long if there is another.
+pub const DOWN_US: u64 = 1_000_000;
+/// Largest buffer of a connection, in bytes; a response head that does not fit is an error.
+pub const BUFFER_LEN_MAX: usize = 64 * 1024;
+
+/// Why an endpoint gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// No connection.
+    #[error("connecting to {address}")]
+    Connect {
+        /// The endpoint.
+        address: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A connection that is not in use, or its exclusive use.
+pub type Connection = http1::SendRequest<RequestBody>;
+
+/// An endpoint's load and connections.
+#[derive(Debug)]
+pub struct EndpointLive {
+    address: String,
+    /// The address, when no name has to be looked up.
+    numeric: Option<SocketAddr>,
+    workers: AtomicU32,
+    active: AtomicU32,
+    /// When it may be chosen freely again, in microseconds; 0 = now.
+    down_until_us: AtomicU64,
+    down: AtomicU32,
+    pools: Box<[Mutex<Vec<Idle>>]>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since_us: u64,
+}
+
+impl EndpointLive {
+    /// An endpoint at `host:port` that works on `workers` requests at once, for that many worker
+    /// threads.
+    pub fn new(address: &str, workers: u32, threads: usize) -> EndpointLive {
+        EndpointLive {
+            address: address.to_owned(),
+            numeric: address.parse().ok(),
+            workers: AtomicU32::new(workers),
+            active: AtomicU32::new(0),
+            down_until_us: AtomicU64::new(0),
+            down: AtomicU32::new(0),
+            pools: (0..threads).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    /// Its address, `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Requests it works on at once.
+    pub fn workers(&self) -> u32 {
+        self.workers.load(Relaxed)
+    }
+
+    /// Sets how many requests it works on at once.
+    pub fn set_workers(&self, workers: u32) {
+        self.workers.store(workers, Relaxed);
+    }
+
+    /// Whether it could not be reached just now.
+    pub fn is_down(&self) -> bool {
+        self.down.load(Relaxed) > 0
+    }
+
+    /// Takes a slot of the least busy endpoint; those that are down only when all are.
+    pub(crate) fn take(endpoints: &[Arc<EndpointLive>]) -> Option<&Arc<EndpointLive>> {
+        loop {
+            let mut best: Option<(&Arc<EndpointLive>, u32, u32)> = None;
+            for endpoint in endpoints {
+                let (active, workers) = (endpoint.active.load(SeqCst), endpoint.workers());
+                if active >= workers {
+                    continue;
+                }
+                let better = best.is_none_or(|(other, other_active, other_workers)| {
+                    let load = u64::from(active) * u64::from(other_workers);
+                    let other_load = u64::from(other_active) * u64::from(workers);
+                    (endpoint.is_down(), load) < (other.is_down(), other_load)
+                });
+                if better {
+                    best = Some((endpoint, active, workers));
+                }
+            }
+            let (endpoint, active, _) = best?;
+            let taken = endpoint
+                .active
+                .compare_exchange(active, active + 1, SeqCst, SeqCst);
+            if taken.is_ok() {
+                return Some(endpoint);
+            }
+        }
+    }
+
+    /// Gives the slot back.
+    pub(crate) fn leave(&self) {
+        self.active.fetch_sub(1, SeqCst);
+    }
+
+    /// A connection that can be used now, if this worker has one.
+    pub fn idle_connection(&self, worker: usize) -> Option<Connection> {
+        let mut pool = self.pool(worker)?;
+        while let Some(idle) = pool.pop() {
+            if idle.connection.is_ready() {
+                return Some(idle.connection);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the worker's next request.
+    pub fn keep(&self, worker: usize, connection: Connection, now_us: u64) {
+        if connection.is_closed() {
+            return;
+        }
+        if let Some(mut pool) = self.pool(worker)
+            && pool.len() < IDLE_MAX
+        {
+            pool.push(Idle {
+                connection,
+                since_us: now_us,
+            });
+        }
+    }
+
+    /// Closes what was idle for too long. Called now and then by each worker for its own.
+    pub fn sweep(&self, worker: usize, now_us: u64) {
+        if let Some(mut pool) = self.pool(worker) {
+            pool.retain(|idle| {
+                !idle.connection.is_closed() && now_us.saturating_sub(idle.since_us) <= IDLE_US_MAX
+            });
+            pool.shrink_to_fit();
+        }
+        self.recover(now_us);
+    }
+
+    /// Opens a connection and drives it on the calling worker's runtime.
+    ///
+    /// # Errors
+    /// Not reached within [`CONNECT_WAIT_MAX`]; the endpoint is passed over for [`DOWN_US`].
+    pub async fn connect(&self, clock: Clock) -> Result<Connection, EndpointError> {
+        let opened = tokio::time::timeout(CONNECT_WAIT_MAX, self.open()).await;
+        let failed = match opened {
+            Ok(Ok(stream)) => match shake_hands(stream).await {
+                Ok(connection) => {
+                    self.down.store(0, Relaxed);
+                    return Ok(connection);
+                }
+                Err(error) => std::io::Error::other(error),
+            },
+            Ok(Err(error)) => error,
+            Err(_) => std::io::ErrorKind::TimedOut.into(),
+        };
+        self.down_until_us.store(clock.now_us() + DOWN_US, Relaxed);
+        self.down.store(1, Relaxed);
+        Err(EndpointError::Connect {
+            address: self.address.clone(),
+            source: failed,
+        })
+    }
+
+    async fn open(&self) -> std::io::Result<TcpStream> {
+        let stream = match self.numeric {
+            Some(address) => TcpStream::connect(address).await?,
+            None => TcpStream::connect(&self.address).await?,
+        };
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    fn recover(&self, now_us: u64) {
+        if self.is_down() && now_us >= self.down_until_us.load(Relaxed) {
+            self.down.store(0, Relaxed);
+        }
+    }
+
+    fn pool(&self, worker: usize) -> Option<MutexGuard<'_, Vec<Idle>>> {
+        let pool = self.pools.get(worker)?;
+        Some(pool.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn shake_hands(stream: TcpStream) -> Result<Connection, hyper::Error> {
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(BUFFER_LEN_MAX)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    // Ends with the connection, which ends when its sender is dropped and its body read.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection to an endpoint ended");
+        }
+    });
+    Ok(sender)
+}
+
+/// What came of sending a request.
+#[derive(Debug)]
+pub enum Sent {
+    /// The answer's head came.
+    Answered(Response<Incoming>, Connection),
+    /// Nothing was sent; the request is whole.
+    Unsent(Request<RequestBody>),
+    /// It was sent at least in part, and then the connection failed.
+    Lost(hyper::Error),
+}
+
+/// Sends one request on a connection.
+pub async fn send(mut connection: Connection, request: Request<RequestBody>) -> Sent {
+    match connection.try_send_request(request).await {
+        Ok(response) => Sent::Answered(response, connection),
+        Err(mut failure) => match failure.take_message() {
+            Some(request) => Sent::Unsent(request),
+            None => Sent::Lost(failure.into_error()),
+        },
+    }
+}

@@ -1,0 +1,181 @@
+//! What is taken off and put on a request or response that passes through.
+//!
+//! **Invariant**: a header of [`hop::RESERVED`] never comes from a client and
+//! never reaches one; hop-by-hop headers (RFC 9110, section 7.6.1) never pass.
+
+use http::header::{
+    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+    TE, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{Uri, Version, request, response};
+
+use isobar_mesh_api::hop;
+
+/// [`hop::HOP`] as a header name.
+pub const HOP: HeaderName = HeaderName::from_static(hop::HOP);
+/// [`hop::HOME`] as a header name.
+pub const HOME: HeaderName = HeaderName::from_static(hop::HOME);
+/// [`hop::SERVICE`] as a header name.
+pub const SERVICE: HeaderName = HeaderName::from_static(hop::SERVICE);
+/// [`hop::REFUSED`] as a header name.
+pub const REFUSED: HeaderName = HeaderName::from_static(hop::REFUSED);
+/// [`hop::LOAD`] as a header name.
+pub const LOAD: HeaderName = HeaderName::from_static(hop::LOAD);
+
+const RESERVED: [HeaderName; 5] = [HOP, HOME, SERVICE, REFUSED, LOAD];
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Makes a request's head fit to be sent on: origin form, `Host` set, HTTP/1.1, nothing that
+/// belongs to the connection it came on or that only the mesh may say.
+pub fn clean_request(head: &mut request::Parts) {
+    strip_reserved(&mut head.headers);
+    strip_hop_by_hop(&mut head.headers);
+    head.headers.remove(PROXY_AUTHORIZATION);
+    let authority = head.uri.authority().map(http::uri::Authority::as_str);
+    if let Some(authority) = authority {
+        // RFC 9112, section 3.2.2: the authority of the target replaces what `Host` said.
+        if let Ok(host) = HeaderValue::from_str(authority) {
+            head.headers.insert(HOST, host);
+        }
+        let path = head.uri.path_and_query().cloned();
+        head.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    }
+    head.version = Version::HTTP_11;
+}
+
+/// Makes a response's head fit to be sent on.
+pub fn clean_response(head: &mut response::Parts) {
+    strip_reserved(&mut head.headers);
+    strip_hop_by_hop(&mut head.headers);
+    head.headers.remove(PROXY_AUTHENTICATE);
+    head.version = Version::HTTP_11;
+}
+
+/// The host that a request is for, without its port: from the target, else from `Host`.
+pub fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    let named = uri.authority().map(http::uri::Authority::as_str);
+    let host = named.or_else(|| headers.get(HOST).and_then(|h| h.to_str().ok()))?;
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    let ported = host
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
+    Some(ported.map_or(host, |(host, _)| host))
+}
+
+fn strip_reserved(headers: &mut HeaderMap) {
+    // Almost no request carries one: a look at the names costs less than five removals.
+    let carries = headers
+        .keys()
+        .any(|name| name.as_str().starts_with("isobar-") && RESERVED.contains(name));
+    if carries {
+        for name in RESERVED {
+            headers.remove(name);
+        }
+    }
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .collect();
+        headers.remove(CONNECTION);
+        for name in named {
+            // What frames the message or names its target is not the connection's to take away.
+            if name != http::header::CONTENT_LENGTH && name != HOST {
+                headers.remove(name);
+            }
+        }
+    }
+    let trailers_wanted = headers
+        .get(TE)
+        .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    if !trailers_wanted {
+        headers.remove(TE);
+    }
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // RFC 9112, section 6.3: a length beside a coding is not to be believed.
+        headers.remove(http::header::CONTENT_LENGTH);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn cleaned(uri: &str, headers: &[(&str, &str)]) -> request::Parts {
+        let mut request = Request::builder().uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (mut head, ()) = request.body(()).unwrap().into_parts();
+        clean_request(&mut head);
+        head
+    }
+
+    #[test]
+    fn what_does_not_pass() {
+        let head = cleaned(
+            "/a?b=c",
+            &[
+                ("host", "shop"),
+                ("connection", "close, X-Mine, content-length"),
+                ("x-mine", "1"),
+                ("content-length", "5"),
+                ("keep-alive", "timeout=5"),
+                ("upgrade", "h2c"),
+                ("te", "gzip"),
+                ("isobar-hop", "1"),
+                ("isobar-home", "b"),
+                ("isobar-load", "0/4;1"),
+                ("x-yours", "2"),
+            ],
+        );
+        let mut left: Vec<&str> = head.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "host", "x-yours"]);
+        assert_eq!(head.uri, "/a?b=c");
+        let both = [("transfer-encoding", "chunked"), ("content-length", "5")];
+        assert!(cleaned("/", &both).headers.is_empty());
+    }
+
+    #[test]
+    fn the_target_names_the_host() {
+        let head = cleaned("http://shop.example:81/x", &[("host", "other")]);
+        assert_eq!(head.headers[HOST], "shop.example:81");
+        assert_eq!(head.uri, "/x");
+        assert_eq!(cleaned("/", &[("te", "trailers")]).headers[TE], "trailers");
+    }
+
+    #[test]
+    fn hosts() {
+        let cases = [
+            ("/", Some("shop:7410"), Some("shop")),
+            ("/", Some("shop"), Some("shop")),
+            ("/", Some("[::1]:80"), Some("[::1]")),
+            ("/", Some("[::1]"), Some("[::1]")),
+            ("http://a.b/", Some("shop"), Some("a.b")),
+            ("/", None, None),
+        ];
+        for (uri, header, expected) in cases {
+            let mut headers = HeaderMap::new();
+            if let Some(header) = header {
+                headers.insert(HOST, HeaderValue::from_static(header));
+            }
+            assert_eq!(
+                host(&uri.parse().unwrap(), &headers),
+                expected,
+                "{uri} {header:?}"
+            );
+        }
+    }
+}

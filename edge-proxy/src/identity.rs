@@ -1,0 +1,273 @@
+//! Who this proxy is: its key, its certificate, the roots it trusts.
+//!
+//! The key is made here and never leaves the node. Files in the data
+//! directory: `node-key.pem` (mode 0600), `node-chain.pem`, `roots.pem`. An
+//! [`Identity`] is immutable; a renewed certificate is a new one, swapped into
+//! the [`IdentityCell`]. Connections look at the cell when they begin.
+//!
+//! - [`verify`]: whom to believe;
+//! - [`validity`]: how long a certificate holds;
+//! - [`files`]: the three files.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwapOption;
+use isobar_mesh_api::identity::{SpiffeId, Subject};
+use isobar_mesh_api::names::NodeId;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, ServerConfig};
+
+pub mod files;
+pub mod validity;
+pub mod verify;
+
+use validity::Validity;
+use verify::{Expected, SpiffeVerifier};
+
+/// HTTP/2, the only protocol between programs of the mesh.
+const ALPN_H2: &[u8] = b"h2";
+/// The namespace and account of the controller's own certificate.
+pub const CONTROLLER: (&str, &str) = ("isobar", "controller");
+
+/// Why a proxy has no identity, or not the one that was offered.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file could not be read or written.
+    #[error("{doing} {path}")]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A text is not PEM of the expected kind, or holds none.
+    #[error("{0} is not PEM with at least one entry")]
+    Pem(&'static str),
+    /// A key or request could not be made.
+    #[error("making a key or certificate request")]
+    Key(#[from] rcgen::Error),
+    /// Key, certificate and roots do not fit together.
+    #[error("the certificate cannot be used")]
+    Tls(#[from] rustls::Error),
+    /// The certificate is another node's.
+    #[error("the certificate is {0}'s")]
+    NotOurs(SpiffeId),
+    /// The certificate's dates cannot be read.
+    #[error("the certificate's validity cannot be read")]
+    Validity,
+}
+
+/// A key with its certificate, and whom it trusts.
+#[derive(Debug)]
+pub struct Identity {
+    /// This node, as the certificate says.
+    pub id: SpiffeId,
+    /// When the certificate holds.
+    pub validity: Validity,
+    /// For the mesh port.
+    pub server: Arc<ServerConfig>,
+    key: Arc<CertifiedKey>,
+    roots: Arc<Roots>,
+}
+
+/// Whom to trust.
+#[derive(Debug)]
+pub struct Roots(Vec<TrustAnchor<'static>>);
+
+impl Roots {
+    /// Reads one or more certificates.
+    ///
+    /// # Errors
+    /// Not PEM, none in it, or one that is no root certificate.
+    pub fn from_pem(pem: &str) -> Result<Roots, IdentityError> {
+        let certificates = certificates(pem, "the file of roots")?;
+        let anchor = |certificate: &CertificateDer<'static>| {
+            let anchor = webpki::anchor_from_trusted_cert(certificate);
+            anchor.map(|anchor| anchor.to_owned())
+        };
+        let anchors: Result<Vec<_>, _> = certificates.iter().map(anchor).collect();
+        match anchors {
+            Ok(anchors) => Ok(Roots(anchors)),
+            Err(_) => Err(IdentityError::Pem("the file of roots")),
+        }
+    }
+}
+
+impl Identity {
+    /// Puts key, chain and roots together and checks that the certificate is `node`'s, holds now
+    /// and was signed by one of the roots.
+    ///
+    /// # Errors
+    /// Anything that does not fit.
+    pub fn new(
+        trust_domain: &str,
+        node: &NodeId,
+        key_pem: &str,
+        chain_pem: &str,
+        roots_pem: &str,
+    ) -> Result<Identity, IdentityError> {
+        let chain = certificates(chain_pem, "the certificate chain")?;
+        let roots = Arc::new(Roots::from_pem(roots_pem)?);
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes())
+            .map_err(|_| IdentityError::Pem("the key"))?;
+        let (leaf, above) = chain
+            .split_first()
+            .ok_or(IdentityError::Pem("the certificate chain"))?;
+        let verifier = SpiffeVerifier::new(&roots, trust_domain, Expected::AnyNode);
+        let now = rustls::pki_types::UnixTime::now();
+        let id = verifier.verify(leaf, above, now, verify::Side::Client)?;
+        if id != SpiffeId::node(trust_domain, node) {
+            return Err(IdentityError::NotOurs(id));
+        }
+        let validity = Validity::read(leaf).ok_or(IdentityError::Validity)?;
+        let provider = verify::provider();
+        let key = provider.key_provider.load_private_key(key)?;
+        let key = Arc::new(CertifiedKey::new(chain, key));
+        key.keys_match()?;
+        Ok(Identity {
+            id,
+            validity,
+            server: Arc::new(server_config(verifier, Arc::clone(&key))?),
+            key,
+            roots,
+        })
+    }
+
+    /// For a connection to the proxy of `node`: nobody else is believed.
+    ///
+    /// # Errors
+    /// Only when the TLS library refuses its own defaults.
+    pub fn client_to_node(&self, node: &NodeId) -> Result<Arc<ClientConfig>, rustls::Error> {
+        self.client_to(SpiffeId::node(&self.id.trust_domain, node))
+    }
+
+    /// For a connection to the controller.
+    ///
+    /// # Errors
+    /// Only when the TLS library refuses its own defaults.
+    pub fn client_to_controller(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
+        self.client_to(controller_id(&self.id.trust_domain))
+    }
+
+    fn client_to(&self, id: SpiffeId) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let trust_domain = id.trust_domain.clone();
+        let verifier = SpiffeVerifier::new(&self.roots, &trust_domain, Expected::Exactly(id));
+        client_config(verifier, Some(Arc::clone(&self.key)))
+    }
+
+    /// Whether the certificate should be renewed: two thirds of its life are over.
+    pub fn renewal_due(&self, now: SystemTime) -> bool {
+        now >= self.validity.two_thirds()
+    }
+}
+
+/// For a first connection to the controller, without a certificate of one's own.
+///
+/// # Errors
+/// Only when the TLS library refuses its own defaults.
+pub fn client_without_certificate(
+    roots: &Roots,
+    trust_domain: &str,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let expected = Expected::Exactly(controller_id(trust_domain));
+    client_config(SpiffeVerifier::new(roots, trust_domain, expected), None)
+}
+
+fn controller_id(trust_domain: &str) -> SpiffeId {
+    SpiffeId {
+        trust_domain: trust_domain.to_owned(),
+        subject: Subject::Workload {
+            namespace: CONTROLLER.0.to_owned(),
+            account: CONTROLLER.1.to_owned(),
+        },
+    }
+}
+
+fn server_config(
+    verifier: SpiffeVerifier,
+    key: Arc<CertifiedKey>,
+) -> Result<ServerConfig, rustls::Error> {
+    let mut config = ServerConfig::builder_with_provider(verify::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(OneKey(key)));
+    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    // A resumed session would skip the verifier, and connections between proxies live long.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+fn client_config(
+    verifier: SpiffeVerifier,
+    key: Option<Arc<CertifiedKey>>,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(verify::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match key {
+        Some(key) => builder.with_client_cert_resolver(Arc::new(OneKey(key))),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    // Who is meant stands in the certificate's SPIFFE name; the address says nothing.
+    config.enable_sni = false;
+    Ok(Arc::new(config))
+}
+
+/// Shows the same certificate to everybody.
+#[derive(Debug)]
+struct OneKey(Arc<CertifiedKey>);
+
+impl rustls::server::ResolvesServerCert for OneKey {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+impl rustls::client::ResolvesClientCert for OneKey {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+fn certificates(
+    pem: &str,
+    what: &'static str,
+) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match all {
+        Ok(all) if !all.is_empty() => Ok(all),
+        _ => Err(IdentityError::Pem(what)),
+    }
+}
+
+/// The identity of now; empty until the first certificate.
+#[derive(Debug, Default)]
+pub struct IdentityCell(ArcSwapOption<Identity>);
+
+impl IdentityCell {
+    /// The identity, if there is one.
+    pub fn get(&self) -> Option<Arc<Identity>> {
+        self.0.load_full()
+    }
+
+    /// Replaces it. Connections that stand keep theirs.
+    pub fn set(&self, identity: Identity) {
+        self.0.store(Some(Arc::new(identity)));
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,212 @@
+//! Whom to believe: a chain to one of our roots, and exactly one SPIFFE name
+//! of our trust domain that is the expected one.
+//!
+//! Host names play no part; an address can be anybody's.
+
+use std::sync::{Arc, OnceLock};
+
+use isobar_mesh_api::identity::SpiffeId;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
+use webpki::{EndEntityCert, KeyUsage};
+
+use super::Roots;
+
+/// Whose certificate is expected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// Any proxy of the trust domain.
+    AnyNode,
+    /// This one.
+    Exactly(SpiffeId),
+}
+
+/// Which side of a connection showed the certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Who connected.
+    Client,
+    /// Who was connected to.
+    Server,
+}
+
+/// Checks certificates.
+#[derive(Debug)]
+pub struct SpiffeVerifier {
+    roots: Vec<TrustAnchor<'static>>,
+    trust_domain: String,
+    expected: Expected,
+}
+
+/// The cryptography in use: ring.
+pub fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    let make = || Arc::new(rustls::crypto::ring::default_provider());
+    Arc::clone(PROVIDER.get_or_init(make))
+}
+
+/// The one SPIFFE name in a certificate. Does not check who signed it.
+pub fn spiffe_id(certificate: &CertificateDer<'_>) -> Option<SpiffeId> {
+    let certificate = EndEntityCert::try_from(certificate).ok()?;
+    let mut names = certificate.valid_uri_names();
+    let name = names.next()?;
+    match names.next() {
+        Some(_) => None,
+        None => SpiffeId::parse(name).ok(),
+    }
+}
+
+impl SpiffeVerifier {
+    /// Believes `expected` of `trust_domain` when one of `roots` signed for it.
+    pub fn new(roots: &Roots, trust_domain: &str, expected: Expected) -> SpiffeVerifier {
+        SpiffeVerifier {
+            roots: roots.0.clone(),
+            trust_domain: trust_domain.to_owned(),
+            expected,
+        }
+    }
+
+    /// Checks a certificate and the chain above it; who it is.
+    ///
+    /// # Errors
+    /// No chain to a root, outside its validity, not for this side of a connection, not exactly
+    /// one SPIFFE name, or not the expected one.
+    pub fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        now: UnixTime,
+        side: Side,
+    ) -> Result<SpiffeId, Error> {
+        let usage = match side {
+            Side::Client => KeyUsage::client_auth(),
+            Side::Server => KeyUsage::server_auth(),
+        };
+        EndEntityCert::try_from(leaf)
+            .and_then(|certificate| {
+                let algorithms = provider().signature_verification_algorithms.all;
+                certificate
+                    .verify_for_usage(algorithms, &self.roots, above, now, usage, None, None)
+                    .map(|_| ())
+            })
+            .map_err(certificate_error)?;
+        let wrong_name = CertificateError::ApplicationVerificationFailure;
+        let id = spiffe_id(leaf).ok_or(wrong_name.clone())?;
+        let expected = match &self.expected {
+            Expected::AnyNode => id.trust_domain == self.trust_domain && id.as_node().is_some(),
+            Expected::Exactly(expected) => id == *expected,
+        };
+        match expected {
+            true => Ok(id),
+            false => Err(wrong_name.into()),
+        }
+    }
+}
+
+fn certificate_error(error: webpki::Error) -> Error {
+    let kind = match error {
+        webpki::Error::CertExpired { .. } => CertificateError::Expired,
+        webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet,
+        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
+        webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        _ => CertificateError::BadEncoding,
+    };
+    kind.into()
+}
+
+fn check_signature(
+    message: &[u8],
+    certificate: &CertificateDer<'_>,
+    signature: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    let algorithms = &provider().signature_verification_algorithms;
+    verify_tls13_signature(message, certificate, signature, algorithms)
+}
+
+/// TLS 1.2 is never offered.
+fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
+    Err(Error::PeerIncompatible(
+        rustls::PeerIncompatible::Tls12NotOffered,
+    ))
+}
+
+impl ServerCertVerifier for SpiffeVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.verify(leaf, above, now, Side::Server)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        check_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for SpiffeVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.verify(leaf, above, now, Side::Client)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        check_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}

@@ -1,0 +1,73 @@
+//! The data plane of Isobar.
+//!
+//! The life of a request, in reading order:
+//!
+//! - [`program`]: starts and ends the proxy; [`cli`] and [`config`] are how it is told what to do;
+//! - [`listen`], [`worker`]: sockets, threads, connections;
+//! - [`request`]: a request's whole life; `moved` is the part at a neighbour;
+//! - [`headers`], [`body`], [`answer`]: what is changed, streamed, answered by the proxy itself;
+//! - [`routes`]: a snapshot made ready for requests;
+//! - [`gate`], [`endpoint`]: the queue before the endpoints, and the way to them;
+//! - [`neighbour`], [`prober`]: the way to other nodes, and what is heard of them;
+//! - [`live`], [`observe`]: what is counted, and when.
+//!
+//! The life of a report, and of a plan:
+//!
+//! - [`control`]: the stream to the controller; [`enrol`] comes before it;
+//! - [`report`]: counters become a report;
+//! - [`snapshot_file`]: the plan outlives the proxy;
+//! - [`identity`]: keys, certificates, whom to believe;
+//! - [`admin`], [`metrics`]: what an operator sees; [`drain`]: how it all ends.
+//!
+//! Pure decisions, driven by the proxy and by the simulator alike:
+//!
+//! - [`spread`]: weights become a sequence of choices;
+//! - [`neighbour_load`]: what was last heard of neighbours' load;
+//! - [`pick`]: who serves one request;
+//! - [`credit`]: what a node takes for others;
+//! - [`decay`]: weights go home when the controller is silent.
+
+pub mod admin;
+pub mod answer;
+pub mod body;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod credit;
+pub mod decay;
+pub mod drain;
+pub mod endpoint;
+pub mod enrol;
+pub mod gate;
+pub mod headers;
+pub mod identity;
+pub mod listen;
+pub mod live;
+pub mod metrics;
+mod moved;
+pub mod neighbour;
+pub mod neighbour_load;
+pub mod observe;
+pub mod pick;
+pub mod prober;
+pub mod program;
+pub mod proxy;
+pub mod report;
+pub mod request;
+pub mod routes;
+pub mod snapshot_file;
+pub mod spread;
+pub mod worker;
+
+/// An error and what caused it, for a log line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,282 @@
+//! What goes on with one service at this node: counters, load, connections.
+//!
+//! Live state is keyed by name beside the snapshot and outlives it. Counters
+//! only rise; whoever reports keeps what it said last and tells the difference.
+//! Each worker has its own, on cache lines of its own; readers add them up.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use isobar_mesh_api::hop::LoadHint;
+use isobar_mesh_api::names::{NodeId, ServiceName};
+use isobar_mesh_api::report::REPORT_NODES_MAX;
+
+use crate::endpoint::EndpointLive;
+use crate::gate::Gate;
+use crate::spread::Spread;
+
+/// A new latency counts one part in this many.
+const LATENCY_SMOOTHING: u32 = 16;
+
+/// Live state of one service.
+#[derive(Debug)]
+pub struct ServiceLive {
+    /// Which service.
+    pub service: ServiceName,
+    /// The queue before its endpoints here.
+    pub gate: Arc<Gate>,
+    /// Time of whole answers, in seconds, for `/metrics`.
+    pub duration: metrics::Histogram,
+    latency_us: AtomicU32,
+    pressed_us: AtomicU64,
+    workers: Box<[WorkerLive]>,
+    moved_out: Mutex<BTreeMap<NodeId, Arc<MovedOutLive>>>,
+    moved_in: Mutex<BTreeMap<NodeId, Arc<MovedInLive>>>,
+}
+
+/// One worker's part, on its own cache lines.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerLive {
+    /// What it counted.
+    pub counters: Counters,
+    /// What its choices depend on.
+    pub chooser: Mutex<Chooser>,
+}
+
+/// State of a worker's choices.
+#[derive(Debug, Default)]
+pub struct Chooser {
+    /// Turns weights into choices.
+    pub spread: Spread,
+    /// Random candidates; only spreads load, needs no secrecy.
+    pub rng: fastrand::Rng,
+}
+
+/// Counts since the start. See [`isobar_mesh_api::report::ServiceReport`] for what is counted.
+#[derive(Debug)]
+pub struct Counters {
+    /// First attempts that entered here.
+    pub entered: AtomicU64,
+    /// Of these, given to an endpoint of this node.
+    pub served_home: AtomicU64,
+    /// Of these, refused because nobody had room.
+    pub shed: AtomicU64,
+    /// Of these, ended in an error of the mesh or an endpoint.
+    pub failed: AtomicU64,
+    /// Of these, sent to the upstream of last resort.
+    pub cloud: AtomicU64,
+    /// Completed by endpoints of this node.
+    pub completed: AtomicU64,
+    /// Their time at the endpoint, summed, in microseconds.
+    pub latency_sum_us: AtomicU64,
+    /// The shortest since it was last taken, in microseconds; `u64::MAX` = none.
+    pub latency_min_us: AtomicU64,
+    /// Given to endpoints.
+    pub begun: AtomicU64,
+    /// When, summed, in microseconds; wraps.
+    pub begun_us_sum: AtomicU64,
+    /// Come back from endpoints, whatever the outcome.
+    pub ended: AtomicU64,
+    /// When, summed, in microseconds; wraps.
+    pub ended_us_sum: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        Counters {
+            entered: AtomicU64::default(),
+            served_home: AtomicU64::default(),
+            shed: AtomicU64::default(),
+            failed: AtomicU64::default(),
+            cloud: AtomicU64::default(),
+            completed: AtomicU64::default(),
+            latency_sum_us: AtomicU64::default(),
+            latency_min_us: AtomicU64::new(u64::MAX),
+            begun: AtomicU64::default(),
+            begun_us_sum: AtomicU64::default(),
+            ended: AtomicU64::default(),
+            ended_us_sum: AtomicU64::default(),
+        }
+    }
+}
+
+/// Requests sent to one node, since the start.
+#[derive(Debug, Default)]
+pub struct MovedOutLive {
+    /// Because the weights said so.
+    pub plan: AtomicU64,
+    /// Because home was full at that instant.
+    pub spill: AtomicU64,
+    /// Refused there and brought back.
+    pub refused: AtomicU64,
+}
+
+/// Requests that came from one home, since the start.
+#[derive(Debug, Default)]
+pub struct MovedInLive {
+    /// Taken.
+    pub accepted: AtomicU64,
+    /// Refused at once.
+    pub refused: AtomicU64,
+}
+
+/// All workers' counters, added up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// See [`Counters::entered`].
+    pub entered: u64,
+    /// See [`Counters::served_home`].
+    pub served_home: u64,
+    /// See [`Counters::shed`].
+    pub shed: u64,
+    /// See [`Counters::failed`].
+    pub failed: u64,
+    /// See [`Counters::cloud`].
+    pub cloud: u64,
+    /// See [`Counters::completed`].
+    pub completed: u64,
+    /// See [`Counters::latency_sum_us`].
+    pub latency_sum_us: u64,
+    /// Request-microseconds spent at endpoints since the start, up to the moment of counting;
+    /// wraps. Its difference over a window, by the window, is the mean number in flight.
+    pub busy_us: u64,
+}
+
+impl ServiceLive {
+    /// A service nothing was asked of yet, for that many worker threads.
+    pub fn new(service: ServiceName, threads: usize, duration: metrics::Histogram) -> ServiceLive {
+        ServiceLive {
+            service,
+            gate: Arc::new(Gate::default()),
+            duration,
+            latency_us: AtomicU32::new(0),
+            pressed_us: AtomicU64::new(0),
+            workers: (0..threads).map(|_| WorkerLive::default()).collect(),
+            moved_out: Mutex::default(),
+            moved_in: Mutex::default(),
+        }
+    }
+
+    /// One worker's part.
+    pub fn worker(&self, worker: usize) -> &WorkerLive {
+        &self.workers[worker]
+    }
+
+    /// This node's own load, given its endpoints of the service.
+    pub fn load(&self, endpoints: &[Arc<EndpointLive>]) -> LoadHint {
+        let up = endpoints.iter().filter(|endpoint| !endpoint.is_down());
+        LoadHint {
+            in_flight: self.gate.active().saturating_add(self.gate.waiting()),
+            workers: up.fold(0, |sum, endpoint| sum.saturating_add(endpoint.workers())),
+            latency_us: self.latency_us(),
+        }
+    }
+
+    /// Smoothed time an endpoint takes, in microseconds; 0 when unknown.
+    pub fn latency_us(&self) -> u32 {
+        self.latency_us.load(Relaxed)
+    }
+
+    /// Takes in one more time. Two workers at once may lose one of their figures, no more.
+    pub fn note_latency(&self, latency_us: u64) {
+        let new = u32::try_from(latency_us).unwrap_or(u32::MAX).max(1);
+        let old = self.latency_us();
+        let smoothed = match old {
+            0 => new,
+            _ => old - old / LATENCY_SMOOTHING + new / LATENCY_SMOOTHING,
+        };
+        self.latency_us.store(smoothed.max(1), Relaxed);
+    }
+
+    /// Notes that requests found all workers busy at `now_us`.
+    pub fn note_pressed(&self, now_us: u64) {
+        // In order with the flag that says whether the prober is awake.
+        self.pressed_us.store(now_us + 1, SeqCst);
+    }
+
+    /// How long ago that was, in microseconds; `None` = never.
+    pub fn pressed_age_us(&self, now_us: u64) -> Option<u64> {
+        let pressed_us = self.pressed_us.load(SeqCst);
+        (pressed_us > 0).then(|| now_us.saturating_sub(pressed_us - 1))
+    }
+
+    /// What all workers counted, as of `now_us`.
+    pub fn totals(&self, now_us: u64) -> Totals {
+        let mut totals = Totals::default();
+        for worker in &self.workers {
+            let count = &worker.counters;
+            totals.entered += count.entered.load(Relaxed);
+            totals.served_home += count.served_home.load(Relaxed);
+            totals.shed += count.shed.load(Relaxed);
+            totals.failed += count.failed.load(Relaxed);
+            totals.cloud += count.cloud.load(Relaxed);
+            totals.completed += count.completed.load(Relaxed);
+            totals.latency_sum_us += count.latency_sum_us.load(Relaxed);
+            // Σ ends + (those still there) × now − Σ begins. Ends are read first, so that a
+            // request cannot have ended without having begun.
+            let (ended, ended_us) = (count.ended.load(Relaxed), count.ended_us_sum.load(Relaxed));
+            let (begun, begun_us) = (count.begun.load(Relaxed), count.begun_us_sum.load(Relaxed));
+            let there_us = begun.wrapping_sub(ended).wrapping_mul(now_us);
+            let busy_us = ended_us.wrapping_add(there_us).wrapping_sub(begun_us);
+            totals.busy_us = totals.busy_us.wrapping_add(busy_us);
+        }
+        totals
+    }
+
+    /// The shortest time since this was last asked, in microseconds.
+    pub fn take_latency_min_us(&self) -> Option<u64> {
+        let takes = self.workers.iter().map(|worker| {
+            let min_us = &worker.counters.latency_min_us;
+            min_us.swap(u64::MAX, Relaxed)
+        });
+        takes.min().filter(|&min_us| min_us < u64::MAX)
+    }
+
+    /// Counters of requests sent to `to`. At most [`REPORT_NODES_MAX`] nodes have their own; what
+    /// is beyond is counted nowhere.
+    pub fn moved_out(&self, to: &NodeId) -> Arc<MovedOutLive> {
+        entry(&self.moved_out, to)
+    }
+
+    /// Counters of requests from `home`; the same limit.
+    pub fn moved_in(&self, home: &NodeId) -> Arc<MovedInLive> {
+        entry(&self.moved_in, home)
+    }
+
+    /// All of [`ServiceLive::moved_out`], in order of name.
+    pub fn moved_out_all(&self) -> Vec<(NodeId, Arc<MovedOutLive>)> {
+        all(&self.moved_out)
+    }
+
+    /// All of [`ServiceLive::moved_in`], in order of name.
+    pub fn moved_in_all(&self) -> Vec<(NodeId, Arc<MovedInLive>)> {
+        all(&self.moved_in)
+    }
+}
+
+type ByNode<T> = Mutex<BTreeMap<NodeId, Arc<T>>>;
+
+fn lock<T>(map: &ByNode<T>) -> MutexGuard<'_, BTreeMap<NodeId, Arc<T>>> {
+    map.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn entry<T: Default>(map: &ByNode<T>, node: &NodeId) -> Arc<T> {
+    let mut map = lock(map);
+    if let Some(found) = map.get(node) {
+        return Arc::clone(found);
+    }
+    let new = Arc::new(T::default());
+    if map.len() < REPORT_NODES_MAX {
+        map.insert(node.clone(), Arc::clone(&new));
+    }
+    new
+}
+
+fn all<T>(map: &ByNode<T>) -> Vec<(NodeId, Arc<T>)> {
+    let map = lock(map);
+    map.iter()
+        .map(|(node, counts)| (node.clone(), Arc::clone(counts)))
+        .collect()
+}

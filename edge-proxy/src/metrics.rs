@@ -1,0 +1,165 @@
+//! What the proxy measures of itself, by the names an operator sees.
+//!
+//! The request path counts in [`crate::live`]; its totals are copied here when
+//! somebody asks. Only the duration is recorded as it happens.
+
+use std::sync::Arc;
+
+use isobar_mesh_api::names::ServiceName;
+use metrics::{Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+
+use crate::live::ServiceLive;
+use crate::proxy::Proxy;
+
+const ENTERED: &str = "isobar_proxy_requests_entered_total";
+const SERVED_HOME: &str = "isobar_proxy_requests_served_home_total";
+const SHED: &str = "isobar_proxy_requests_shed_total";
+const FAILED: &str = "isobar_proxy_requests_failed_total";
+const CLOUD: &str = "isobar_proxy_requests_cloud_total";
+const COMPLETED: &str = "isobar_proxy_requests_completed_total";
+const MOVED_OUT: &str = "isobar_proxy_requests_moved_out_total";
+const MOVED_OUT_REFUSED: &str = "isobar_proxy_requests_moved_out_refused_total";
+const MOVED_IN: &str = "isobar_proxy_requests_moved_in_total";
+const MOVED_IN_REFUSED: &str = "isobar_proxy_requests_moved_in_refused_total";
+const DURATION: &str = "isobar_proxy_request_duration_seconds";
+const IN_FLIGHT: &str = "isobar_proxy_requests_in_flight";
+const WAITING: &str = "isobar_proxy_requests_waiting";
+const WEIGHT: &str = "isobar_proxy_weight_ratio";
+const RTT: &str = "isobar_proxy_neighbour_rtt_seconds";
+const CONNECTIONS: &str = "isobar_proxy_connections";
+const PLAN_EPOCH: &str = "isobar_proxy_plan_epoch";
+const PLAN_GENERATION: &str = "isobar_proxy_plan_generation";
+const SHARE_LEFT: &str = "isobar_proxy_plan_share_left_ratio";
+const CERTIFICATE: &str = "isobar_proxy_certificate_expiry_timestamp_seconds";
+
+/// Upper bounds of the duration's buckets, in seconds.
+const DURATION_BUCKETS_S: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// Registers and shows metrics. Not the process's recorder: two proxies can live in one process.
+#[derive(Clone)]
+pub struct Metrics(Arc<PrometheusRecorder>);
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// No metrics yet.
+    ///
+    /// # Errors
+    /// Never with the buckets above.
+    pub fn new() -> Result<Metrics, BuildError> {
+        let duration = Matcher::Full(DURATION.to_owned());
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(duration, &DURATION_BUCKETS_S)?
+            .build_recorder();
+        Ok(Metrics(Arc::new(recorder)))
+    }
+
+    /// The duration of a service's own requests.
+    pub fn duration(&self, service: &ServiceName) -> metrics::Histogram {
+        let key = Key::from_parts(DURATION, vec![service_label(service)]);
+        self.0.register_histogram(&key, &metadata())
+    }
+
+    /// Sorts what was recorded into buckets. Called now and then, so that little gathers.
+    pub fn upkeep(&self) {
+        self.0.handle().run_upkeep();
+    }
+
+    /// All metrics as of now, in Prometheus's text format.
+    pub fn render(&self, proxy: &Proxy) -> String {
+        for live in proxy.table.services() {
+            self.update_service(&live, proxy);
+        }
+        let routes = proxy.table.load();
+        for route in &routes.services {
+            let label = service_label(&route.live.service);
+            let row = &route.row;
+            let moves = row.moves.iter().map(|m| (m.to.as_str(), m.weight_ppm));
+            let own = [("home", row.home_ppm), ("cloud", row.cloud_ppm)];
+            for (to, weight_ppm) in own.into_iter().chain(moves) {
+                let labels = vec![label.clone(), Label::new("to", to.to_owned())];
+                self.gauge(WEIGHT, labels, f64::from(weight_ppm) / 1e6);
+            }
+        }
+        for neighbour in routes.neighbours.iter() {
+            if neighbour.rtt_us() > 0 {
+                let labels = vec![Label::new("neighbour", neighbour.node.to_string())];
+                self.gauge(RTT, labels, f64::from(neighbour.rtt_us()) / 1e6);
+            }
+        }
+        let plan = routes.snapshot.plan;
+        self.gauge(PLAN_EPOCH, Vec::new(), plan.epoch as f64);
+        self.gauge(PLAN_GENERATION, Vec::new(), plan.generation as f64);
+        self.gauge(SHARE_LEFT, Vec::new(), routes.share_left);
+        self.gauge(CONNECTIONS, Vec::new(), proxy.drain.open() as f64);
+        if let Some(identity) = proxy.identity.get() {
+            let ends = identity.validity.not_after;
+            let ends = ends.duration_since(std::time::SystemTime::UNIX_EPOCH);
+            self.gauge(
+                CERTIFICATE,
+                Vec::new(),
+                ends.map_or(0.0, |t| t.as_secs_f64()),
+            );
+        }
+        self.0.handle().render()
+    }
+
+    fn update_service(&self, live: &ServiceLive, proxy: &Proxy) {
+        let service = || vec![service_label(&live.service)];
+        let with = |name: &'static str, value: String| {
+            let mut labels = service();
+            labels.push(Label::new(name, value));
+            labels
+        };
+        let totals = live.totals(proxy.clock.now_us());
+        self.counter(ENTERED, service(), totals.entered);
+        self.counter(SERVED_HOME, service(), totals.served_home);
+        self.counter(SHED, service(), totals.shed);
+        self.counter(FAILED, service(), totals.failed);
+        self.counter(CLOUD, service(), totals.cloud);
+        self.counter(COMPLETED, service(), totals.completed);
+        self.gauge(IN_FLIGHT, service(), f64::from(live.gate.active()));
+        self.gauge(WAITING, service(), f64::from(live.gate.waiting()));
+        let read =
+            |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
+        for (to, counts) in live.moved_out_all() {
+            for (cause, count) in [("plan", &counts.plan), ("spill", &counts.spill)] {
+                let mut labels = with("to", to.to_string());
+                labels.push(Label::new("cause", cause));
+                self.counter(MOVED_OUT, labels, read(count));
+            }
+            let labels = with("to", to.to_string());
+            self.counter(MOVED_OUT_REFUSED, labels, read(&counts.refused));
+        }
+        for (home, counts) in live.moved_in_all() {
+            let labels = || with("home", home.to_string());
+            self.counter(MOVED_IN, labels(), read(&counts.accepted));
+            self.counter(MOVED_IN_REFUSED, labels(), read(&counts.refused));
+        }
+    }
+
+    fn counter(&self, name: &'static str, labels: Vec<Label>, value: u64) {
+        let key = Key::from_parts(name, labels);
+        self.0.register_counter(&key, &metadata()).absolute(value);
+    }
+
+    fn gauge(&self, name: &'static str, labels: Vec<Label>, value: f64) {
+        let key = Key::from_parts(name, labels);
+        self.0.register_gauge(&key, &metadata()).set(value);
+    }
+}
+
+fn service_label(service: &ServiceName) -> Label {
+    Label::new("service", service.to_string())
+}
+
+fn metadata() -> Metadata<'static> {
+    Metadata::new(module_path!(), Level::INFO, None)
+}

@@ -1,0 +1,401 @@
+//! A snapshot made ready for requests: every name resolved once.
+//!
+//! [`Routes`] is immutable and replaced whole ([`Table::apply`]); live state is
+//! taken over by name. A request looks up its service by host or name and has
+//! all it needs behind one pointer.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::{ArcSwap, Guard};
+use http::HeaderValue;
+use isobar_mesh_api::hop::LoadHint;
+use isobar_mesh_api::message::LocalService;
+use isobar_mesh_api::names::{NodeId, ServiceName};
+use isobar_mesh_api::snapshot::{
+    Neighbour, PlanId, QueueLimits, Row, ServicePlan, Snapshot, SnapshotError,
+};
+
+use crate::clock::Clock;
+use crate::credit::CreditBook;
+use crate::decay;
+use crate::endpoint::EndpointLive;
+use crate::live::{MovedInLive, MovedOutLive, ServiceLive};
+use crate::metrics::Metrics;
+use crate::neighbour::NeighbourLive;
+use crate::neighbour_load::NeighbourLoad;
+use crate::pick::Route;
+
+/// All routes of one snapshot.
+#[derive(Debug)]
+pub struct Routes {
+    /// What they were made of.
+    pub snapshot: Arc<Snapshot>,
+    /// The share of the plan's moves that still holds; 1 while the controller is there.
+    pub share_left: f64,
+    /// By their index in the snapshot.
+    pub neighbours: Arc<[Arc<NeighbourLive>]>,
+    /// In the snapshot's order.
+    pub services: Vec<Arc<ServiceRoute>>,
+    by_host: HashMap<String, usize>,
+    any_host: Option<usize>,
+    by_name: HashMap<ServiceName, usize>,
+}
+
+/// All that a request for one service needs.
+#[derive(Debug)]
+pub struct ServiceRoute {
+    /// Counters and queue.
+    pub live: Arc<ServiceLive>,
+    /// Instances on this node.
+    pub endpoints: Arc<[Arc<EndpointLive>]>,
+    /// Requests that all of them work on at once.
+    pub workers: u32,
+    /// Limits of the queue.
+    pub queue: QueueLimits,
+    /// The weights in force.
+    pub row: Row,
+    /// Who serves, by these weights.
+    pub pick: Route,
+    /// By their index in the snapshot.
+    pub neighbours: Arc<[Arc<NeighbourLive>]>,
+    /// What neighbours last said of themselves, by index.
+    pub load: Arc<NeighbourLoad>,
+    /// What this node takes for others.
+    pub credits: CreditBook,
+    /// Upstream of last resort.
+    pub cloud: Option<Arc<EndpointLive>>,
+    /// The service's name, as it stands in a header.
+    pub name: HeaderValue,
+    moved_out: Vec<Arc<MovedOutLive>>,
+    moved_in: BTreeMap<NodeId, Arc<MovedInLive>>,
+}
+
+impl Routes {
+    /// The service that a host name means: its own, else the one for any.
+    pub fn by_host(&self, host: Option<&str>) -> Option<&Arc<ServiceRoute>> {
+        let named = host.and_then(|host| match host.bytes().any(|b| b.is_ascii_uppercase()) {
+            true => self.by_host.get(&host.to_ascii_lowercase()),
+            false => self.by_host.get(host),
+        });
+        let index = named.copied().or(self.any_host)?;
+        self.services.get(index)
+    }
+
+    /// The service of this name.
+    pub fn by_name(&self, name: &ServiceName) -> Option<&Arc<ServiceRoute>> {
+        self.services.get(*self.by_name.get(name)?)
+    }
+}
+
+impl ServiceRoute {
+    /// This node's own load with the service.
+    pub fn home_load(&self) -> LoadHint {
+        self.live.load(&self.endpoints)
+    }
+
+    /// Counters of requests sent to a neighbour.
+    pub fn moved_out(&self, neighbour: usize) -> &MovedOutLive {
+        &self.moved_out[neighbour]
+    }
+
+    /// Counters of requests from a home.
+    pub fn moved_in(&self, home: &NodeId) -> Arc<MovedInLive> {
+        match self.moved_in.get(home) {
+            Some(counters) => Arc::clone(counters),
+            None => self.live.moved_in(home),
+        }
+    }
+}
+
+/// The routes of now, and the live state they are made with.
+#[derive(Debug)]
+pub struct Table {
+    now: ArcSwap<Routes>,
+    book: Mutex<Book>,
+}
+
+/// Live state by name.
+#[derive(Debug)]
+struct Book {
+    node: NodeId,
+    threads: usize,
+    clock: Clock,
+    metrics: Metrics,
+    local: Vec<LocalService>,
+    peer_address: BTreeMap<NodeId, String>,
+    services: BTreeMap<ServiceName, Arc<ServiceLive>>,
+    endpoints: BTreeMap<(ServiceName, String), Arc<EndpointLive>>,
+    neighbours: BTreeMap<NodeId, Arc<NeighbourLive>>,
+}
+
+impl Table {
+    /// Routes to this node's own services alone.
+    pub fn new(
+        node: NodeId,
+        threads: usize,
+        clock: Clock,
+        metrics: Metrics,
+        local: Vec<LocalService>,
+        peer_address: BTreeMap<NodeId, String>,
+    ) -> Table {
+        let alone = Snapshot {
+            plan: PlanId::default(),
+            node: node.clone(),
+            period_ms: 1000,
+            neighbours: Vec::new(),
+            services: Vec::new(),
+        };
+        let mut book = Book {
+            node,
+            threads,
+            clock,
+            metrics,
+            local,
+            peer_address,
+            services: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            neighbours: BTreeMap::new(),
+        };
+        let routes = book.resolve(Arc::new(alone), 1.0, None);
+        Table {
+            now: ArcSwap::from_pointee(routes),
+            book: Mutex::new(book),
+        }
+    }
+
+    /// The routes of now. Cheap; not to be held across an await.
+    pub fn load(&self) -> Guard<Arc<Routes>> {
+        self.now.load()
+    }
+
+    /// Replaces all routes at once.
+    ///
+    /// # Errors
+    /// A snapshot for another node, or one that does not pass its check; nothing changes then.
+    pub fn apply(&self, snapshot: Arc<Snapshot>) -> Result<(), SnapshotError> {
+        snapshot.check()?;
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        if snapshot.node != book.node {
+            return Err(SnapshotError::WrongNode(snapshot.node.clone()));
+        }
+        let before = self.now.load_full();
+        let routes = book.resolve(snapshot, 1.0, Some(&before));
+        self.now.store(Arc::new(routes));
+        book.forget_unused(&self.now.load());
+        Ok(())
+    }
+
+    /// Scales what moves by plan, while the controller is silent. 1 = as planned.
+    pub fn set_share_left(&self, share_left: f64) {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.now.load_full();
+        let snapshot = Arc::clone(&before.snapshot);
+        let routes = book.resolve(snapshot, share_left, Some(&before));
+        self.now.store(Arc::new(routes));
+    }
+
+    /// Live state of all services, in order of name.
+    pub fn services(&self) -> Vec<Arc<ServiceLive>> {
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        book.services.values().cloned().collect()
+    }
+
+    /// All endpoints, for sweeping their idle connections.
+    pub fn endpoints(&self) -> Vec<Arc<EndpointLive>> {
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        book.endpoints.values().cloned().collect()
+    }
+}
+
+impl Book {
+    fn resolve(
+        &mut self,
+        snapshot: Arc<Snapshot>,
+        share_left: f64,
+        before: Option<&Routes>,
+    ) -> Routes {
+        let neighbours: Arc<[Arc<NeighbourLive>]> = snapshot
+            .neighbours
+            .iter()
+            .map(|neighbour| self.neighbour(neighbour))
+            .collect();
+        let plans = self.with_local(&snapshot);
+        let mut routes = Routes {
+            share_left,
+            neighbours,
+            services: Vec::with_capacity(plans.len()),
+            by_host: HashMap::new(),
+            any_host: None,
+            by_name: HashMap::new(),
+            snapshot: Arc::clone(&snapshot),
+        };
+        for (index, plan) in plans.iter().enumerate() {
+            let mut route = self.service(plan, &snapshot.neighbours, share_left, before);
+            route.neighbours = Arc::clone(&routes.neighbours);
+            routes.services.push(Arc::new(route));
+            routes.by_name.insert(plan.service.clone(), index);
+            // Of two services with one host name the first has it.
+            for host in &plan.hosts {
+                match host.as_str() {
+                    "*" => routes.any_host = routes.any_host.or(Some(index)),
+                    host => {
+                        let host = host.to_ascii_lowercase();
+                        routes.by_host.entry(host).or_insert(index);
+                    }
+                }
+            }
+        }
+        routes
+    }
+
+    /// The plan's services, and those that only this node's configuration knows.
+    fn with_local(&self, snapshot: &Snapshot) -> Vec<ServicePlan> {
+        let mut plans = snapshot.services.clone();
+        for local in &self.local {
+            if plans.iter().any(|plan| plan.service == local.service) {
+                continue;
+            }
+            plans.push(ServicePlan {
+                service: local.service.clone(),
+                hosts: local.hosts.clone(),
+                endpoints: local.endpoints.clone(),
+                row: Row::home(),
+                credits: Vec::new(),
+                spill: Vec::new(),
+                cloud_address: None,
+                queue: QueueLimits::default(),
+            });
+        }
+        plans
+    }
+
+    fn service(
+        &mut self,
+        plan: &ServicePlan,
+        neighbours: &[Neighbour],
+        share_left: f64,
+        before: Option<&Routes>,
+    ) -> ServiceRoute {
+        let old = before.and_then(|routes| routes.by_name(&plan.service));
+        let live = self.service_live(&plan.service);
+        let endpoints: Arc<[Arc<EndpointLive>]> = plan
+            .endpoints
+            .iter()
+            .map(|e| self.endpoint(&plan.service, &e.address, e.workers))
+            .collect();
+        live.gate.set_endpoints(Arc::clone(&endpoints));
+        let cloud = plan
+            .cloud_address
+            .as_ref()
+            .map(|address| self.endpoint(&plan.service, address, u32::MAX));
+        let row = decay::decay(&plan.row, share_left);
+        let homes = plan.credits.iter().map(|credit| &credit.home);
+        ServiceRoute {
+            workers: plan
+                .endpoints
+                .iter()
+                .fold(0, |sum, e| sum.saturating_add(e.workers)),
+            endpoints,
+            queue: plan.queue,
+            pick: Route::with_row(plan, &row, neighbours),
+            row,
+            neighbours: Arc::default(),
+            load: self.neighbour_load(neighbours, old, before),
+            credits: CreditBook::new(&plan.credits, old.map(|old| &old.credits)),
+            cloud,
+            name: header_value(&plan.service),
+            moved_out: neighbours.iter().map(|n| live.moved_out(&n.node)).collect(),
+            moved_in: homes
+                .map(|home| (home.clone(), live.moved_in(home)))
+                .collect(),
+            live,
+        }
+    }
+
+    fn service_live(&mut self, service: &ServiceName) -> Arc<ServiceLive> {
+        let (threads, metrics) = (self.threads, &self.metrics);
+        let live = self.services.entry(service.clone()).or_insert_with(|| {
+            let duration = metrics.duration(service);
+            Arc::new(ServiceLive::new(service.clone(), threads, duration))
+        });
+        Arc::clone(live)
+    }
+
+    fn endpoint(
+        &mut self,
+        service: &ServiceName,
+        address: &str,
+        workers: u32,
+    ) -> Arc<EndpointLive> {
+        let key = (service.clone(), address.to_owned());
+        let threads = self.threads;
+        let endpoint = self
+            .endpoints
+            .entry(key)
+            .or_insert_with(|| Arc::new(EndpointLive::new(address, workers, threads)));
+        endpoint.set_workers(workers);
+        Arc::clone(endpoint)
+    }
+
+    fn neighbour(&mut self, neighbour: &Neighbour) -> Arc<NeighbourLive> {
+        let node = &neighbour.node;
+        let told = &neighbour.mesh_address;
+        let address = self.peer_address.get(node).unwrap_or(told);
+        // One connection per worker and one for the prober.
+        let links = self.threads + 1;
+        let live = self
+            .neighbours
+            .entry(node.clone())
+            .or_insert_with(|| Arc::new(NeighbourLive::new(node.clone(), address, links)));
+        live.set_address(address);
+        Arc::clone(live)
+    }
+
+    /// The slots of before while the neighbours are the same; else new ones with what is known.
+    fn neighbour_load(
+        &self,
+        neighbours: &[Neighbour],
+        old: Option<&Arc<ServiceRoute>>,
+        before: Option<&Routes>,
+    ) -> Arc<NeighbourLoad> {
+        let (Some(old), Some(before)) = (old, before) else {
+            return Arc::new(NeighbourLoad::new(neighbours.len()));
+        };
+        let known = &before.snapshot.neighbours;
+        let nodes = |list: &[Neighbour]| list.iter().map(|n| n.node.clone()).collect::<Vec<_>>();
+        if nodes(known) == nodes(neighbours) {
+            return Arc::clone(&old.load);
+        }
+        let new = NeighbourLoad::new(neighbours.len());
+        let now_us = self.clock.now_us();
+        for (index, neighbour) in neighbours.iter().enumerate() {
+            let Some(was) = known.iter().position(|n| n.node == neighbour.node) else {
+                continue;
+            };
+            let age_us = old.load.age_us(was, now_us);
+            if let (Some(hint), Some(age_us)) = (old.load.fresh(was, now_us), age_us) {
+                new.heard(index, hint, now_us.saturating_sub(age_us));
+            }
+        }
+        Arc::new(new)
+    }
+
+    /// Lets go of endpoints and neighbours that no route names; requests that use them go on.
+    /// Services keep their counters: what was counted must still be reported.
+    fn forget_unused(&mut self, routes: &Routes) {
+        self.neighbours
+            .retain(|node, _| routes.neighbours.iter().any(|n| n.node == *node));
+        self.endpoints.retain(|(service, address), _| {
+            routes.by_name(service).is_some_and(|route| {
+                let named = route.endpoints.iter().chain(&route.cloud);
+                named.into_iter().any(|e| e.address() == address)
+            })
+        });
+    }
+}
+
+fn header_value(service: &ServiceName) -> HeaderValue {
+    // A service name is lower-case letters, digits, '-', '.', '/'.
+    HeaderValue::from_str(service.as_str()).expect("a service name is a header value")
+}

@@ -1,0 +1,12 @@
+//! The proxy as a whole: real sockets, real TLS, a controller made of messages.
+
+#[path = "proxy/control.rs"]
+mod control;
+#[path = "proxy/drain.rs"]
+mod drain;
+#[path = "proxy/forward.rs"]
+mod forward;
+#[path = "proxy/mesh.rs"]
+mod mesh;
+#[path = "proxy/support.rs"]
+mod support;
