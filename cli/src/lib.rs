@@ -1,0 +1,72 @@
+//! `isobar`, the operator's tool: thin over the programs of the mesh and over replays.
+//!
+//! In reading order:
+//!
+//! - [`arguments`]: what may be written on the command line;
+//! - [`demo`]: one night, twice, on real processes, with a verdict;
+//! - [`replay`]: a spike under several policies, simulated or real;
+//! - [`program`]: the programs themselves, as children of a replay or by hand;
+//! - [`terminal`]: what a person sees meanwhile.
+//!
+//! Exit status: 0 = done, 1 = failed, or the demo's verdict is a fail,
+//! 2 = wrong usage or input.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+pub mod arguments;
+pub mod demo;
+pub mod program;
+pub mod replay;
+pub mod terminal;
+
+use arguments::{Arguments, Command};
+
+/// Exit status for wrong usage or input.
+const EXIT_USAGE: u8 = 2;
+
+/// Why a command ends.
+#[derive(Debug)]
+pub enum Failure {
+    /// What was written, or a file it names, is wrong.
+    Input(anyhow::Error),
+    /// Something that should have worked did not.
+    Run(anyhow::Error),
+    /// It ran and the answer is no; everything has been said.
+    Verdict,
+}
+
+/// What a command ends with.
+pub type Outcome = Result<(), Failure>;
+
+/// Reads the command line, does what it says.
+pub fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Verdict) => ExitCode::FAILURE,
+        Err(Failure::Run(error)) => {
+            eprintln!("isobar: {error:#}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Input(error)) => {
+            eprintln!("isobar: {error:#}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn run(command: Command) -> Outcome {
+    match command {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Completions { shell } => {
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "isobar", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Controller(arguments) => program::controller(&arguments),
+        Command::Proxy(arguments) => program::proxy(&arguments),
+        Command::Places(arguments) => program::places(&arguments),
+    }
+}
