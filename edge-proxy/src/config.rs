@@ -99,6 +99,10 @@ pub struct Config {
     /// Where to reach nodes that are not where they say they are, behind NAT or a tunnel.
     #[serde(default)]
     pub peer_address: BTreeMap<NodeId, String>,
+    /// Whether reports tell how busy this machine's processors are. Switch it off where several nodes
+    /// stand on one machine: each would take the load of all for its own.
+    #[serde(default = "report_cpu_default")]
+    pub report_cpu: bool,
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
@@ -142,6 +146,10 @@ fn trust_domain_default() -> String {
     TRUST_DOMAIN_DEFAULT.to_owned()
 }
 
+fn report_cpu_default() -> bool {
+    true
+}
+
 fn listen_default() -> SocketAddr {
     SocketAddr::from(([0, 0, 0, 0], 7410))
 }
@@ -176,6 +184,7 @@ impl Config {
             region: None,
             services: Vec::new(),
             peer_address: BTreeMap::new(),
+            report_cpu: report_cpu_default(),
             limits: Limits::default(),
         }
     }

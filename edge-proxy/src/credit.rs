@@ -24,8 +24,10 @@ use isobar_mesh_api::hop::LoadHint;
 use isobar_mesh_api::names::NodeId;
 use isobar_mesh_api::snapshot::Credit;
 
-/// Moved-in requests wait behind at most this many in flight per worker.
-pub const RECEIVE_FACTOR: u32 = 2;
+/// Moved-in requests wait behind at most this many in flight per worker. High enough that a home with a long queue
+/// finds its neighbours' shorter ones open in a spike's first second, before any plan; own requests go first in any
+/// case (see [`crate::turns`]), and homes move only to who is clearly better.
+pub const RECEIVE_FACTOR: u32 = 6;
 
 /// A home may use this much of its credit at once.
 pub const CREDIT_BURST_US: u64 = 250_000;
@@ -157,7 +159,7 @@ mod tests {
             (0.0, "a", 3, Admission::Take),
             (0.0, "a", 4, Admission::BeyondCredit),
             (100.0, "a", 7, Admission::Take),
-            (100.0, "a", 8, Admission::Full),
+            (100.0, "a", 24, Admission::Full),
             (100.0, "stranger", 0, Admission::BeyondCredit),
         ];
         for (rps, from, in_flight, expected) in cases {

@@ -24,6 +24,7 @@ use isobar_mesh_api::snapshot::QueueLimits;
 use tokio::sync::oneshot;
 
 use crate::endpoint::EndpointLive;
+use crate::turns::Turns;
 
 /// Whose request it is; own ones go first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,7 @@ struct Queue {
     endpoints: Arc<[Arc<EndpointLive>]>,
     own: VecDeque<oneshot::Sender<Slot>>,
     moved: VecDeque<oneshot::Sender<Slot>>,
+    turns: Turns,
 }
 
 /// The right to give one request to one endpoint. Dropping it lets the next one in.
@@ -210,7 +212,13 @@ impl Queue {
     }
 
     fn pop(&mut self) -> Option<oneshot::Sender<Slot>> {
-        self.own.pop_front().or_else(|| self.moved.pop_front())
+        let own_next = self
+            .turns
+            .own_next(!self.own.is_empty(), !self.moved.is_empty());
+        match own_next {
+            true => self.own.pop_front(),
+            false => self.moved.pop_front(),
+        }
     }
 }
 

@@ -25,6 +25,7 @@
 //! - [`neighbour_load`]: what was last heard of neighbours' load;
 //! - [`pick`]: who serves one request;
 //! - [`credit`]: what a node takes for others;
+//! - [`turns`]: whose turn it is when own and moved-in requests wait;
 //! - [`decay`]: weights go home when the controller is silent.
 
 pub mod admin;
@@ -58,6 +59,7 @@ pub mod request;
 pub mod routes;
 pub mod snapshot_file;
 pub mod spread;
+pub mod turns;
 pub mod worker;
 
 /// An error and what caused it, for a log line.

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! home has an idle worker ───────────────────────────────► home (recall)
-//! weights say home, fewer than 2 × workers in flight ────► home
+//! weights say home, fewer than 1.75 × workers in flight ─► home
 //! weights say home, more in flight ──┬─ nobody clearly better ─► home
 //!                                    └─ better of two random ──► that neighbour (spill)
 //! weights say neighbour ─────────────┬─ it is not crowded ─────► that neighbour (plan)
@@ -28,10 +28,10 @@ use isobar_mesh_api::snapshot::{Neighbour, Row, ServicePlan};
 use crate::neighbour_load::NeighbourLoad;
 use crate::spread::Spread;
 
-/// Home compares with neighbours before queueing when this many are in flight per worker.
-pub const SPILL_FACTOR: u32 = 2;
+/// Home compares with neighbours before queueing when this many are in flight per hundred workers.
+pub const SPILL_PERCENT: u32 = 175;
 /// A neighbour is clearly better when it saves at least this part of one service time.
-pub const CLEARLY: f64 = 0.5;
+pub const CLEARLY: f64 = 0.25;
 /// Assumed service time while none has been measured, in microseconds.
 const LATENCY_UNKNOWN_US: u32 = 10_000;
 
@@ -233,7 +233,7 @@ impl Route {
 
 /// Whether a newcomer should look elsewhere first.
 pub fn is_crowded(load: LoadHint) -> bool {
-    load.in_flight >= load.workers.saturating_mul(SPILL_FACTOR)
+    u64::from(load.in_flight) * 100 >= u64::from(load.workers) * u64::from(SPILL_PERCENT)
 }
 
 /// How long a newcomer would wait before an endpoint takes it, in microseconds. Infinite without

@@ -1,5 +1,7 @@
 //! The proxy as a whole: real sockets, real TLS, a controller made of messages.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 #[path = "proxy/control.rs"]
 mod control;
 #[path = "proxy/drain.rs"]

@@ -247,7 +247,7 @@ impl Control {
         let proxy = &self.proxy;
         let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let clock_ms = since_1970.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
-        let cpu_ratio = self.cpu.ratio();
+        let cpu_ratio = self.cpu.ratio().filter(|_| proxy.config.report_cpu);
         let services = proxy.table.services();
         let routes = proxy.table.load();
         let now_us = proxy.clock.now_us();

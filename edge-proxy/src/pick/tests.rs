@@ -97,7 +97,7 @@ fn a_full_home_spills_to_who_is_clearly_better() {
     // Of two random ones out of three, the first is among them two times in three.
     assert!((1800..2200).contains(&a), "{a}");
     assert_eq!(home + a, 3000);
-    assert_eq!(shares(&route, 7, [Some(0); 3])[0], 3000, "not yet full");
+    assert_eq!(shares(&route, 6, [Some(0); 3])[0], 3000, "not yet full");
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! Queues are lists threaded through the requests, so waiting costs no
 //! allocation.
 
+use isobar_edge_proxy::turns::Turns;
+
 use super::request::{NONE, Requests};
 
 /// First in, first out, threaded through [`Requests`].
@@ -72,6 +74,7 @@ pub(crate) struct Station {
     /// Served before `second`.
     first: Queue,
     second: Queue,
+    turns: Turns,
     window: Window,
     busy_since_ns: u64,
 }
@@ -87,6 +90,7 @@ impl Station {
             completed_sample: 0,
             first: Queue::EMPTY,
             second: Queue::EMPTY,
+            turns: Turns::default(),
             window: Window::default(),
             busy_since_ns: 0,
         }
@@ -143,10 +147,12 @@ impl Station {
 
     /// The request that has waited its turn.
     pub(crate) fn pop(&mut self, requests: &Requests) -> Option<u32> {
-        let id = self
-            .first
-            .pop(requests)
-            .or_else(|| self.second.pop(requests))?;
+        let (own, moved) = (self.first.head != NONE, self.second.head != NONE);
+        let queue = match self.turns.own_next(own, moved) {
+            true => &mut self.first,
+            false => &mut self.second,
+        };
+        let id = queue.pop(requests)?;
         self.waiting -= 1;
         self.waiting_own -= u32::from(requests[id].home == requests[id].at);
         Some(id)
