@@ -8,7 +8,12 @@ use isobar_replay::options::{Capacity, Options, PolicyName, Source, Synthetic, T
 
 /// Isobar lets neighbouring edge servers carry each other's peaks.
 #[derive(Debug, Parser)]
-#[command(name = "isobar", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "isobar",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 #[command(after_help = "Examples:
   isobar demo --quick
   isobar replay --synthetic step --policies home,ll,convex --seeds 5
@@ -90,13 +95,18 @@ Examples:
   isobar replay --synthetic step
   isobar replay --synthetic platoon --policies home,ll,convex --times 5 --seeds 10 --json platoon.json
   isobar replay --sites sites.csv --load load.csv.gz --join join.csv --html match.html
-  isobar replay --synthetic step --grid 4x4 --policies home,convex --cluster --controller-down 10..20")]
+  isobar replay --synthetic step --policies home,convex --cluster --controller-down 10..20")]
 pub struct ReplayArguments {
     /// A made-up spike
     #[arg(long, value_name = "SHAPE", conflicts_with_all = ["sites", "auckland"])]
     pub synthetic: Option<Synthetic>,
     /// Sites with positions: CSV, optionally gzip, or GeoJSON
-    #[arg(long, value_name = "FILE", requires = "load", conflicts_with = "auckland")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "load",
+        conflicts_with = "auckland"
+    )]
     pub sites: Option<PathBuf>,
     /// Load by site and time: CSV, optionally gzip
     #[arg(long, value_name = "FILE", requires = "sites")]
@@ -108,13 +118,28 @@ pub struct ReplayArguments {
     #[arg(long)]
     pub auckland: bool,
     /// First time of a trace that is replayed, as the trace writes it
-    #[arg(long, value_name = "TIME", requires = "to", conflicts_with = "synthetic")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        requires = "to",
+        conflicts_with = "synthetic"
+    )]
     pub from: Option<String>,
     /// First time of a trace that is not replayed any more
-    #[arg(long, value_name = "TIME", requires = "from", conflicts_with = "synthetic")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        requires = "from",
+        conflicts_with = "synthetic"
+    )]
     pub to: Option<String>,
     /// Seconds that a trace is compressed to
-    #[arg(long, value_name = "S", default_value_t = 120.0, conflicts_with = "synthetic")]
+    #[arg(
+        long,
+        value_name = "S",
+        default_value_t = 120.0,
+        conflicts_with = "synthetic"
+    )]
     pub trace_s: f64,
     /// Who decides, separated by commas [default: all; with --cluster home,waterfall,convex]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -122,10 +147,10 @@ pub struct ReplayArguments {
     /// Utilisation of every node before the spike
     #[arg(long, value_name = "PART", default_value_t = 0.6)]
     pub base: f64,
-    /// Height of a made-up spike over the base
-    #[arg(long, value_name = "N", default_value_t = 10.0)]
-    pub times: f64,
-    /// Columns and rows of the nodes of a made-up spike [default: 20x20; with --cluster 4x4]
+    /// Height of a made-up spike over the base [default: 10; with --cluster 5]
+    #[arg(long, value_name = "N")]
+    pub times: Option<f64>,
+    /// Columns and rows of the nodes of a made-up spike [default: 20x20; with --cluster 5x5]
     #[arg(long, value_name = "CxR", value_parser = grid)]
     pub grid: Option<(u32, u32)>,
     /// Neighbours a home may use
@@ -137,9 +162,9 @@ pub struct ReplayArguments {
     /// Requests a node works on at once
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub workers: u32,
-    /// Mean service time, exponential
-    #[arg(long, value_name = "MS", default_value_t = 20.0)]
-    pub service_ms: f64,
+    /// Mean service time, exponential [default: 20; with --cluster 50]
+    #[arg(long, value_name = "MS")]
+    pub service_ms: Option<f64>,
     /// Round trips between nodes [default: 1..4 for a made-up spike, by distance for a trace]
     #[arg(long, value_name = "A..B", value_parser = span)]
     pub rtt_ms: Option<Range<f64>>,
@@ -196,11 +221,17 @@ pub enum Switch {
     Off,
 }
 
-/// The grid of a replay on real processes, unless it is given.
-const CLUSTER_GRID: (u32, u32) = (4, 4);
-/// The policies of a replay on real processes, unless they are given.
-const CLUSTER_POLICIES: [PolicyName; 3] =
-    [PolicyName::Home, PolicyName::Waterfall, PolicyName::Convex];
+/// A replay on real processes is smaller unless its numbers are given: its requests are real, and this
+/// machine carries all of them.
+mod on_processes {
+    use super::PolicyName;
+
+    pub const GRID: (u32, u32) = (5, 5);
+    pub const TIMES: f64 = 5.0;
+    pub const SERVICE_MS: f64 = 50.0;
+    pub const POLICIES: [PolicyName; 3] =
+        [PolicyName::Home, PolicyName::Waterfall, PolicyName::Convex];
+}
 
 impl ReplayArguments {
     /// As the replay crate takes them; ranges are checked there.
@@ -218,21 +249,28 @@ impl ReplayArguments {
         let made_up = matches!(source, Source::Synthetic(_));
         let policies = match (self.policies.is_empty(), self.cluster) {
             (false, _) => self.policies.clone(),
-            (true, true) => CLUSTER_POLICIES.to_vec(),
+            (true, true) => on_processes::POLICIES.to_vec(),
             (true, false) => default.policies,
         };
-        let grid = if self.cluster { CLUSTER_GRID } else { default.grid };
+        let (grid, times, service_ms) = match self.cluster {
+            true => (
+                on_processes::GRID,
+                on_processes::TIMES,
+                on_processes::SERVICE_MS,
+            ),
+            false => (default.grid, default.times, default.service_ms),
+        };
         let rtt_ms = if made_up { default.rtt_ms } else { None };
         Options {
             source,
             policies,
             base: self.base,
-            times: self.times,
+            times: self.times.unwrap_or(times),
             grid: self.grid.unwrap_or(grid),
             neighbours: self.neighbours,
             radius_km: self.radius_km,
             workers: self.workers,
-            service_ms: self.service_ms,
+            service_ms: self.service_ms.unwrap_or(service_ms),
             rtt_ms: self.rtt_ms.clone().or(rtt_ms),
             lag_ms: self.lag_ms,
             period_ms: self.period_ms,
@@ -286,7 +324,10 @@ mod tests {
 
     fn options(line: &str) -> Result<Options, String> {
         let words = format!("isobar replay {line}");
-        match Arguments::try_parse_from(words.split_whitespace()).map_err(|e| e.to_string())?.command {
+        match Arguments::try_parse_from(words.split_whitespace())
+            .map_err(|e| e.to_string())?
+            .command
+        {
             Command::Replay(arguments) => Ok(arguments.options()),
             other => Err(format!("{other:?}")),
         }
@@ -304,13 +345,22 @@ mod tests {
 
     #[test]
     fn words_become_options() {
-        let got = options("--synthetic surge --policies home,ll --grid 3x5 --rtt-ms 2..7 --controller-down 4..").unwrap();
+        let got = options(
+            "--synthetic surge --policies home,ll --grid 3x5 --rtt-ms 2..7 --controller-down 4..",
+        )
+        .unwrap();
         assert_eq!(got.policies, [PolicyName::Home, PolicyName::Ll]);
         assert_eq!((got.grid, got.rtt_ms), ((3, 5), Some(2.0..7.0)));
         assert_eq!(got.controller_down, Some(4.0..f64::INFINITY));
         let trace = options("--sites s.csv --load l.csv --from a --to b").unwrap();
-        assert_eq!((trace.rtt_ms, trace.trace_span), (None, Some(("a".into(), "b".into()))));
-        assert_eq!(options("--auckland --cluster").unwrap().policies, CLUSTER_POLICIES);
+        assert_eq!(
+            (trace.rtt_ms, trace.trace_span),
+            (None, Some(("a".into(), "b".into())))
+        );
+        assert_eq!(
+            options("--auckland --cluster").unwrap().policies,
+            on_processes::POLICIES
+        );
     }
 
     #[test]
@@ -322,7 +372,10 @@ mod tests {
             ("--synthetic step --grid 20", "20x20"),
             ("--synthetic step --rtt-ms fast", "1..4"),
             ("--sites s.csv", "--load"),
-            ("--synthetic step --sites s.csv --load l.csv", "cannot be used with"),
+            (
+                "--synthetic step --sites s.csv --load l.csv",
+                "cannot be used with",
+            ),
             ("--synthetic step --proxy-down r1c1", "r2c2@10"),
             ("--synthetic step --proxy-down r1c1@4", "--cluster"),
             ("--synthetic step --displacement maybe", "on"),

@@ -71,10 +71,17 @@ impl Act {
 /// # Errors
 /// [`Failure::Verdict`] when the verdict is a fail; see [`Failure`].
 pub fn run(arguments: &DemoArguments) -> Outcome {
-    for file in [Some(&arguments.html), arguments.json.as_ref()].into_iter().flatten() {
+    for file in [Some(&arguments.html), arguments.json.as_ref()]
+        .into_iter()
+        .flatten()
+    {
         check_writable(file).map_err(Failure::Input)?;
     }
-    let replayed_s = if arguments.quick { REPLAYED_QUICK_S } else { REPLAYED_S };
+    let replayed_s = if arguments.quick {
+        REPLAYED_QUICK_S
+    } else {
+        REPLAYED_S
+    };
     let night = Night::new(replayed_s)
         .context("reading the night")
         .map_err(Failure::Run)?;
@@ -98,7 +105,9 @@ pub fn run(arguments: &DemoArguments) -> Outcome {
 }
 
 fn introduce(night: &Night) {
-    let capacity_rps: f64 = (0..night.sites()).map(|site| night.capacity_rps(site)).sum();
+    let capacity_rps: f64 = (0..night.sites())
+        .map(|site| night.capacity_rps(site))
+        .sum();
     println!(
         "New Year's Eve in the centre of Auckland: {} sites, each with an edge server built for its \
          busiest ordinary\nevening. {:.0} requests/s at midnight, the city can do {capacity_rps:.0}; \
@@ -117,10 +126,28 @@ async fn both(
 ) -> anyhow::Result<(Seen, Seen)> {
     let program = std::env::current_exe().context("finding this program")?;
     let mut picture = Picture::new();
-    let home = act(&program, night, Act::HomeOnly, seed, None, &mut picture, stop).await?;
+    let home = act(
+        &program,
+        night,
+        Act::HomeOnly,
+        seed,
+        None,
+        &mut picture,
+        stop,
+    )
+    .await?;
     picture.keep();
     let before = Some(&home.record);
-    let isobar = act(&program, night, Act::Isobar, seed, before, &mut picture, stop).await?;
+    let isobar = act(
+        &program,
+        night,
+        Act::Isobar,
+        seed,
+        before,
+        &mut picture,
+        stop,
+    )
+    .await?;
     Ok((home, isobar))
 }
 

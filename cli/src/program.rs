@@ -56,7 +56,9 @@ pub fn places(arguments: &ProgramArguments) -> Outcome {
     let config =
         places::read_config(&arguments.config).map_err(|error| Failure::Input(error.into()))?;
     run(arguments, async |shutdown| {
-        places::run(config, shutdown).await.map_err(anyhow::Error::from)
+        places::run(config, shutdown)
+            .await
+            .map_err(anyhow::Error::from)
     })
 }
 
@@ -93,6 +95,9 @@ fn log() -> anyhow::Result<()> {
         .parse()
         .with_context(|| format!("ISOBAR_LOG={levels}"))?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    tracing_subscriber::registry().with(targets).with(lines).init();
+    tracing_subscriber::registry()
+        .with(targets)
+        .with(lines)
+        .init();
     Ok(())
 }

@@ -101,7 +101,11 @@ pub(crate) fn check_writable(file: &Path) -> anyhow::Result<()> {
     }
     match directory.is_dir() {
         true => Ok(()),
-        false => Err(anyhow!("there is no directory {} to write {} in", directory.display(), file.display())),
+        false => Err(anyhow!(
+            "there is no directory {} to write {} in",
+            directory.display(),
+            file.display()
+        )),
     }
 }
 

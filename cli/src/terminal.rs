@@ -14,7 +14,10 @@ use tokio_util::sync::CancellationToken;
 /// Time between two lines where nothing can be redrawn.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 /// Assumed size of a terminal that does not tell.
-const SIZE: Size = Size { columns: 80, rows: 24 };
+const SIZE: Size = Size {
+    columns: 80,
+    rows: 24,
+};
 
 /// How much fits on a screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +46,10 @@ impl Status {
     pub fn new() -> Status {
         Status {
             redraw: std::io::stderr().is_terminal(),
-            last: Mutex::new(Last { text: String::new(), at: None }),
+            last: Mutex::new(Last {
+                text: String::new(),
+                at: None,
+            }),
         }
     }
 
@@ -101,7 +107,11 @@ impl Picture {
 
     /// Replaces the picture. `picture` is asked for lines that fit the size; `line` for one line
     /// that says the same.
-    pub fn draw(&mut self, picture: impl FnOnce(Size) -> Vec<String>, line: impl FnOnce() -> String) {
+    pub fn draw(
+        &mut self,
+        picture: impl FnOnce(Size) -> Vec<String>,
+        line: impl FnOnce() -> String,
+    ) {
         let mut stdout = std::io::stdout().lock();
         if !self.redraw {
             if self.line_at.is_none_or(|at| at.elapsed() >= LINE_EVERY) {

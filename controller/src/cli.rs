@@ -1,5 +1,6 @@
 //! The command line of `isobar-controller`.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -142,7 +143,9 @@ fn start_log(levels: Option<&str>, json: bool) -> anyhow::Result<()> {
         .parse()
         .map_err(|error| anyhow::anyhow!("--log {levels}: {error}"))?;
     let registry = tracing_subscriber::registry().with(targets);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match json {
         true => registry.with(layer.json()).try_init()?,
         false => registry.with(layer).try_init()?,

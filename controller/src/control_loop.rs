@@ -9,7 +9,7 @@
 //! The loop is a plain value: time comes as an argument, since an arbitrary start and never backwards; there is no
 //! clock, entropy, socket or hash order in it. Production and simulation drive this same code.
 //!
-//! - [`mesh`](self): nodes under dense numbers; names exist at the edges only;
+//! - mesh and registry: nodes under dense numbers, names at the edges only; what is registered;
 //! - service: who has or wants a service, and what is known of it there;
 //! - planning and rows: one service's tick;
 //! - push: snapshots and deltas;
@@ -20,16 +20,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use isobar_mesh_api::message::{Down, Hello};
+use isobar_mesh_api::message::Down;
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::report::Report;
-use isobar_mesh_api::resource::{ServiceSpec, WeightPolicySpec};
+use isobar_mesh_api::resource::WeightPolicySpec;
 use isobar_mesh_api::snapshot::{PlanId, SNAPSHOT_SERVICES_MAX, Snapshot};
 use serde::Serialize;
 
 mod mesh;
 mod planning;
 mod push;
+mod registry;
 mod rows;
 mod service;
 mod stored;
@@ -116,7 +117,10 @@ impl ControlLoop {
     /// An empty mesh. `epoch` must be higher than that of every planner before; `period` is the time between two ticks.
     pub fn new(epoch: u64, period: Duration) -> ControlLoop {
         ControlLoop {
-            plan: PlanId { epoch, generation: 0 },
+            plan: PlanId {
+                epoch,
+                generation: 0,
+            },
             period: period.max(Duration::from_millis(1)),
             ticked_at: Duration::ZERO,
             nodes: Nodes::default(),
@@ -135,7 +139,12 @@ impl ControlLoop {
     ///
     /// # Errors
     /// An unknown node, or nonsense; it is counted and nothing else changes.
-    pub fn on_report(&mut self, id: &NodeId, report: &Report, now: Duration) -> Result<(), ReportError> {
+    pub fn on_report(
+        &mut self,
+        id: &NodeId,
+        report: &Report,
+        now: Duration,
+    ) -> Result<(), ReportError> {
         let number = self.nodes.find(id);
         let Some((number, node)) = number.and_then(|n| Some((n, self.nodes.get_mut(n)?))) else {
             return Err(ReportError::UnknownNode(id.clone()));
@@ -157,13 +166,19 @@ impl ControlLoop {
                 None => unknown += 1,
             }
         }
-        let to: Vec<Option<u32>> = report.neighbours.iter().map(|n| self.nodes.find(&n.node)).collect();
+        let to: Vec<Option<u32>> = report
+            .neighbours
+            .iter()
+            .map(|n| self.nodes.find(&n.node))
+            .collect();
         if let Some(node) = self.nodes.get_mut(number) {
             node.page.counts.unknown_services += unknown;
             node.page.cpu_ratio = report.cpu_ratio;
             node.page.cpu.observe(report.cpu_ratio, busiest);
             let known = to.into_iter().zip(&report.neighbours);
-            node.rtt_changed |= node.page.on_rtts(known.filter_map(|(to, n)| Some((to?, n))));
+            node.rtt_changed |= node
+                .page
+                .on_rtts(known.filter_map(|(to, n)| Some((to?, n))));
         }
         Ok(())
     }
@@ -185,10 +200,15 @@ impl ControlLoop {
                 self.due.services.entry(node).or_default().push(place);
             }
         }
-        self.nodes.iter_mut().for_each(|(_, node)| node.rtt_changed = false);
+        self.nodes
+            .iter_mut()
+            .for_each(|(_, node)| node.rtt_changed = false);
         let due = std::mem::take(&mut self.due);
         let pushes = self.push(&due, stats.services_renewed > 0);
-        stats.snapshots = pushes.iter().filter(|p| matches!(p.1, Down::Snapshot(_))).count();
+        stats.snapshots = pushes
+            .iter()
+            .filter(|p| matches!(p.1, Down::Snapshot(_)))
+            .count();
         stats.deltas = pushes.len() - stats.snapshots;
         Tick {
             plan: self.plan,
@@ -200,13 +220,18 @@ impl ControlLoop {
     /// Time passes: who is still there, and who stands where.
     fn age(&mut self, now: Duration) {
         for id in std::mem::take(&mut self.expected) {
-            let node = self.nodes.find(&id).and_then(|number| self.nodes.get_mut(number));
+            let node = self
+                .nodes
+                .find(&id)
+                .and_then(|number| self.nodes.get_mut(number));
             if let Some(node) = node {
                 node.page.on_hello(now, self.period);
             }
         }
         self.reseat_all();
-        let until = *self.waiting_until.get_or_insert(now + self.period * SILENT_PERIODS);
+        let until = *self
+            .waiting_until
+            .get_or_insert(now + self.period * SILENT_PERIODS);
         if now > until {
             self.waiting.clear();
         }
@@ -218,7 +243,9 @@ impl ControlLoop {
         });
         if std::mem::take(&mut self.geography_stale) {
             self.nodes.place();
-            self.services.iter_mut().for_each(|s| s.planning.arcs_stale = true);
+            self.services
+                .iter_mut()
+                .for_each(|s| s.planning.arcs_stale = true);
         }
     }
 
@@ -248,7 +275,10 @@ impl ControlLoop {
 
     /// A proxy applied a plan.
     pub fn on_ack(&mut self, id: &NodeId, plan: PlanId) {
-        let node = self.nodes.find(id).and_then(|number| self.nodes.get_mut(number));
+        let node = self
+            .nodes
+            .find(id)
+            .and_then(|number| self.nodes.get_mut(number));
         if let Some(node) = node {
             node.stream.acked = node.stream.acked.max(Some(plan));
         }
@@ -256,200 +286,14 @@ impl ControlLoop {
 
     /// A proxy refused a plan; the next tick pushes a whole snapshot to it.
     pub fn on_nack(&mut self, id: &NodeId, _plan: PlanId) {
-        let node = self.nodes.find(id).and_then(|number| self.nodes.get_mut(number));
+        let node = self
+            .nodes
+            .find(id)
+            .and_then(|number| self.nodes.get_mut(number));
         if let Some(node) = node {
             node.stream.nacks += 1;
             node.stream.whole = true;
         }
-    }
-}
-
-/// The registry: who is there, what they serve, what may move. Every call says a whole thing again.
-impl ControlLoop {
-    /// What the operator says of a node. Nodes beyond [`NODES_MAX`] are not taken up.
-    pub fn set_node(&mut self, id: NodeId, seat: NodeSeat) {
-        let Some(number) = self.register(&id) else {
-            return;
-        };
-        if let Some(node) = self.nodes.get_mut(number).filter(|n| n.seat != seat) {
-            node.seat = seat;
-            self.geography_stale = true;
-        }
-    }
-
-    /// Takes a node out of the mesh, with all that is known of it. If its stream is still open, its next hello brings
-    /// it back.
-    pub fn remove_node(&mut self, id: &NodeId) {
-        let Some(number) = self.nodes.remove(id) else {
-            return;
-        };
-        self.services.iter_mut().for_each(|s| s.drop_node(number));
-        self.waiting.retain(|(_, node), _| node != id);
-        self.geography_stale = true;
-        self.drop_undeclared();
-    }
-
-    /// What the operator says of a service. Services beyond [`SERVICES_MAX`] are not taken up.
-    pub fn set_service(&mut self, name: ServiceName, spec: ServiceSpec) {
-        for endpoint in &spec.endpoints {
-            self.nodes.intern(&endpoint.node, NODES_MAX);
-        }
-        if let Some(place) = self.service_place(&name) {
-            self.services[place].set_spec(Some(spec));
-            self.compose(place);
-        }
-    }
-
-    /// The operator no longer declares a service. It stays as long as a node's own configuration has it.
-    pub fn remove_service(&mut self, name: &ServiceName) {
-        if let Some(&place) = self.places.get(name) {
-            self.services[place].set_spec(None);
-            self.compose(place);
-            self.drop_undeclared();
-        }
-    }
-
-    /// All policies. Of those that select a service, the first by name that names it wins, else the first that is for
-    /// all services, else the default.
-    pub fn set_policies(&mut self, mut policies: Vec<(String, WeightPolicySpec)>) {
-        policies.sort_by(|a, b| a.0.cmp(&b.0));
-        self.policies = policies;
-        for at in 0..self.services.len() {
-            let (name, policy) = self.policy_for(&self.services[at].name);
-            self.services[at].set_policy(name, policy);
-        }
-    }
-
-    /// A node's stream opened. The next tick pushes a whole snapshot to it.
-    pub fn on_hello(&mut self, hello: &Hello, now: Duration) {
-        let Some(number) = self.take_hello(hello.clone()) else {
-            return;
-        };
-        let period = self.period;
-        if let Some(node) = self.nodes.get_mut(number) {
-            node.page.on_hello(now, period);
-            node.stream.connected = true;
-            node.stream.whole = true;
-        }
-        let eager = self.nodes.len().saturating_mul(self.services.len()) <= SEATS_EAGER_MAX;
-        if eager {
-            self.services.iter_mut().for_each(|s| {
-                s.sit(number);
-            });
-        }
-    }
-
-    /// A node's stream closed. It counts as there until it has been silent for too long.
-    pub fn on_gone(&mut self, id: &NodeId, _now: Duration) {
-        let node = self.nodes.find(id).and_then(|number| self.nodes.get_mut(number));
-        if let Some(node) = node {
-            node.stream.connected = false;
-        }
-    }
-
-    /// Registers what a hello says of the node and its services. Returns the node's number.
-    fn take_hello(&mut self, hello: Hello) -> Option<u32> {
-        let number = self.register(&hello.node)?;
-        let local = hello.services.clone();
-        let node = self.nodes.get_mut(number)?;
-        let said = |h: &Hello| (h.location, h.site.clone(), h.region.clone(), h.mesh_address.clone());
-        if node.hello.as_ref().map(said) != Some(said(&hello)) {
-            self.geography_stale = true;
-        }
-        let id = hello.node.clone();
-        node.hello = Some(hello);
-        for service in &mut self.services {
-            let kept = local.iter().any(|l| l.service == service.name);
-            if !kept && service.is_local_to(number) {
-                service.set_local(number, None);
-                service.compose(number, &id);
-            }
-        }
-        for declared in local {
-            if let Some(place) = self.service_place(&declared.service) {
-                self.services[place].set_local(number, Some(declared));
-                self.services[place].compose(number, &id);
-            }
-        }
-        self.drop_undeclared();
-        Some(number)
-    }
-
-    /// The number of a node; a new one gets its seats in the services whose endpoints name it.
-    fn register(&mut self, id: &NodeId) -> Option<u32> {
-        if let Some(number) = self.nodes.find(id) {
-            return Some(number);
-        }
-        let number = self.nodes.intern(id, NODES_MAX)?;
-        self.geography_stale = true;
-        self.services.iter_mut().for_each(|s| s.compose(number, id));
-        Some(number)
-    }
-
-    /// The place of a service, a new one if need be and there is room.
-    fn service_place(&mut self, name: &ServiceName) -> Option<usize> {
-        if let Some(&place) = self.places.get(name) {
-            return Some(place);
-        }
-        if self.services.len() >= SERVICES_MAX {
-            return None;
-        }
-        let (policy_name, policy) = self.policy_for(name);
-        let mut service = Service::new(name.clone(), policy_name, policy);
-        if self.nodes.len().saturating_mul(self.services.len() + 1) <= SEATS_EAGER_MAX {
-            let connected = self.nodes.iter().filter(|(_, _, node)| node.stream.connected);
-            for (number, _, _) in connected {
-                service.sit(number);
-            }
-        }
-        let place = self.services.len();
-        self.services.push(service);
-        self.places.insert(name.clone(), place);
-        Some(place)
-    }
-
-    /// Puts endpoints together on every node.
-    fn compose(&mut self, place: usize) {
-        let Some(service) = self.services.get_mut(place) else {
-            return;
-        };
-        let named: Vec<NodeId> = service.spec_nodes().cloned().collect();
-        let seated: Vec<u32> = service.seats.iter().map(|s| s.node).collect();
-        for number in named.iter().filter_map(|id| self.nodes.find(id)).chain(seated) {
-            if let Some(id) = self.nodes.id(number) {
-                service.compose(number, id);
-            }
-        }
-    }
-
-    /// Services that nobody declares any more leave the plans of all nodes.
-    fn drop_undeclared(&mut self) {
-        if self.services.iter().all(Service::is_declared) {
-            return;
-        }
-        let mut place = 0;
-        while place < self.services.len() {
-            if self.services[place].is_declared() {
-                place += 1;
-                continue;
-            }
-            let service = self.services.remove(place);
-            stored::forget(&mut self.waiting, &service);
-            for seat in &service.seats {
-                let names = self.due.removed.entry(seat.node).or_default();
-                names.push(service.name.clone());
-            }
-        }
-        let places = self.services.iter().enumerate();
-        self.places = places.map(|(place, s)| (s.name.clone(), place)).collect();
-    }
-
-    fn policy_for(&self, service: &ServiceName) -> (String, WeightPolicySpec) {
-        let sound = || self.policies.iter().filter(|p| p.1.check().is_ok());
-        let named = sound().find(|p| p.1.services.contains(service));
-        let chosen = named.or_else(|| sound().find(|p| p.1.services.is_empty()));
-        let default = || (POLICY_DEFAULT.to_owned(), WeightPolicySpec::default());
-        chosen.cloned().unwrap_or_else(default)
     }
 }
 

@@ -93,7 +93,7 @@ pub struct Metrics {
     pub store: StoreCounts,
 }
 
-/// [`TICK_SECONDS`] by phase.
+/// Time of a tick, by phase.
 pub struct TickSeconds {
     /// Reports that waited are read into the load book.
     pub inbox: Histogram,
@@ -103,7 +103,7 @@ pub struct TickSeconds {
     pub push: Histogram,
 }
 
-/// [`STREAMS_ENDED`] by cause.
+/// Streams that ended, by cause.
 pub struct StreamsEnded {
     /// The proxy ended it, or its connection broke.
     pub closed: Counter,
@@ -115,7 +115,7 @@ pub struct StreamsEnded {
     pub too_long: Counter,
 }
 
-/// [`PUSHES`] by kind.
+/// Messages queued for proxies, by kind.
 pub struct Pushes {
     /// Whole snapshots.
     pub snapshot: Counter,

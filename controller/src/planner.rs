@@ -128,7 +128,7 @@ impl Field {
 
 /// A part in parts per million of a rate; rates up to 10¹² do not overflow.
 fn share_mrps(rate_mrps: i64, share_ppm: u32) -> i64 {
-    (i128::from(rate_mrps) * i128::from(share_ppm) / 1_000_000) as i64
+    rate_mrps * i64::from(share_ppm) / 1_000_000
 }
 
 /// Where load goes, in milli-requests/s.

@@ -345,13 +345,22 @@ impl Options {
     /// # Errors
     /// The first option out of its range.
     pub fn check(&self) -> Result<(), OptionsError> {
+        let mut ranges = self.field_ranges().into_iter().chain(self.run_ranges());
+        match ranges.find(|(_, fine, _)| !fine) {
+            Some((option, _, problem)) => Err(OptionsError::Range {
+                option,
+                problem: problem.to_owned(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Of nodes and their load: option, whether it is in its range, the range.
+    fn field_ranges(&self) -> [(&'static str, bool, &'static str); 9] {
         let (columns, rows) = self.grid;
         let nodes = u64::from(columns) * u64::from(rows);
-        let loss = self.report_loss;
-        let inside = |value: f64, low: f64, high: f64| (low..=high).contains(&value);
-        let span_fine = |span: &Range<f64>| span.start >= 0.0 && span.end >= span.start;
-        let rtt_fine = |rtt: &Range<f64>| span_fine(rtt) && rtt.end <= 10_000.0;
-        let checks: [(&'static str, bool, &str); 17] = [
+        let rtt_fine = |rtt: &Range<f64>| is_span(rtt) && rtt.end <= 10_000.0;
+        [
             (
                 "policies",
                 !self.policies.is_empty(),
@@ -393,6 +402,12 @@ impl Options {
                 self.rtt_ms.as_ref().is_none_or(rtt_fine),
                 "must be A..B with 0 <= A <= B <= 10000",
             ),
+        ]
+    }
+
+    /// The same of the run and what goes wrong in it.
+    fn run_ranges(&self) -> [(&'static str, bool, &'static str); 8] {
+        [
             (
                 "lag-ms",
                 inside(self.lag_ms, 0.0, 60_000.0),
@@ -413,15 +428,19 @@ impl Options {
                 (1..=SEEDS_MAX).contains(&self.seeds),
                 "must be from 1 to 1000",
             ),
-            ("report-loss", inside(loss, 0.0, 1.0), "must be from 0 to 1"),
+            (
+                "report-loss",
+                inside(self.report_loss, 0.0, 1.0),
+                "must be from 0 to 1",
+            ),
             (
                 "controller-down",
-                self.controller_down.as_ref().is_none_or(span_fine),
+                self.controller_down.as_ref().is_none_or(is_span),
                 "must be A..B with 0 <= A <= B seconds",
             ),
             (
                 "silences",
-                self.silences.iter().all(|s| span_fine(&s.span_s)),
+                self.silences.iter().all(|s| is_span(&s.span_s)),
                 "must be from A to B with 0 <= A <= B seconds",
             ),
             (
@@ -430,15 +449,17 @@ impl Options {
                     .is_none_or(|rtt| inside(rtt, 0.0, 60_000.0)),
                 "must be from 0 to 60000",
             ),
-        ];
-        match checks.into_iter().find(|(_, fine, _)| !fine) {
-            Some((option, _, problem)) => Err(OptionsError::Range {
-                option,
-                problem: problem.to_owned(),
-            }),
-            None => Ok(()),
-        }
+        ]
     }
+}
+
+fn inside(value: f64, low: f64, high: f64) -> bool {
+    (low..=high).contains(&value)
+}
+
+/// Whether both ends are numbers in order, the first not negative.
+fn is_span(span: &Range<f64>) -> bool {
+    span.start >= 0.0 && span.end >= span.start
 }
 
 #[cfg(test)]

@@ -34,7 +34,10 @@ fn turn() -> MutexGuard<'static, ()> {
 fn step(nodes: usize, duration_s: f64, faults: Vec<Fault>) -> Experiment {
     let place = |node: usize| Place {
         name: format!("n{node}"),
-        location: Location { lat_deg: 45.46, lon_deg: 9.1 + 0.0064 * node as f64 },
+        location: Location {
+            lat_deg: 45.46,
+            lon_deg: 9.1 + 0.0064 * node as f64,
+        },
         workers: 2,
         service: Duration::from_millis(50),
         capacity_rps: Some(CAPACITY_RPS),
@@ -78,10 +81,22 @@ async fn a_jump_is_carried_by_the_neighbours_and_nothing_is_lost() {
     assert!(seen.record.first_move_s(0, STEP_S).is_some());
     // What cannot be served at home is moved by plan, not only by spill.
     let row = |sample: &isobar_replay::cluster::run::Sample| sample.status.nodes[0].moves.clone();
-    let planned: Vec<_> = seen.samples.iter().map(row).filter(|moves| !moves.is_empty()).collect();
+    let planned: Vec<_> = seen
+        .samples
+        .iter()
+        .map(row)
+        .filter(|moves| !moves.is_empty())
+        .collect();
     assert!(!planned.is_empty(), "no row ever moved anything");
     for sample in &seen.samples {
-        assert!(sample.status.nodes.iter().all(|node| node.planned_utilisation < 1.0), "{sample:?}");
+        assert!(
+            sample
+                .status
+                .nodes
+                .iter()
+                .all(|node| node.planned_utilisation < 1.0),
+            "{sample:?}"
+        );
     }
 }
 
@@ -90,20 +105,35 @@ async fn a_controller_killed_in_the_spike_costs_nothing_and_comes_back_as_the_ne
     let _turn = turn();
     let (killed_s, back_s) = (STEP_S + 2.0, STEP_S + 5.0);
     let faults = vec![
-        Fault { at_s: killed_s, kind: FaultKind::KillController },
-        Fault { at_s: back_s, kind: FaultKind::RestartController },
+        Fault {
+            at_s: killed_s,
+            kind: FaultKind::KillController,
+        },
+        Fault {
+            at_s: back_s,
+            kind: FaultKind::RestartController,
+        },
     ];
     let seen = play(step(4, STEP_S + 12.0, faults)).await;
     let counted = seen.record.counted();
     assert_eq!(counted.failures, 0, "{counted:?}");
-    assert!(seen.record.moves().iter().any(|moved| (killed_s..back_s).contains(&moved.due_s)));
+    assert!(
+        seen.record
+            .moves()
+            .iter()
+            .any(|moved| (killed_s..back_s).contains(&moved.due_s))
+    );
     let epochs: BTreeSet<u64> = seen.samples.iter().map(|s| s.status.plan.epoch).collect();
     assert_eq!(epochs.len(), 2, "{epochs:?}");
     let last = seen.samples.last().unwrap();
     assert!(last.at_s > back_s && Some(&last.status.plan.epoch) == epochs.last());
     assert_eq!(last.status.heard(), 4, "all are back: {last:?}");
     // It goes on from its last plan: it does not send everything home first.
-    let back = seen.samples.iter().find(|sample| sample.at_s > back_s).unwrap();
+    let back = seen
+        .samples
+        .iter()
+        .find(|sample| sample.at_s > back_s)
+        .unwrap();
     assert!(!back.status.nodes[0].moves.is_empty(), "{back:?}");
 }
 
@@ -112,8 +142,14 @@ async fn a_killed_proxy_costs_its_own_clients_alone_and_serves_again() {
     let _turn = turn();
     let (killed_s, back_s, end_s) = (STEP_S + 2.0, STEP_S + 6.0, STEP_S + 12.0);
     let faults = vec![
-        Fault { at_s: killed_s, kind: FaultKind::KillProxy(1) },
-        Fault { at_s: back_s, kind: FaultKind::RestartProxy(1) },
+        Fault {
+            at_s: killed_s,
+            kind: FaultKind::KillProxy(1),
+        },
+        Fault {
+            at_s: back_s,
+            kind: FaultKind::RestartProxy(1),
+        },
     ];
     let seen = play(step(4, end_s, faults)).await;
     // Requests that were in the killed process are gone; from the next second on nobody else fails.
@@ -121,11 +157,18 @@ async fn a_killed_proxy_costs_its_own_clients_alone_and_serves_again() {
     for second in quiet_from..end_s as usize {
         let bins = seen.record.bins(second).unwrap();
         for node in [0, 2, 3] {
-            assert_eq!(bins[node].failed, 0, "node {node} in second {second}: {:?}", bins[node]);
+            assert_eq!(
+                bins[node].failed, 0,
+                "node {node} in second {second}: {:?}",
+                bins[node]
+            );
         }
     }
     let at_the_end = seen.record.bins(end_s as usize - 2).unwrap()[1];
-    assert!(at_the_end.served > 0 && at_the_end.failed == 0, "{at_the_end:?}");
+    assert!(
+        at_the_end.served > 0 && at_the_end.failed == 0,
+        "{at_the_end:?}"
+    );
 }
 
 /// A demo in a directory of its own, killed at the latest when dropped.
@@ -160,7 +203,9 @@ impl Demo {
 
     fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
-        let sent = Command::new("/bin/sh").args(["-c", &format!("kill -{name} {id}")]).status();
+        let sent = Command::new("/bin/sh")
+            .args(["-c", &format!("kill -{name} {id}")])
+            .status();
         assert!(sent.unwrap().success());
     }
 
@@ -192,7 +237,8 @@ fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
 fn children_of(id: u32) -> Vec<u32> {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     let ids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    ids.filter(|child| state_and_parent(*child).is_some_and(|(_, parent)| parent == id)).collect()
+    ids.filter(|child| state_and_parent(*child).is_some_and(|(_, parent)| parent == id))
+        .collect()
 }
 
 fn is_running(id: u32) -> bool {
@@ -215,7 +261,7 @@ fn ctrl_c_ends_a_demo_and_leaves_nothing() {
     let status = demo.child.wait().unwrap();
     assert_eq!(status.code(), Some(1), "a stopped demo is no success");
     let running: Vec<u32> = children.into_iter().filter(|id| is_running(*id)).collect();
-    assert_eq!(running, [], "still running");
+    assert_eq!(running, Vec::<u32>::new(), "still running");
     assert_eq!(demo.left(), Vec::<PathBuf>::new());
 }
 
@@ -226,5 +272,7 @@ fn a_killed_demo_takes_its_children_with_it() {
     let children = demo.children();
     demo.child.kill().unwrap();
     demo.child.wait().unwrap();
-    wait_for("end of all children", || (!children.iter().any(|id| is_running(*id))).then_some(()));
+    wait_for("end of all children", || {
+        (!children.iter().any(|id| is_running(*id))).then_some(())
+    });
 }

@@ -18,9 +18,25 @@ const EDGES: [(&str, &[&str]); 7] = [
     ("geo-data", &[]),
     ("controller", &["geo-data", "mesh-api"]),
     ("edge-proxy", &["mesh-api"]),
-    ("replay", &["controller", "edge-proxy", "geo-data", "mesh-api"]),
-    ("cli", &["controller", "edge-proxy", "geo-data", "mesh-api", "replay"]),
-    ("tests", &["cli", "controller", "edge-proxy", "geo-data", "mesh-api", "replay"]),
+    (
+        "replay",
+        &["controller", "edge-proxy", "geo-data", "mesh-api"],
+    ),
+    (
+        "cli",
+        &["controller", "edge-proxy", "geo-data", "mesh-api", "replay"],
+    ),
+    (
+        "tests",
+        &[
+            "cli",
+            "controller",
+            "edge-proxy",
+            "geo-data",
+            "mesh-api",
+            "replay",
+        ],
+    ),
 ];
 
 /// Modules that decide and must give the same answer for the same input: a file, or a folder and the
@@ -41,8 +57,8 @@ const PURE: [&str; 13] = [
     "edge-proxy/src/decay",
 ];
 
-/// What pure modules must not name: runtimes, sockets, clocks, entropy, hash order.
-const IMPURE: [&str; 14] = [
+/// What pure modules must not name: runtimes, sockets, clocks, entropy.
+const IMPURE: [&str; 12] = [
     "tokio",
     "hyper::",
     "kube::",
@@ -54,14 +70,19 @@ const IMPURE: [&str; 14] = [
     "fastrand::Rng::new()",
     "fastrand::u",
     "fastrand::f",
-    "HashMap",
-    "HashSet",
     "std::thread",
 ];
 
+/// What modules that decide must not name either: the order of a hash could reach an answer. Readers may
+/// look things up by hash.
+const HASHED: [&str; 2] = ["HashMap", "HashSet"];
+
 fn root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests.parent().expect("the crate stands in the workspace").to_owned()
+    tests
+        .parent()
+        .expect("the crate stands in the workspace")
+        .to_owned()
 }
 
 /// A source file: its path from the root, and its text without the tests at its end.
@@ -81,12 +102,22 @@ fn sources() -> Vec<Source> {
     assert!(files.len() > 50, "only {} source files found", files.len());
     let source = |file: PathBuf| {
         let whole = fs::read_to_string(&file).unwrap();
-        let path = file.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+        let path = file
+            .strip_prefix(&root)
+            .unwrap()
+            .to_string_lossy()
+            .into_owned();
         let is_test = path.ends_with("/tests.rs")
             || path.contains("/benches/")
             || path.split('/').skip(1).any(|part| part == "tests");
-        let code = whole.find("\n#[cfg(test)]\nmod ").map_or(whole.len(), |at| at + 1);
-        Source { path, text: whole[..code].to_owned(), is_test }
+        let code = whole
+            .find("\n#[cfg(test)]\nmod ")
+            .map_or(whole.len(), |at| at + 1);
+        Source {
+            path,
+            text: whole[..code].to_owned(),
+            is_test,
+        }
     };
     files.into_iter().map(source).collect()
 }
@@ -105,7 +136,10 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>) {
 /// Lines of code: comments are blanked, so that they may speak of what code must not do.
 fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let code = |line: &'_ str| !line.trim_start().starts_with("//");
-    text.lines().enumerate().map(|(at, line)| (at + 1, line)).filter(move |(_, line)| code(line))
+    text.lines()
+        .enumerate()
+        .map(|(at, line)| (at + 1, line))
+        .filter(move |(_, line)| code(line))
 }
 
 fn report(broken: Vec<String>) {
@@ -125,7 +159,10 @@ fn nobody_knows_whom_they_should_not() {
     let named: Vec<&str> = EDGES.iter().map(|(name, _)| *name).collect();
     let mut sorted = (members.clone(), named.clone());
     (sorted.0.sort_unstable(), sorted.1.sort_unstable());
-    assert_eq!(sorted.0, sorted.1, "a crate without a rule, or a rule without a crate");
+    assert_eq!(
+        sorted.0, sorted.1,
+        "a crate without a rule, or a rule without a crate"
+    );
 
     let mut broken = Vec::new();
     for (name, allowed) in EDGES {
@@ -176,7 +213,9 @@ fn pure_modules_touch_no_world() {
             continue;
         }
         for (line, code) in code_lines(&source.text) {
-            for word in IMPURE {
+            let decides = !source.path.starts_with("geo-data/src/read/");
+            let hashed = HASHED.iter().filter(|_| decides);
+            for word in IMPURE.iter().chain(hashed) {
                 if code.contains(word) {
                     broken.push(format!("{}:{line} names {word}", source.path));
                 }
@@ -184,7 +223,10 @@ fn pure_modules_touch_no_world() {
         }
     }
     for pure in PURE {
-        assert!(found.contains_key(pure), "there is no module {pure}: correct this list");
+        assert!(
+            found.contains_key(pure),
+            "there is no module {pure}: correct this list"
+        );
     }
     report(broken);
 }
@@ -192,8 +234,14 @@ fn pure_modules_touch_no_world() {
 #[test]
 fn stores_and_discoveries_are_named_where_they_live_alone() {
     let places = [
-        ("sled", ["controller/src/store/sled.rs", "controller/src/store/sled/"]),
-        ("kube", ["controller/src/kubernetes.rs", "controller/src/kubernetes/"]),
+        (
+            "sled",
+            ["controller/src/store/sled.rs", "controller/src/store/sled/"],
+        ),
+        (
+            "kube",
+            ["controller/src/kubernetes.rs", "controller/src/kubernetes/"],
+        ),
     ];
     let mut broken = Vec::new();
     for source in sources() {
@@ -206,7 +254,9 @@ fn stores_and_discoveries_are_named_where_they_live_alone() {
                 // A module of ours may have the name: `store::sled::SledStore`.
                 let own_path = format!("store::{name}::");
                 let code = code.replace(&own_path, "");
-                if code.contains(&format!("{name}::")) || code.contains(&format!("extern crate {name}")) {
+                if code.contains(&format!("{name}::"))
+                    || code.contains(&format!("extern crate {name}"))
+                {
                     broken.push(format!("{}:{line} names {name}", source.path));
                 }
             }
@@ -247,7 +297,10 @@ fn files_are_short() {
     for source in sources().iter().filter(|source| !source.is_test) {
         let lines = source.text.lines().count();
         if lines > FILE_LINES_MAX {
-            broken.push(format!("{} has {lines} lines before its tests", source.path));
+            broken.push(format!(
+                "{} has {lines} lines before its tests",
+                source.path
+            ));
         }
         if source.path.ends_with("/mod.rs") {
             broken.push(format!("{}: write foo.rs beside foo/", source.path));
@@ -266,16 +319,27 @@ fn functions_fit_a_screen() {
             let indent = &line[..line.len() - body.len()];
             let words = body.split_whitespace();
             let mut words = words.skip_while(|word| {
-                word.starts_with("pub") || ["async", "const", "unsafe"].contains(word) || *word == "crate)"
+                word.starts_with("pub")
+                    || ["async", "const", "unsafe"].contains(word)
+                    || *word == "crate)"
             });
             if words.next() != Some("fn") {
                 continue;
             }
             // Sources are formatted: a function ends at the first brace that stands where it began.
             let close = format!("{indent}}}");
-            let length = lines[at..].iter().position(|line| **line == close).unwrap_or(0) + 1;
+            let length = lines[at..]
+                .iter()
+                .position(|line| **line == close)
+                .unwrap_or(0)
+                + 1;
             // A function without a body ends with a semicolon instead.
-            let bodiless = lines[at..].iter().take(length).any(|line| line.ends_with(';') && line.starts_with(indent) && !line[indent.len()..].starts_with(' ') && !line.contains('{'));
+            let bodiless = lines[at..].iter().take(length).any(|line| {
+                line.ends_with(';')
+                    && line.starts_with(indent)
+                    && !line[indent.len()..].starts_with(' ')
+                    && !line.contains('{')
+            });
             if length > FUNCTION_LINES_MAX && !bodiless {
                 broken.push(format!("{}:{} is {length} lines long", source.path, at + 1));
             }
@@ -287,7 +351,11 @@ fn functions_fit_a_screen() {
 #[test]
 fn nothing_is_left_for_later() {
     // Put together here, so that this file does not find itself.
-    let words = [["TO", "DO"].concat(), ["FIX", "ME"].concat(), ["XX", "X:"].concat()];
+    let words = [
+        ["TO", "DO"].concat(),
+        ["FIX", "ME"].concat(),
+        ["XX", "X:"].concat(),
+    ];
     let ignored = ["#[ign", "ore"].concat();
     let mut broken = Vec::new();
     for source in sources() {

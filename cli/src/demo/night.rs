@@ -61,7 +61,11 @@ impl Night {
     pub fn new(replayed_s: f64) -> Result<Night, TraceError> {
         let (sites, year) = datasets::auckland();
         let trace = year.slice(FROM, TO)?;
-        let city = |bin| (0..sites.len()).filter_map(|site| trace.value(site, bin)).sum::<f64>();
+        let city = |bin| {
+            (0..sites.len())
+                .filter_map(|site| trace.value(site, bin))
+                .sum::<f64>()
+        };
         let peak = (0..trace.bins()).map(city).fold(1.0, f64::max);
         let rps_per_count = PEAK_RPS / peak;
         let before = year.slice(&year.bin_start(0).to_string(), ORDINARY_TO)?;
@@ -70,7 +74,13 @@ impl Night {
             .map(|site| busiest(&before, site) * rps_per_count / BUILT_FOR / worker_rps)
             .map(|workers| workers.ceil().max(1.0) as u32)
             .collect();
-        Ok(Night { sites, trace, rps_per_count, workers, replayed_s })
+        Ok(Night {
+            sites,
+            trace,
+            rps_per_count,
+            workers,
+            replayed_s,
+        })
     }
 
     /// Number of sites.
@@ -144,7 +154,10 @@ impl Night {
         };
         ClusterSpec {
             places: all.clone().map(place).collect(),
-            rtt: all.clone().flat_map(|a| all.clone().map(move |b| rtt(a, b))).collect(),
+            rtt: all
+                .clone()
+                .flat_map(|a| all.clone().map(move |b| rtt(a, b)))
+                .collect(),
             policy: WeightPolicySpec {
                 algorithm,
                 spill: algorithm != Algorithm::Off,
@@ -167,7 +180,10 @@ fn busiest(year: &LoadTrace, site: usize) -> f64 {
 
 /// The hour of `2024-01-01T06:00`; 0 for another text.
 fn hour(label: &str) -> u8 {
-    label.get(11..13).and_then(|hour| hour.parse().ok()).unwrap_or(0)
+    label
+        .get(11..13)
+        .and_then(|hour| hour.parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -182,8 +198,14 @@ mod tests {
         let seconds = || (0..=630).map(|tenth| f64::from(tenth) / 10.0);
         let city = |at_s: f64| (0..21).map(|site| night.rate_rps(site, at_s)).sum::<f64>();
         let peak_rps = seconds().map(city).fold(0.0, f64::max);
-        assert!((0.98..=1.001).contains(&(peak_rps / PEAK_RPS)), "{peak_rps}");
-        assert!(peak_rps < 0.75 * capacity_rps, "{peak_rps} of {capacity_rps}");
+        assert!(
+            (0.98..=1.001).contains(&(peak_rps / PEAK_RPS)),
+            "{peak_rps}"
+        );
+        assert!(
+            peak_rps < 0.75 * capacity_rps,
+            "{peak_rps} of {capacity_rps}"
+        );
         let hot = |site: &usize| seconds().any(|at_s| night.is_hot(*site, at_s));
         let hot: Vec<usize> = (0..21).filter(hot).collect();
         assert!((2..=6).contains(&hot.len()), "{hot:?}");
@@ -195,7 +217,13 @@ mod tests {
         let night = Night::new(54.0).unwrap();
         let clock = |at_s: f64| night.clock(WARM_UP_S + at_s);
         assert_eq!(
-            [night.clock(0.0), clock(0.0), clock(33.0), clock(36.0), clock(99.0)],
+            [
+                night.clock(0.0),
+                clock(0.0),
+                clock(33.0),
+                clock(36.0),
+                clock(99.0)
+            ],
             ["18:00", "18:00", "23:30", "00:00", "02:59"]
         );
     }

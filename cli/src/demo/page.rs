@@ -39,7 +39,10 @@ pub fn page(night: &Night, home: &Seen, isobar: &Seen, verdict: &Verdict) -> Str
          <meta name=\"color-scheme\" content=\"light dark\">\
          <title>Isobar: New Year's Eve in Auckland</title>",
     );
-    let _ = write!(page, "<style>{STYLE}{STYLE_MORE}</style></head><body><main>");
+    let _ = write!(
+        page,
+        "<style>{STYLE}{STYLE_MORE}</style></head><body><main>"
+    );
     page.push_str("<h1>New Year's Eve 2024 in Auckland, with and without Isobar</h1>");
     judgement(&mut page, verdict);
     about(&mut page, night);
@@ -61,9 +64,18 @@ pub fn page(night: &Night, home: &Seen, isobar: &Seen, verdict: &Verdict) -> Str
 
 fn judgement(page: &mut String, verdict: &Verdict) {
     let word = verdict.word();
-    let _ = write!(page, "<p><span class=\"verdict {}\">{word}</span></p><ul>", word.to_lowercase());
+    let _ = write!(
+        page,
+        "<p><span class=\"verdict {}\">{word}</span></p><ul>",
+        word.to_lowercase()
+    );
     for (sentence, holds) in verdict.conditions() {
-        let _ = write!(page, "<li>{} {}</li>", if holds { "✓" } else { "✗" }, escape(&sentence));
+        let _ = write!(
+            page,
+            "<li>{} {}</li>",
+            if holds { "✓" } else { "✗" },
+            escape(&sentence)
+        );
     }
     page.push_str("</ul><div class=\"wide\"><table><thead><tr><th></th><th>home-only</th><th>Isobar</th></tr></thead><tbody>");
     for cells in verdict.rows() {
@@ -77,7 +89,9 @@ fn judgement(page: &mut String, verdict: &Verdict) {
 }
 
 fn about(page: &mut String, night: &Night) {
-    let capacity_rps: f64 = (0..night.sites()).map(|site| night.capacity_rps(site)).sum();
+    let capacity_rps: f64 = (0..night.sites())
+        .map(|site| night.capacity_rps(site))
+        .sum();
     let _ = write!(
         page,
         "<p>{} sites, each with an edge proxy and an endpoint as real processes, and a controller. A site's \
@@ -106,11 +120,21 @@ fn courses(page: &mut String, night: &Night, records: [&Record; 2]) {
     };
     type Pick<'a> = &'a dyn Fn(&Record, usize) -> f64;
     let charts: [(&str, &str, bool, Pick<'_>); 5] = [
-        ("99th percentile", "ms", true, &|record, second| record.second_ms(second, 0.99)),
-        ("Median latency", "ms", true, &|record, second| record.second_ms(second, 0.5)),
-        ("Failed", "requests/s", false, &|record, second| sum(record, second, |bin| bin.failed)),
-        ("Moved", "requests/s", false, &|record, second| sum(record, second, |bin| bin.moved)),
-        ("Entered", "requests/s", false, &|record, second| sum(record, second, |bin| bin.offered)),
+        ("99th percentile", "ms", true, &|record, second| {
+            record.second_ms(second, 0.99)
+        }),
+        ("Median latency", "ms", true, &|record, second| {
+            record.second_ms(second, 0.5)
+        }),
+        ("Failed", "requests/s", false, &|record, second| {
+            sum(record, second, |bin| bin.failed)
+        }),
+        ("Moved", "requests/s", false, &|record, second| {
+            sum(record, second, |bin| bin.moved)
+        }),
+        ("Entered", "requests/s", false, &|record, second| {
+            sum(record, second, |bin| bin.offered)
+        }),
     ];
     for (title, unit, log, pick) in charts {
         let drawn: Vec<Line> = [(1, Act::HomeOnly, records[0]), (0, Act::Isobar, records[1])]
@@ -122,7 +146,10 @@ fn courses(page: &mut String, night: &Night, records: [&Record; 2]) {
             })
             .collect();
         let chart = lines(unit, &drawn, log);
-        let _ = write!(page, "<figure><figcaption>{title}</figcaption>{chart}</figure>");
+        let _ = write!(
+            page,
+            "<figure><figcaption>{title}</figcaption>{chart}</figure>"
+        );
     }
     page.push_str("</div>");
 }
@@ -211,21 +238,32 @@ fn map(page: &mut String, night: &Night, record: &Record) {
     let places: Vec<(f64, f64)> = (0..night.sites()).map(|site| night.place(site)).collect();
     let bounds = |pick: fn(&(f64, f64)) -> f64| {
         let values = places.iter().map(pick);
-        values.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)))
+        values.fold((f64::MAX, f64::MIN), |(low, high), v| {
+            (low.min(v), high.max(v))
+        })
     };
     let (east, north) = (bounds(|place| place.0), bounds(|place| place.1));
     // A degree of longitude is shorter by the cosine of the latitude.
     let shrink = north.0.to_radians().cos();
-    let scale = (SIZE - 2.0 * EDGE) / ((east.1 - east.0) * shrink).max(north.1 - north.0).max(1e-9);
+    let scale = (SIZE - 2.0 * EDGE)
+        / ((east.1 - east.0) * shrink)
+            .max(north.1 - north.0)
+            .max(1e-9);
     let point = |site: usize| {
         let (lon, lat) = places[site];
-        (EDGE + (lon - east.0) * shrink * scale, EDGE + (north.1 - lat) * scale)
+        (
+            EDGE + (lon - east.0) * shrink * scale,
+            EDGE + (north.1 - lat) * scale,
+        )
     };
     let midnight = WARM_UP_S + night.replayed_s * 6.5 / 9.0;
     let half_hour = night.replayed_s / 18.0;
     let around = (midnight - half_hour) as usize..(midnight + half_hour) as usize + 1;
     let flows = record.flows(around.clone());
-    let _ = write!(page, "<figure><svg class=\"map\" viewBox=\"0 0 {SIZE} {SIZE}\" role=\"img\">");
+    let _ = write!(
+        page,
+        "<figure><svg class=\"map\" viewBox=\"0 0 {SIZE} {SIZE}\" role=\"img\">"
+    );
     arcs(page, night, &flows, point);
     for site in 0..night.sites() {
         let (x, y) = point(site);
@@ -247,14 +285,22 @@ fn map(page: &mut String, night: &Night, record: &Record) {
 
 fn arcs(page: &mut String, night: &Night, flows: &[u32], point: impl Fn(usize) -> (f64, f64)) {
     let sites = night.sites();
-    let mut moved: Vec<(usize, u32)> = flows.iter().copied().enumerate().filter(|flow| flow.1 > 0).collect();
+    let mut moved: Vec<(usize, u32)> = flows
+        .iter()
+        .copied()
+        .enumerate()
+        .filter(|flow| flow.1 > 0)
+        .collect();
     moved.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
     let most = moved.first().map_or(1.0, |flow| f64::from(flow.1));
     for (pair, count) in moved.into_iter().take(ARCS_MAX) {
         let (from, to) = (pair / sites, pair % sites);
         let ((x1, y1), (x2, y2)) = (point(from), point(to));
         // Bent to one side, so that both directions can be seen.
-        let (bend_x, bend_y) = ((x1 + x2) / 2.0 + (y1 - y2) * 0.2, (y1 + y2) / 2.0 + (x2 - x1) * 0.2);
+        let (bend_x, bend_y) = (
+            (x1 + x2) / 2.0 + (y1 - y2) * 0.2,
+            (y1 + y2) / 2.0 + (x2 - x1) * 0.2,
+        );
         let _ = write!(
             page,
             "<path d=\"M{x1:.1} {y1:.1}Q{bend_x:.1} {bend_y:.1} {x2:.1} {y2:.1}\" stroke-width=\"{:.1}\"><title>{} → {}: {count} requests</title></path>",
@@ -276,11 +322,28 @@ mod tests {
         for n in 0..1_000 {
             let due_s = 4.0 + f64::from(n) * 0.05;
             record.offer(6, due_s);
-            let outcome = if n % 100 == 0 { Outcome::Shed } else { Outcome::Served { by: Some(by) } };
-            record.end(Ended { home: 6, due_s, hot: true, outcome, latency_us: 30_000 });
+            let outcome = if n % 100 == 0 {
+                Outcome::Shed
+            } else {
+                Outcome::Served { by: Some(by) }
+            };
+            record.end(Ended {
+                home: 6,
+                due_s,
+                hot: true,
+                outcome,
+                latency_us: 30_000,
+            });
         }
-        let stopped = Stopped { killed: Vec::new(), failed: Vec::new() };
-        Seen { record, samples: Vec::new(), stopped }
+        let stopped = Stopped {
+            killed: Vec::new(),
+            failed: Vec::new(),
+        };
+        Seen {
+            record,
+            samples: Vec::new(),
+            stopped,
+        }
     }
 
     #[test]
@@ -288,7 +351,12 @@ mod tests {
         let night = Night::new(60.0).unwrap();
         let (home, isobar) = (seen(&night, 6), seen(&night, 7));
         let page = page(&night, &home, &isobar, &Verdict::new(&home, &isobar));
-        for part in ["FAIL", "45 Queen Street → 30 Queen Street", "CC BY 4.0", "</html>"] {
+        for part in [
+            "FAIL",
+            "45 Queen Street → 30 Queen Street",
+            "CC BY 4.0",
+            "</html>",
+        ] {
             assert!(page.contains(part), "{part}");
         }
         for outside in ["http:", "https:", "<script src", "@import", "url("] {

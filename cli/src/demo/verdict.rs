@@ -34,7 +34,10 @@ pub struct Verdict {
 impl Verdict {
     /// Compares two runs.
     pub fn new(home: &Seen, isobar: &Seen) -> Verdict {
-        Verdict { home: figures(home), isobar: figures(isobar) }
+        Verdict {
+            home: figures(home),
+            isobar: figures(isobar),
+        }
     }
 
     /// Both runs, with their names.
@@ -50,14 +53,17 @@ impl Verdict {
             (
                 format!(
                     "home-only failed {:.2} % of requests and had a p99 of {:.0} ms (more than {:.1} % or at least {SLOW_MS:.0} ms)",
-                    100.0 * failed(&self.home), self.home.p99_ms, 100.0 * FAILED_MAX
+                    100.0 * failed(&self.home),
+                    self.home.p99_ms,
+                    100.0 * FAILED_MAX
                 ),
                 failed(&self.home) > FAILED_MAX || self.home.p99_ms >= SLOW_MS,
             ),
             (
                 format!(
                     "Isobar failed {:.3} % of requests (at most {:.1} %)",
-                    100.0 * failed(&self.isobar), 100.0 * FAILED_MAX
+                    100.0 * failed(&self.isobar),
+                    100.0 * FAILED_MAX
                 ),
                 self.isobar.requests > 0 && failed(&self.isobar) <= FAILED_MAX,
             ),
@@ -103,7 +109,10 @@ impl Verdict {
         }
         text.push('\n');
         for (sentence, holds) in self.conditions() {
-            text.push_str(&format!("  {}  {sentence}\n", if holds { "yes" } else { "NO " }));
+            text.push_str(&format!(
+                "  {}  {sentence}\n",
+                if holds { "yes" } else { "NO " }
+            ));
         }
         text.push_str(&format!("\nVerdict: {}", self.word()));
         text
@@ -136,7 +145,12 @@ mod tests {
     use super::*;
 
     fn run(failures: u64, p99_ms: f64) -> Figures {
-        Figures { requests: 100_000, failures, p99_ms, ..Figures::default() }
+        Figures {
+            requests: 100_000,
+            failures,
+            p99_ms,
+            ..Figures::default()
+        }
     }
 
     #[test]
@@ -160,11 +174,24 @@ mod tests {
 
     #[test]
     fn the_json_is_that_of_a_replay() {
-        let verdict = Verdict { home: run(900, 1000.0), isobar: run(0, 150.0) };
+        let verdict = Verdict {
+            home: run(900, 1000.0),
+            isobar: run(0, 150.0),
+        };
         let read: Value = serde_json::from_str(&verdict.json(7)).unwrap();
         assert_eq!(read[0]["policy"], "home");
-        assert_eq!((&read[1]["seed"], &read[1]["verdict"]), (&json!(7), &json!("pass")));
-        for field in ["requests", "shed", "hot_p99_ms", "cloud_requests", "reversals", "settle_s"] {
+        assert_eq!(
+            (&read[1]["seed"], &read[1]["verdict"]),
+            (&json!(7), &json!("pass"))
+        );
+        for field in [
+            "requests",
+            "shed",
+            "hot_p99_ms",
+            "cloud_requests",
+            "reversals",
+            "settle_s",
+        ] {
             assert!(!read[0][field].is_null() || field == "settle_s", "{field}");
         }
     }

@@ -59,7 +59,10 @@ impl View<'_> {
         lines.push(numbers("now", moment.record, last_second(moment)));
         lines.push(match self.before {
             Some((title, record)) => {
-                format!("{DIM}{}{PLAIN}", numbers(title, record, last_second(moment)))
+                format!(
+                    "{DIM}{}{PLAIN}",
+                    numbers(title, record, last_second(moment))
+                )
             }
             None => String::new(),
         });
@@ -86,7 +89,11 @@ impl View<'_> {
             .into_iter()
             .max_by(|a, b| a.demand.total_cmp(&b.demand).then(b.site.cmp(&a.site)));
         let hottest = hottest.map_or_else(String::new, |row| {
-            format!(", {} at {:.0} %", self.night.name(row.site), 100.0 * row.demand)
+            format!(
+                ", {} at {:.0} %",
+                self.night.name(row.site),
+                100.0 * row.demand
+            )
         });
         format!(
             "{} {}{hottest}",
@@ -110,7 +117,9 @@ impl View<'_> {
         let sites = self.night.sites();
         let row = |site: usize| {
             let sum = |count: fn(&Bin) -> u32| -> u32 {
-                let bins = seconds.clone().filter_map(|second| moment.record.bins(second));
+                let bins = seconds
+                    .clone()
+                    .filter_map(|second| moment.record.bins(second));
                 bins.map(|bins| count(&bins[site])).sum()
             };
             let capacity_rps = self.night.capacity_rps(site);
@@ -141,7 +150,7 @@ impl View<'_> {
         let name = cut(self.night.name(row.site), 28);
         let failed = match row.failed {
             0 => String::new(),
-            failed => format!(" {RED}{failed} failed{PLAIN}"),
+            failed => format!(" {failed} failed"),
         };
         let moves: Vec<String> = row
             .moves
@@ -149,10 +158,10 @@ impl View<'_> {
             .take(MOVES_SHOWN)
             .map(|(to, rps)| format!("{} {rps:.0}/s", self.night.name(*to)))
             .collect();
-        let used = 28 + 1 + 6 + 2 + BAR + 1 + 5 + 2 + failed.len().min(14);
+        let used = 28 + 1 + 6 + 2 + BAR + 1 + 5 + 2 + failed.len();
         let moves = cut(&moves.join(", "), columns.saturating_sub(used));
         format!(
-            "{name:<28} {:>6.0}  {colour}{}{PLAIN} {:>5.0}  {moves}{failed}",
+            "{name:<28} {:>6.0}  {colour}{}{PLAIN} {:>5.0}  {moves}{RED}{failed}{PLAIN}",
             row.offered_rps,
             bar(row.worked, row.demand),
             100.0 * row.worked
@@ -176,7 +185,7 @@ fn numbers(title: &str, record: &Record, second: usize) -> String {
     let served = sum(|bin| bin.served);
     let moved = 100.0 * f64::from(sum(|bin| bin.moved)) / f64::from(served.max(1));
     format!(
-        "{title:<10} {:>5} requests/s  p50 {:>4.0} ms  p99 {:>5.0} ms  moved {moved:>4.1} %  failed so far {failed}",
+        "{title:<10} {:>5}/s  p50 {:>4.0} ms  p99 {:>5.0} ms  moved {moved:>4.1} %  failed so far {failed}",
         sum(|bin| bin.offered),
         record.second_ms(second, 0.5),
         record.second_ms(second, 0.99),
@@ -210,7 +219,12 @@ fn bar(worked: f64, demand: f64) -> String {
 fn cut(text: &str, len: usize) -> String {
     match text.chars().count() > len {
         false => text.to_owned(),
-        true => text.chars().take(len.saturating_sub(1)).chain(['…']).take(len).collect(),
+        true => text
+            .chars()
+            .take(len.saturating_sub(1))
+            .chain(['…'])
+            .take(len)
+            .collect(),
     }
 }
 
@@ -225,8 +239,18 @@ mod tests {
             let due_s = 10.0 + f64::from(n) / 200.0;
             record.offer(6, due_s);
             let by = Some(if n % 4 == 0 { 7 } else { 6 });
-            let outcome = if n == 399 { Outcome::Shed } else { Outcome::Served { by } };
-            record.end(Ended { home: 6, due_s, hot: true, outcome, latency_us: 50_000 });
+            let outcome = if n == 399 {
+                Outcome::Shed
+            } else {
+                Outcome::Served { by }
+            };
+            record.end(Ended {
+                home: 6,
+                due_s,
+                hot: true,
+                outcome,
+                latency_us: 50_000,
+            });
         }
         record
     }
@@ -235,23 +259,39 @@ mod tests {
     fn a_picture_fits_its_terminal_and_says_what_happens() {
         let night = Night::new(60.0).unwrap();
         let record = record(&night);
-        let moment = Moment { at_s: 12.5, duration_s: 63.0, record: &record, status: None };
-        let view = View { night: &night, title: "Isobar", before: Some(("home-only", &record)) };
+        let moment = Moment {
+            at_s: 12.5,
+            duration_s: 63.0,
+            record: &record,
+            status: None,
+        };
+        let view = View {
+            night: &night,
+            title: "Isobar",
+            before: Some(("home-only", &record)),
+        };
         for (columns, rows) in [(80, 24), (200, 50), (60, 10), (1, 1)] {
             let lines = view.picture(&moment, Size { columns, rows });
-            assert!(rows < 12 || lines.len() < rows, "{} lines in {rows}", lines.len());
+            assert!(
+                rows < 12 || lines.len() < rows,
+                "{} lines in {rows}",
+                lines.len()
+            );
             let plain: Vec<String> = lines.iter().map(|line| strip(line)).collect();
             let text = plain.join("\n");
             assert!(text.contains("45 Queen Street"), "{text}");
             assert!(text.contains("1 failed"), "{text}");
             if columns >= 80 {
-                assert!(text.contains("30 Queen") , "{text}");
+                assert!(text.contains("30 Queen"), "{text}");
                 let longest = plain.iter().map(|line| line.chars().count()).max().unwrap();
                 assert!(longest <= columns, "{longest} of {columns}\n{text}");
             }
         }
         let line = view.line(&moment);
-        assert!(line.contains("p99") && line.contains("45 Queen Street"), "{line}");
+        assert!(
+            line.contains("p99") && line.contains("45 Queen Street"),
+            "{line}"
+        );
     }
 
     fn strip(line: &str) -> String {

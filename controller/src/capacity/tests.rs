@@ -99,15 +99,24 @@ fn learns_from_too_high_and_too_low_without_failures() {
                     let before_rps = capacity.figure(configured).0;
                     capacity.observe(&seen, WINDOW, configured);
                     let (rps, obtained) = capacity.figure(configured);
-                    let case = format!("seed {seed}, start {start}, offered {offered_rps}, period {period}");
+                    let case = format!(
+                        "seed {seed}, start {start}, offered {offered_rps}, period {period}"
+                    );
                     assert_eq!(obtained, Obtained::Learned, "{case}");
                     let served_rps = capacity.served_rps();
-                    assert!((0.899..1.101).contains(&(rps / before_rps)) || rps == served_rps, "{case}: {rps}");
+                    assert!(
+                        (0.899..1.101).contains(&(rps / before_rps)) || rps == served_rps,
+                        "{case}: {rps}"
+                    );
                     if period >= 15 {
                         assert!((0.87..1.13).contains(&(rps / TRUE_RPS)), "{case}: {rps}");
                     }
                 }
-                assert!(endpoints.longest_wait_s < 0.5, "seed {seed}: waited {} s", endpoints.longest_wait_s);
+                assert!(
+                    endpoints.longest_wait_s < 0.5,
+                    "seed {seed}: waited {} s",
+                    endpoints.longest_wait_s
+                );
             }
         }
     }

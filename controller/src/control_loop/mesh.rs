@@ -192,7 +192,9 @@ impl Nodes {
             of_site.copied().or_else(|| node.own_position())
         };
         let slots = self.slots.iter();
-        self.places = slots.map(|slot| slot.as_ref().and_then(|(_, node)| place(node))).collect();
+        self.places = slots
+            .map(|slot| slot.as_ref().and_then(|(_, node)| place(node)))
+            .collect();
     }
 
     /// Brings every standing up to date. Calls `moved` for nodes that became present or ceased to be.

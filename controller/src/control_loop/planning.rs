@@ -17,6 +17,7 @@ use crate::load_book::{RTT_US_MAX, Standing};
 use crate::neighbourhood::{self, Limits, Near, neighbourhoods};
 use crate::planner::credit::{self, credit_rps};
 use crate::planner::damp::Weights;
+use crate::planner::flow::RATE_MRPS_MAX;
 use crate::planner::{self, Arc, Effort, Field, Flows, Planner, Spot};
 
 /// Demand that a home without endpoints is planned for before it has any, so that its first request finds a way.
@@ -28,6 +29,8 @@ pub(super) struct Planning {
     pub arcs_stale: bool,
     /// The field was renewed in the last plan.
     pub renewed: bool,
+    /// The policy is new: its first plan is followed at once.
+    pub obey: bool,
     pub field: Field,
     pub flows: Flows,
     pub effort: Effort,
@@ -47,6 +50,7 @@ impl Planning {
         Planning {
             arcs_stale: true,
             renewed: false,
+            obey: true,
             field: Field::default(),
             flows: Flows::default(),
             effort: Effort::default(),
@@ -103,7 +107,10 @@ impl Service {
         let near = neighbourhoods(&spots, limits(&self.policy), &measured);
         let rows = match self.policy.algorithm {
             Algorithm::Static => self.static_rows(nodes, &near, &spots),
-            _ => near.iter().map(|row| row.iter().map(|n| self.arc(*n)).collect()).collect(),
+            _ => near
+                .iter()
+                .map(|row| row.iter().map(|n| self.arc(*n)).collect())
+                .collect(),
         };
         let target_ppm = to_ppm(self.policy.target_utilisation);
         let ceiling_ppm = to_ppm(self.policy.ceiling_utilisation).max(target_ppm);
@@ -115,23 +122,47 @@ impl Service {
         planning.flows = Flows::none(&planning.field);
         planning.arcs_stale = false;
         planning.inbound = inbound(&planning.field);
+        self.list_ways();
         self.release_frozen(nodes);
         let (load_mrps, moved_in_mrps) = self.loads_mrps(|seat| &seat.weights);
         self.planning.load_mrps = load_mrps;
         self.planning.moved_in_mrps = moved_in_mrps;
     }
 
-    /// Rows that are frozen keep only neighbours that are still there; what went to others comes home.
+    /// Notes whose neighbours are others than before: their proxies must be told.
+    fn list_ways(&mut self) {
+        for home in 0..self.seats.len() {
+            let row = &self.planning.field.arcs()[self.planning.field.row(home as u32)];
+            let mut ways: Vec<u32> = row.iter().map(|a| self.seats[a.to as usize].node).collect();
+            ways.sort_unstable();
+            let seat = &mut self.seats[home];
+            seat.changed |= seat.ways != ways;
+            seat.ways = ways;
+        }
+    }
+
+    /// Rows that are frozen keep only neighbours and a cloud that are still there; what went to others comes home.
     fn release_frozen(&mut self, nodes: &Nodes) {
         for home in 0..self.seats.len() {
+            let seat = &mut self.seats[home];
+            if self.policy.cloud_address.is_none() {
+                seat.weights.home_ppm += std::mem::take(&mut seat.weights.cloud_ppm);
+            }
             let seat = &self.seats[home];
             if seat.weights.moves.is_empty() || !is_frozen(nodes, seat) {
                 continue;
             }
             let row = &self.planning.field.arcs()[self.planning.field.row(home as u32)];
             let listed = |node: u32| row.iter().any(|a| self.seats[a.to as usize].node == node);
-            let gone: Vec<u32> = seat.weights.moves.iter().map(|m| m.0).filter(|&n| !listed(n)).collect();
-            gone.iter().for_each(|&node| self.seats[home].weights.forget(node));
+            let gone: Vec<u32> = seat
+                .weights
+                .moves
+                .iter()
+                .map(|m| m.0)
+                .filter(|&n| !listed(n))
+                .collect();
+            gone.iter()
+                .for_each(|&node| self.seats[home].weights.forget(node));
         }
     }
 
@@ -144,7 +175,12 @@ impl Service {
     }
 
     /// Neighbourhoods with the policy's own weights: nodes it names are neighbours however far they are.
-    fn static_rows(&self, nodes: &Nodes, near: &[Vec<Near>], spots: &[neighbourhood::Spot]) -> Vec<Vec<Arc>> {
+    fn static_rows(
+        &self,
+        nodes: &Nodes,
+        near: &[Vec<Near>],
+        spots: &[neighbourhood::Spot],
+    ) -> Vec<Vec<Arc>> {
         let mut rows: Vec<Vec<Arc>> = near
             .iter()
             .map(|row| row.iter().map(|n| self.arc(*n)).collect())
@@ -158,7 +194,9 @@ impl Service {
                 let Some(to) = to.filter(|&to| to != from && spots[to].serves) else {
                     continue;
                 };
-                let measured_us = nodes.get(self.seats[from].node).and_then(|n| n.page.rtt_us(self.seats[to].node));
+                let measured_us = nodes
+                    .get(self.seats[from].node)
+                    .and_then(|n| n.page.rtt_us(self.seats[to].node));
                 let spot = to as u32;
                 match rows[from].iter_mut().find(|arc| arc.to == spot) {
                     Some(arc) => arc.static_ppm = static_ppm,
@@ -178,8 +216,8 @@ impl Service {
         let mut changed = std::mem::take(&mut self.planning.field.changed);
         changed.clear();
         let frozen_in_mrps = self.frozen_in_mrps(nodes);
-        for at in 0..self.seats.len() {
-            let spot = self.spot(nodes, at, frozen_in_mrps[at]);
+        for (at, frozen_in_mrps) in frozen_in_mrps.into_iter().enumerate() {
+            let spot = self.spot(nodes, at, frozen_in_mrps);
             let costs_changed = self.measure(nodes, at);
             if costs_changed || self.planning.field.spots[at] != spot {
                 self.planning.field.spots[at] = spot;
@@ -210,7 +248,10 @@ impl Service {
         let seat = &self.seats[at];
         let demand_mrps = self.planning.demand_mrps[at];
         let capacity_mrps = to_mrps(seat.capacity.held_rps());
-        match nodes.get(seat.node).map_or(Standing::Absent, Node::standing) {
+        match nodes
+            .get(seat.node)
+            .map_or(Standing::Absent, Node::standing)
+        {
             Standing::Live => {
                 let kept_mrps = match seat.endpoints.is_empty() {
                     true => 0,
@@ -258,7 +299,8 @@ impl Service {
             changed |= self.planning.field.arcs()[arc].cost_ns != cost_ns;
             self.planning.field.set_cost_ns(arc, cost_ns);
             // A limit may have been crossed either way; neighbourhoods are found anew in the next tick.
-            self.planning.arcs_stale |= self.policy.rtt_max_us.is_some_and(|max_us| rtt_us > max_us);
+            self.planning.arcs_stale |=
+                self.policy.rtt_max_us.is_some_and(|max_us| rtt_us > max_us);
         }
         changed
     }
@@ -277,7 +319,10 @@ impl Service {
             let me = self.seats[at].node;
             for &home in &self.planning.inbound[at] {
                 let flow_rps = self.flow_rps(home as usize, me);
-                credits.push((self.seats[home as usize].node, credit_rps(flow_rps, headroom_rps)));
+                credits.push((
+                    self.seats[home as usize].node,
+                    credit_rps(flow_rps, headroom_rps),
+                ));
             }
             self.seats[at].credits = credits;
         }
@@ -369,7 +414,11 @@ fn is_frozen(nodes: &Nodes, seat: &Seat) -> bool {
 
 /// Demand to be placed, milli-requests/s: none of a node that is not there.
 fn demand_of_mrps(seat: &Seat, node: Option<&Node>) -> i64 {
-    let least_mrps = if seat.endpoints.is_empty() { FIRST_REQUEST_MRPS } else { 0 };
+    let least_mrps = if seat.endpoints.is_empty() {
+        FIRST_REQUEST_MRPS
+    } else {
+        0
+    };
     match node.map_or(Standing::Absent, Node::standing) {
         Standing::Live => to_mrps(seat.demand.held_rps()).max(least_mrps),
         Standing::Stale { .. } => to_mrps(seat.demand.held_rps()),
@@ -379,17 +428,22 @@ fn demand_of_mrps(seat: &Seat, node: Option<&Node>) -> i64 {
 
 /// The part of a demand that one weight of a row carries.
 pub(super) fn part_mrps(demand_mrps: i64, row: &Weights, weight_ppm: u32) -> i64 {
-    let placed_mrps = i128::from(demand_mrps) * i128::from(WHOLE_PPM - row.shed_ppm.min(WHOLE_PPM));
-    (placed_mrps * i128::from(weight_ppm) / i128::from(WHOLE_PPM) / i128::from(WHOLE_PPM)) as i64
+    // Below RATE_MRPS_MAX times a million there is no overflow.
+    let placed_mrps =
+        demand_mrps * i64::from(WHOLE_PPM - row.shed_ppm.min(WHOLE_PPM)) / i64::from(WHOLE_PPM);
+    placed_mrps * i64::from(weight_ppm) / i64::from(WHOLE_PPM)
 }
 
 fn cost_ns(rtt_us: u64, policy: &WeightPolicySpec) -> i64 {
-    let cost_us = rtt_us.saturating_add(policy.move_cost_us).min(u64::from(u32::MAX));
+    let cost_us = rtt_us
+        .saturating_add(policy.move_cost_us)
+        .min(u64::from(u32::MAX));
     cost_us as i64 * 1000
 }
 
+/// Milli-requests/s, at most [`RATE_MRPS_MAX`].
 fn to_mrps(rps: f64) -> i64 {
-    (rps * 1e3) as i64
+    ((rps * 1e3) as i64).min(RATE_MRPS_MAX)
 }
 
 fn to_ppm(share: f64) -> u32 {

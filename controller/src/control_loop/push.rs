@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use isobar_mesh_api::message::{Down, LINE_LEN_MAX};
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::snapshot::{
-    Credit, Delta, Move, Neighbour, PlanId, QueueLimits, Row, SNAPSHOT_NEIGHBOURS_MAX, ServicePlan, Snapshot,
+    Credit, Delta, Move, Neighbour, PlanId, QueueLimits, Row, SNAPSHOT_NEIGHBOURS_MAX, ServicePlan,
+    Snapshot,
 };
 
 use super::ControlLoop;
@@ -45,12 +46,18 @@ impl ControlLoop {
             let services = due.services.get(&number);
             let removed = due.removed.get(&number);
             let neighbours = (whole || relist).then(|| self.neighbours(number));
-            let moved = neighbours.filter(|list| whole || !same_ways(list, &node.stream.neighbours));
+            let moved =
+                neighbours.filter(|list| whole || !same_ways(list, &node.stream.neighbours));
             if !whole && moved.is_none() && services.is_none() && removed.is_none() {
                 continue;
             }
             let all: Vec<usize> = (0..self.services.len()).collect();
-            let told = if whole { &all } else { services.map_or(&all[..0], Vec::as_slice) };
+            // With other neighbours every service is told anew: none may name a node that the list no longer has.
+            let told = match services {
+                _ if whole || moved.is_some() => &all,
+                Some(services) => services.as_slice(),
+                None => &[],
+            };
             let reachable = moved.as_ref().unwrap_or(&node.stream.neighbours);
             let plans = self.service_plans(number, told, reachable);
             let mut message = Message {
@@ -66,7 +73,12 @@ impl ControlLoop {
             let Some(id) = self.nodes.id(number).cloned() else {
                 continue;
             };
-            for part in cut(plans) {
+            let parts = cut(plans);
+            if parts.len() > 1 && message.neighbours.is_some() {
+                // Between two deltas old services would name nodes that the new list no longer has.
+                message.sent = None;
+            }
+            for part in parts {
                 last = last.max(message.plan);
                 pushes.push((id.clone(), message.next(&id, self.period_ms(), part)));
             }
@@ -123,15 +135,27 @@ impl ControlLoop {
         list
     }
 
-    fn service_plans(&self, number: u32, places: &[usize], reachable: &[Neighbour]) -> Vec<ServicePlan> {
+    fn service_plans(
+        &self,
+        number: u32,
+        places: &[usize],
+        reachable: &[Neighbour],
+    ) -> Vec<ServicePlan> {
         let known: BTreeSet<&NodeId> = reachable.iter().map(|n| &n.node).collect();
-        let plan = |&place: &usize| self.services.get(place)?.plan_for(number, &self.nodes, &known);
+        let plan = |&place: &usize| {
+            self.services
+                .get(place)?
+                .plan_for(number, &self.nodes, &known)
+        };
         places.iter().filter_map(plan).collect()
     }
 
     fn mark_pushed(&mut self, number: u32, places: &[usize], neighbours: Option<Vec<Neighbour>>) {
         for &place in places {
-            let seat = self.services.get_mut(place).and_then(|s| s.seat_mut(number));
+            let seat = self
+                .services
+                .get_mut(place)
+                .and_then(|s| s.seat_mut(number));
             if let Some(seat) = seat {
                 seat.pushed.clone_from(&seat.weights);
                 seat.pushed_credits.clone_from(&seat.credits);
@@ -147,7 +171,10 @@ impl ControlLoop {
 impl Service {
     /// Where a node may send this service's load, and the round trips in microseconds, nearest first.
     fn ways(&self, number: u32) -> Vec<(u32, u64)> {
-        let Some(at) = self.seat_at(number).filter(|&at| at < self.planning.field.spots.len()) else {
+        let Some(at) = self
+            .seat_at(number)
+            .filter(|&at| at < self.planning.field.spots.len())
+        else {
             return Vec::new();
         };
         let cost_of_move_ns = self.policy.move_cost_us as i64 * 1000;
@@ -164,7 +191,12 @@ impl Service {
     }
 
     /// What one node is told of this service; `None` when it has nothing to do with it.
-    fn plan_for(&self, number: u32, nodes: &Nodes, known: &BTreeSet<&NodeId>) -> Option<ServicePlan> {
+    fn plan_for(
+        &self,
+        number: u32,
+        nodes: &Nodes,
+        known: &BTreeSet<&NodeId>,
+    ) -> Option<ServicePlan> {
         let seat = self.seat(number)?;
         let name = |node: u32| nodes.id(node).filter(|id| known.contains(id)).cloned();
         let credit = |&(home, credit_rps): &(u32, f64)| {
@@ -173,7 +205,11 @@ impl Service {
                 credit_rps: (credit_rps * 10.0).ceil() / 10.0,
             })
         };
-        let ways = if self.policy.spill { self.ways(number) } else { Vec::new() };
+        let ways = if self.policy.spill {
+            self.ways(number)
+        } else {
+            Vec::new()
+        };
         Some(ServicePlan {
             service: self.name.clone(),
             hosts: self.hosts.clone(),
@@ -239,7 +275,8 @@ impl Message {
 
 /// Whether two lists name the same nodes at the same addresses; round trips may differ, proxies measure them.
 fn same_ways(a: &[Neighbour], b: &[Neighbour]) -> bool {
-    let same = |(a, b): (&Neighbour, &Neighbour)| a.node == b.node && a.mesh_address == b.mesh_address;
+    let same =
+        |(a, b): (&Neighbour, &Neighbour)| a.node == b.node && a.mesh_address == b.mesh_address;
     a.len() == b.len() && a.iter().zip(b).all(same)
 }
 
@@ -274,5 +311,12 @@ fn line_len(plan: &ServicePlan) -> usize {
     let credits: usize = plan.credits.iter().map(|c| named(&c.home)).sum();
     let spill: usize = plan.spill.iter().map(named).sum();
     let cloud = plan.cloud_address.as_deref().map_or(0, free);
-    4 * ENTRY_LEN + plan.service.as_str().len() + hosts + endpoints + moves + credits + spill + cloud
+    4 * ENTRY_LEN
+        + plan.service.as_str().len()
+        + hosts
+        + endpoints
+        + moves
+        + credits
+        + spill
+        + cloud
 }

@@ -43,7 +43,9 @@ impl Service {
         let mut moved: Vec<(u32, f64)> = Vec::new();
         let mut apart: Vec<usize> = Vec::new();
         for at in 0..self.seats.len() {
-            let standing = nodes.get(self.seats[at].node).map_or(Standing::Absent, Node::standing);
+            let standing = nodes
+                .get(self.seats[at].node)
+                .map_or(Standing::Absent, Node::standing);
             match standing {
                 Standing::Live => self.plan_row(at, &mut moved),
                 Standing::Stale { .. } => {
@@ -62,6 +64,12 @@ impl Service {
             } else {
                 seat.apart += 1;
                 apart.push(at);
+            }
+        }
+        if std::mem::take(&mut self.planning.obey) {
+            for at in apart.drain(..) {
+                let seat = &mut self.seats[at];
+                seat.weights.clone_from(&seat.planned);
             }
         }
         self.follow(apart);
@@ -137,22 +145,31 @@ impl Service {
     /// Whether a row has reason of its own to follow its plan.
     fn is_worth_following(&self, at: usize, planned_in_mrps: i64) -> bool {
         let seat = &self.seats[at];
-        if seat.following || seat.apart > PATIENCE_TICKS || self.policy.algorithm == Algorithm::Static {
+        if seat.following
+            || seat.apart > PATIENCE_TICKS
+            || self.policy.algorithm == Algorithm::Static
+        {
             return true;
         }
         // Nobody is refused for the sake of calm, and nothing stays away when all is calm.
-        if seat.planned.shed_ppm < seat.weights.shed_ppm || (seat.planned.is_home() && planned_in_mrps == 0) {
+        if seat.planned.shed_ppm < seat.weights.shed_ppm
+            || (seat.planned.is_home() && planned_in_mrps == 0)
+        {
             return true;
         }
         let demand_mrps = self.planning.demand_mrps[at] as f64;
-        let at_stake_mrps = f64::from(seat.weights.distance_ppm(&seat.planned)) / f64::from(WHOLE_PPM) * demand_mrps;
+        let at_stake_mrps = f64::from(seat.weights.distance_ppm(&seat.planned))
+            / f64::from(WHOLE_PPM)
+            * demand_mrps;
         at_stake_mrps > WORTH_SHARE * seat.capacity.held_rps() * 1e3
     }
 
     /// Whether a row puts more on a seat that is `over` than its plan does.
     fn relieves(&self, at: usize, over: &[bool]) -> bool {
         let seat = &self.seats[at];
-        let flow = |row: &Weights, weight_ppm: u32| part_mrps(self.planning.demand_mrps[at], row, weight_ppm);
+        let flow = |row: &Weights, weight_ppm: u32| {
+            part_mrps(self.planning.demand_mrps[at], row, weight_ppm)
+        };
         let less = |now_ppm: u32, planned_ppm: u32| {
             flow(&seat.weights, now_ppm) > flow(&seat.planned, planned_ppm)
         };
@@ -172,14 +189,17 @@ impl Service {
         if !over.iter().any(|&o| o) {
             return;
         }
-        let late = |&at: &usize| self.seats[at].weights != self.seats[at].planned && self.relieves(at, &over);
+        let late = |&at: &usize| {
+            self.seats[at].weights != self.seats[at].planned && self.relieves(at, &over)
+        };
         let late: Vec<usize> = (0..self.seats.len()).filter(late).collect();
         for &at in &late {
             let seat = &mut self.seats[at];
             seat.weights.clone_from(&seat.planned);
         }
         if !late.is_empty() {
-            (self.planning.load_mrps, self.planning.moved_in_mrps) = self.loads_mrps(|seat| &seat.weights);
+            (self.planning.load_mrps, self.planning.moved_in_mrps) =
+                self.loads_mrps(|seat| &seat.weights);
         }
     }
 
@@ -216,7 +236,8 @@ impl Service {
         let mut over = self.above_ceiling(load_mrps);
         for (at, over) in over.iter_mut().enumerate() {
             let capacity_mrps = self.seats[at].capacity.held_rps() * 1e3;
-            let allowed_mrps = (capacity_mrps * self.policy.target_utilisation).max(planned_mrps[at] as f64);
+            let allowed_mrps =
+                (capacity_mrps * self.policy.target_utilisation).max(planned_mrps[at] as f64);
             *over |= load_mrps[at] as f64 > allowed_mrps + BEAR_SHARE * capacity_mrps;
         }
         over

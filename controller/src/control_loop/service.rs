@@ -41,7 +41,9 @@ pub(super) struct Seat {
     pub pushed: Weights,
     pub credits: Vec<(u32, f64)>,
     pub pushed_credits: Vec<(u32, f64)>,
-    /// Endpoints, hosts or the policy changed since the last push.
+    /// Its neighbours' numbers, ascending.
+    pub ways: Vec<u32>,
+    /// Endpoints, neighbours, hosts or the policy changed since the last push.
     pub changed: bool,
 }
 
@@ -125,7 +127,10 @@ impl Service {
         self.spec_hosts = spec.hosts;
         self.spec.clear();
         for endpoint in spec.endpoints {
-            self.spec.entry(endpoint.node.clone()).or_default().push(endpoint);
+            self.spec
+                .entry(endpoint.node.clone())
+                .or_default()
+                .push(endpoint);
         }
         self.list_hosts();
     }
@@ -170,6 +175,7 @@ impl Service {
         }
         self.policy = policy;
         self.planning.arcs_stale = true;
+        self.planning.obey = true;
         for seat in &mut self.seats {
             seat.changed = true;
             if let Some(configured) = &mut seat.configured {
@@ -251,7 +257,11 @@ impl Service {
         }
         if let Some(local) = self.local.get(&node) {
             let from_spec = endpoints.len();
-            let new = |e: &&Endpoint| !endpoints[..from_spec].iter().any(|known| known.address == e.address);
+            let new = |e: &&Endpoint| {
+                !endpoints[..from_spec]
+                    .iter()
+                    .any(|known| known.address == e.address)
+            };
             let own: Vec<Endpoint> = local.endpoints.iter().filter(new).cloned().collect();
             if !own.is_empty() {
                 declared = add_rps(declared, local.capacity_rps);
@@ -284,12 +294,15 @@ impl Service {
 
     /// Takes up what one node's report says. Returns the utilisation of its endpoints in the window.
     pub fn observe(&mut self, node: u32, report: &ServiceReport, window: Duration) -> f64 {
-        let taken_in = self.seat_at(node).and_then(|at| self.planning.moved_in_mrps.get(at));
+        let taken_in = self
+            .seat_at(node)
+            .and_then(|at| self.planning.moved_in_mrps.get(at));
         let takes_in = taken_in.is_some_and(|&mrps| mrps > 0);
         let seat = self.sit(node);
         seat.seen = Seen::of(report, window);
         let moving = takes_in || !seat.weights.is_home();
-        seat.demand.observe(report.entered, window, report.backlog, moving);
+        seat.demand
+            .observe(report.entered, window, report.backlog, moving);
         let configured = seat.configured();
         seat.capacity.observe(report, window, configured);
         let capacity_rps = seat.capacity.figure(configured).0;

@@ -8,10 +8,10 @@ use isobar_mesh_api::snapshot::{PlanId, Row};
 use isobar_mesh_api::weight::WHOLE_PPM;
 use serde::{Deserialize, Serialize};
 
+use super::ControlLoop;
 use super::mesh::{Node, Nodes};
 use super::push::row;
 use super::service::{Seat, Service};
-use super::ControlLoop;
 use crate::capacity::Capacity;
 use crate::demand::Demand;
 use crate::planner::damp::Weights;
@@ -67,10 +67,15 @@ impl ControlLoop {
     pub fn export_plan(&self) -> StoredPlan {
         let nodes = self.nodes.by_name().filter_map(|(number, _)| {
             let node = self.nodes.get(number)?;
-            node.standing().is_present().then(|| stored_node(node, &self.nodes))?
+            node.standing()
+                .is_present()
+                .then(|| stored_node(node, &self.nodes))?
         });
         let services = self.services.iter().map(|service| {
-            let seats = service.seats.iter().filter_map(|seat| stored_seat(seat, &self.nodes));
+            let seats = service
+                .seats
+                .iter()
+                .filter_map(|seat| stored_seat(seat, &self.nodes));
             let mut seats: Vec<StoredSeat> = seats.collect();
             seats.sort_by(|a, b| a.node.cmp(&b.node));
             StoredService {
@@ -113,7 +118,10 @@ impl ControlLoop {
                 .into_iter()
                 .filter_map(|(to, rtt_us)| Some((self.nodes.find(&to)?, rtt_us)))
                 .collect();
-            let node = self.nodes.find(&id).and_then(|number| self.nodes.get_mut(number));
+            let node = self
+                .nodes
+                .find(&id)
+                .and_then(|number| self.nodes.get_mut(number));
             if let Some(node) = node {
                 for (to, rtt_us) in numbers {
                     node.rtt_changed |= node.page.on_rtt(to, rtt_us);
@@ -160,7 +168,9 @@ fn reseat(seat: &mut Seat, stored: StoredSeat, nodes: &Nodes) {
     }
     for step in &stored.row.moves {
         match nodes.find(&step.to) {
-            Some(to) if to != seat.node && step.weight_ppm > 0 => weights.moves.push((to, step.weight_ppm)),
+            Some(to) if to != seat.node && step.weight_ppm > 0 => {
+                weights.moves.push((to, step.weight_ppm))
+            }
             _ => weights.home_ppm += step.weight_ppm,
         }
     }

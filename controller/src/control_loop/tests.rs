@@ -7,10 +7,11 @@ use isobar_mesh_api::resource::{Algorithm, EndpointSpec};
 use isobar_mesh_api::snapshot::{Endpoint, Row};
 
 use super::*;
+use isobar_mesh_api::message::Hello;
+use isobar_mesh_api::resource::ServiceSpec;
 
 mod closed_loop;
 mod registry;
-mod scale;
 
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
 
@@ -38,7 +39,8 @@ fn hello(index: usize) -> Hello {
 
 fn poisson(rng: &mut fastrand::Rng, mean: f64) -> u64 {
     if mean > 500.0 {
-        let normal = (-2.0 * (1.0 - rng.f64()).ln()).sqrt() * (std::f64::consts::TAU * rng.f64()).cos();
+        let normal =
+            (-2.0 * (1.0 - rng.f64()).ln()).sqrt() * (std::f64::consts::TAU * rng.f64()).cos();
         return (mean + normal * mean.sqrt()).max(0.0) as u64;
     }
     let (mut at, mut count) = (0.0, 0);
@@ -119,7 +121,10 @@ impl Grid {
     fn report(&mut self, index: usize, rate_rps: f64) -> Report {
         let mut seen = ServiceReport::idle(cart());
         seen.entered = poisson(&mut self.rng, rate_rps);
-        let neighbours = self.have.get(&node(index)).map_or(&[][..], |s| &s.neighbours);
+        let neighbours = self
+            .have
+            .get(&node(index))
+            .map_or(&[][..], |s| &s.neighbours);
         let rtt = |n: &isobar_mesh_api::snapshot::Neighbour| {
             let there: usize = n.node.as_str()[1..].parse().unwrap();
             // One to four milliseconds, the same in both directions and for ever.
@@ -150,7 +155,9 @@ impl Grid {
         self.under_way.push_back(reports);
         if self.under_way.len() > self.lag_periods {
             for (index, report) in self.under_way.pop_front().unwrap_or_default() {
-                self.mesh.on_report(&node(index), &report, self.now).unwrap();
+                self.mesh
+                    .on_report(&node(index), &report, self.now)
+                    .unwrap();
             }
         }
         self.now += PERIOD;
@@ -163,7 +170,11 @@ impl Grid {
             let plan = match message {
                 Down::Snapshot(snapshot) => {
                     assert_eq!((snapshot.check(), &snapshot.node), (Ok(()), &to));
-                    assert!(self.have.get(&to).is_none_or(|had| had.plan < snapshot.plan));
+                    assert!(
+                        self.have
+                            .get(&to)
+                            .is_none_or(|had| had.plan < snapshot.plan)
+                    );
                     let plan = snapshot.plan;
                     self.have.insert(to.clone(), snapshot);
                     plan
@@ -184,17 +195,44 @@ impl Grid {
 
     fn row(&self, index: usize) -> Row {
         let services = &self.have[&node(index)].services;
-        services.iter().find(|s| s.service == cart()).unwrap().row.clone()
+        services
+            .iter()
+            .find(|s| s.service == cart())
+            .unwrap()
+            .row
+            .clone()
     }
 
     fn credits_rps(&self, index: usize) -> Vec<(NodeId, f64)> {
         let credits = &self.have[&node(index)].services[0].credits;
-        credits.iter().map(|c| (c.home.clone(), c.credit_rps)).collect()
+        credits
+            .iter()
+            .map(|c| (c.home.clone(), c.credit_rps))
+            .collect()
+    }
+
+    /// What really arrives at a node's endpoints, by the rows that proxies have.
+    fn load_rps(&self, index: usize, rate_rps: &impl Fn(usize) -> Option<f64>) -> f64 {
+        let part = |home: usize| {
+            let row = self.row(home);
+            let weight_ppm = match home == index {
+                true => row.home_ppm,
+                false => row.weight_ppm(&node(index)),
+            };
+            f64::from(weight_ppm) / 1e6 * rate_rps(home).unwrap_or(0.0)
+        };
+        (0..self.side * self.side).map(part).sum()
     }
 
     /// Everybody at 60 %, but the middle one at `times` that.
     fn hot(&self, times: f64) -> impl Fn(usize) -> Option<f64> + use<> {
         let middle = self.middle();
-        move |index| Some(if index == middle { 120.0 * times } else { 120.0 })
+        move |index| {
+            Some(if index == middle {
+                120.0 * times
+            } else {
+                120.0
+            })
+        }
     }
 }

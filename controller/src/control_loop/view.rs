@@ -132,8 +132,13 @@ impl ControlLoop {
         MeshView {
             plan: self.plan,
             period_ms: self.period.as_millis() as u64,
-            nodes: nodes.filter_map(|(number, _)| self.node_view(number)).collect(),
-            services: services.into_iter().map(|s| service_view(s, &self.nodes)).collect(),
+            nodes: nodes
+                .filter_map(|(number, _)| self.node_view(number))
+                .collect(),
+            services: services
+                .into_iter()
+                .map(|s| service_view(s, &self.nodes))
+                .collect(),
         }
     }
 
@@ -154,7 +159,10 @@ impl ControlLoop {
             cordoned: node.seat.cordoned,
             connected: node.stream.connected,
             presence,
-            age_ms: node.page.age(self.ticked_at).map(|age| age.as_millis() as u64),
+            age_ms: node
+                .page
+                .age(self.ticked_at)
+                .map(|age| age.as_millis() as u64),
             cpu_ratio: node.page.cpu_ratio,
             reports: node.page.counts,
             sent: node.stream.sent,
@@ -189,7 +197,11 @@ fn seat_view(service: &Service, at: usize, seat: &Seat, nodes: &Nodes) -> Option
         capacity_rps,
         capacity_obtained: seat.capacity.figure(seat.configured()).1,
         planned_rps,
-        planned_utilisation: if capacity_rps > 0.0 { planned_rps / capacity_rps } else { 0.0 },
+        planned_utilisation: if capacity_rps > 0.0 {
+            planned_rps / capacity_rps
+        } else {
+            0.0
+        },
         planned_moved_in_rps: rps(&service.planning.moved_in_mrps),
         entered_rps: seen.entered_rps,
         completed_rps: seen.completed_rps,

@@ -55,19 +55,7 @@ pub async fn restore(
     let epoch = next_epoch(&*store).await?;
     let mut control_loop = ControlLoop::new(epoch, period);
     let mut desired = Desired::default();
-    for kind in Kind::ALL {
-        let stored: Vec<(String, Resource)> = read_all(&*store, kind.tree()).await?;
-        for (key, resource) in stored {
-            match declare(resource) {
-                Ok(declared) => {
-                    desired.put(declared, &mut control_loop)?;
-                }
-                Err(problem) => {
-                    tracing::error!(kind = kind.as_str(), key, %problem, "a stored resource is not used");
-                }
-            }
-        }
-    }
+    put_stored(&*store, &mut desired, &mut control_loop).await?;
     let mut batch = Vec::new();
     for declared in resources {
         let key = declared.key.clone();
@@ -111,6 +99,28 @@ pub async fn restore(
         plan: None,
     };
     Ok((task, ControlHandle::new(sender), kept))
+}
+
+/// Puts what the store has. A resource that cannot be read any more is logged and left out.
+async fn put_stored(
+    store: &dyn Store,
+    desired: &mut Desired,
+    control_loop: &mut ControlLoop,
+) -> Result<(), RestoreError> {
+    for kind in Kind::ALL {
+        let stored: Vec<(String, Resource)> = read_all(store, kind.tree()).await?;
+        for (key, resource) in stored {
+            match declare(resource) {
+                Ok(declared) => {
+                    desired.put(declared, control_loop)?;
+                }
+                Err(problem) => {
+                    tracing::error!(kind = kind.as_str(), key, %problem, "a stored resource is not used");
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn next_epoch(store: &dyn Store) -> Result<u64, StoreError> {

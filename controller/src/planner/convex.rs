@@ -24,13 +24,19 @@ impl Planner for Convex {
         if field.renewed {
             (0..field.spots.len() as u32).for_each(|node| set(flow, field, node));
         } else {
-            field.changed.iter().for_each(|&node| set(flow, field, node));
+            field
+                .changed
+                .iter()
+                .for_each(|&node| set(flow, field, node));
         }
         let touched = flow.solve();
         if field.renewed {
             (0..field.spots.len() as u32).for_each(|home| get(flow, field, flows, home));
         } else {
-            touched.rows.iter().for_each(|&home| get(flow, field, flows, home));
+            touched
+                .rows
+                .iter()
+                .for_each(|&home| get(flow, field, flows, home));
         }
         Effort {
             augmentations: touched.augmentations,
@@ -40,7 +46,11 @@ impl Planner for Convex {
 }
 
 fn problem(field: &Field) -> Option<Flow> {
-    let row = |home| field.row(home).map(|a| (field.arcs()[a].to, field.arcs()[a].cost_ns));
+    let row = |home| {
+        field
+            .row(home)
+            .map(|a| (field.arcs()[a].to, field.arcs()[a].cost_ns))
+    };
     let rows: Vec<Vec<(u32, i64)>> = (0..field.spots.len() as u32)
         .map(|home| row(home).collect())
         .collect();

@@ -77,7 +77,12 @@ mod tests {
 
     #[test]
     fn every_allowed_policy_makes_a_curve() {
-        for (target, ceiling) in [(750_000, 950_000), (50_000, 1_000_000), (1_000_000, 1_000_000), (500_000, 500_003)] {
+        for (target, ceiling) in [
+            (750_000, 950_000),
+            (50_000, 1_000_000),
+            (1_000_000, 1_000_000),
+            (500_000, 500_003),
+        ] {
             assert!(curve(target, ceiling).is_ok(), "{target} {ceiling}");
         }
     }

@@ -42,17 +42,28 @@ impl Weights {
     /// The row that carries these flows, all in the same unit: at home, to the cloud, refused, and moved by node.
     /// Everything at home when there is no flow.
     pub fn from_flows(home: f64, cloud: f64, shed: f64, moved: &[(u32, f64)]) -> Weights {
-        let shares: Vec<f64> = [home, cloud].into_iter().chain(moved.iter().map(|m| m.1)).collect();
+        let shares: Vec<f64> = [home, cloud]
+            .into_iter()
+            .chain(moved.iter().map(|m| m.1))
+            .collect();
         let row = apportion_ppm(&shares);
         let placed: f64 = shares.iter().sum();
         let refused = shed / (placed + shed);
-        let mut moves: Vec<(u32, u32)> = moved.iter().zip(&row[2..]).map(|(m, &w)| (m.0, w)).collect();
+        let mut moves: Vec<(u32, u32)> = moved
+            .iter()
+            .zip(&row[2..])
+            .map(|(m, &w)| (m.0, w))
+            .collect();
         moves.retain(|m| m.1 > 0);
         moves.sort_unstable();
         Weights {
             home_ppm: row[0],
             cloud_ppm: row[1],
-            shed_ppm: if refused.is_finite() { (refused * f64::from(WHOLE_PPM)) as u32 } else { 0 },
+            shed_ppm: if refused.is_finite() {
+                (refused * f64::from(WHOLE_PPM)) as u32
+            } else {
+                0
+            },
             moves,
         }
     }
@@ -70,7 +81,9 @@ impl Weights {
 
     /// The largest change of any weight between two rows.
     pub fn distance_ppm(&self, other: &Weights) -> u32 {
-        let of_moves = merged(&self.moves, &other.moves).map(|(_, a, b)| a.abs_diff(b)).max();
+        let of_moves = merged(&self.moves, &other.moves)
+            .map(|(_, a, b)| a.abs_diff(b))
+            .max();
         let rest = [
             self.home_ppm.abs_diff(other.home_ppm),
             self.cloud_ppm.abs_diff(other.cloud_ppm),
@@ -119,7 +132,10 @@ impl Weights {
 }
 
 /// Both rows' weights side by side, by node; 0 where a row does not name it.
-fn merged<'a>(a: &'a [(u32, u32)], b: &'a [(u32, u32)]) -> impl Iterator<Item = (u32, u32, u32)> + 'a {
+fn merged<'a>(
+    a: &'a [(u32, u32)],
+    b: &'a [(u32, u32)],
+) -> impl Iterator<Item = (u32, u32, u32)> + 'a {
     let (mut i, mut j) = (0, 0);
     std::iter::from_fn(move || {
         let next = match (a.get(i), b.get(j)) {

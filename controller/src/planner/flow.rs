@@ -13,9 +13,9 @@
 //! Each node also has a *price*: what one more request per second there costs the whole. Flow and prices are kept
 //! from one solve to the next, and a solve restores the two together:
 //!
-//! - [`repair`] makes flow and prices fit each other again at the nodes that changed; what then does not balance is left
+//! - `repair` makes flow and prices fit each other again at the nodes that changed; what then does not balance is left
 //!   as excess or deficit of single nodes. When most nodes changed it starts over from "all at home".
-//! - [`forest`] sends excess to where there is room and draws deficits from where there is load, along paths whose
+//! - `forest` sends excess to where there is room and draws deficits from where there is load, along paths whose
 //!   reduced cost is zero, moving prices only where those paths reach.
 //!
 //! **Invariant** between solves (complementary slackness, see [`Flow::check_optimal`]): no arc is cheaper than the prices
@@ -60,7 +60,8 @@ pub struct Exits {
 
 /// A problem together with its retained solution.
 ///
-/// A change of arcs or of the curve is a new `Flow`. Node and arc numbers beyond the problem's panic like an index.
+/// A change of arcs or of the curve is a new `Flow`. Node and arc numbers beyond the problem's panic like an index. Any
+/// numbering of nodes will do; a large problem is solved two to three times faster if neighbours have near numbers.
 #[derive(Clone, Debug)]
 pub struct Flow {
     arcs: Arcs,

@@ -18,7 +18,12 @@ fn ring(spots: &[Spot], reach: u32, cloud_ns: Option<i64>) -> Field {
             cost_ns: 2_000_000 + i64::from(step) * 500_000,
             static_ppm: 0,
         };
-        let pair = |step| [arc((home + step) % count, step), arc((home + count - step) % count, step)];
+        let pair = |step| {
+            [
+                arc((home + step) % count, step),
+                arc((home + count - step) % count, step),
+            ]
+        };
         let mut row: Vec<Arc> = (1..=reach).flat_map(pair).collect();
         let mut listed = std::collections::BTreeSet::from([home]);
         row.retain(|a| listed.insert(a.to));
@@ -53,7 +58,17 @@ fn load_mrps(field: &Field, flows: &Flows, node: u32) -> i64 {
 
 #[test]
 fn at_rest_nothing_moves() {
-    let field = ring(&[spot(150, 200), spot(0, 200), spot(10, 200), spot(149, 200), spot(75, 100)], 2, Some(1));
+    let field = ring(
+        &[
+            spot(150, 200),
+            spot(0, 200),
+            spot(10, 200),
+            spot(149, 200),
+            spot(75, 100),
+        ],
+        2,
+        Some(1),
+    );
     for algorithm in ALL {
         let flows = plan(algorithm, &field);
         assert!(flows.arc_mrps.iter().all(|&f| f == 0), "{algorithm:?}");
@@ -81,10 +96,16 @@ fn a_hot_home_among_idle_ones_is_relieved() {
 #[test]
 fn only_the_exact_planner_displaces() {
     // A(hot) – B(full) – C(idle), in a line.
-    let arc = |to| Arc { to, cost_ns: 2_000_000, static_ppm: 0 };
+    let arc = |to| Arc {
+        to,
+        cost_ns: 2_000_000,
+        static_ppm: 0,
+    };
     let rows = [vec![arc(1)], vec![arc(0), arc(2)], vec![arc(1)]];
     let mut field = Field::new(&rows, 750_000, 950_000, None);
-    field.spots.copy_from_slice(&[spot(250, 200), spot(190, 200), spot(0, 200)]);
+    field
+        .spots
+        .copy_from_slice(&[spot(250, 200), spot(190, 200), spot(0, 200)]);
     let best = plan(Algorithm::Convex, &field);
     assert_eq!(best.shed_mrps, [0, 0, 0]);
     assert!(best.arc_mrps[0] > 0 && best.arc_mrps[2] > 0, "{best:?}");
@@ -93,7 +114,11 @@ fn only_the_exact_planner_displaces() {
 
 #[test]
 fn fixed_weights_are_what_the_policy_says() {
-    let row = vec![Arc { to: 1, cost_ns: 1, static_ppm: 250_000 }];
+    let row = vec![Arc {
+        to: 1,
+        cost_ns: 1,
+        static_ppm: 250_000,
+    }];
     let mut field = Field::new(&[row, Vec::new()], 750_000, 950_000, None);
     field.spots[0] = spot(100, 1000);
     let flows = plan(Algorithm::Static, &field);

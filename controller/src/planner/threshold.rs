@@ -44,7 +44,8 @@ fn split(field: &Field, flows: &mut Flows, home: u32, over_mrps: i64, spare_mrps
     for arc in field.row(home) {
         // Cumulative shares round so that they sum to the whole.
         passed_mrps += spare_of(arc, spare_mrps);
-        let upto_mrps = i128::from(give_mrps) * i128::from(passed_mrps) / i128::from(total_mrps.max(1));
+        let upto_mrps =
+            i128::from(give_mrps) * i128::from(passed_mrps) / i128::from(total_mrps.max(1));
         let moved_mrps = upto_mrps as i64 - given_mrps;
         given_mrps = upto_mrps as i64;
         spare_mrps[field.arcs()[arc].to as usize] -= moved_mrps;

@@ -1,5 +1,7 @@
 //! The controller as a program: real sockets, real TLS, a real store in a temporary directory.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
+
 mod enrolment;
 mod mesh;
 mod process;

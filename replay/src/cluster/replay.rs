@@ -18,8 +18,8 @@ use super::run::{Experiment, Fault, FaultKind, Moment, Sample, Seen};
 use super::spec::NODES_MAX;
 use super::{ClusterError, ClusterSpec, Place, Say};
 use crate::field::Field;
-use crate::load::Load;
 use crate::load::trace::Recording;
+use crate::load::{HotSpan, Load};
 use crate::measure::rows::Rows;
 use crate::measure::{Bin, Counted, Course, Figures};
 use crate::options::{Capacity, Options, PolicyName, WARM_UP_S};
@@ -108,7 +108,7 @@ pub async fn run(
         .iter()
         .flat_map(|&policy| seeds.clone().map(move |seed| (policy, seed)))
         .collect();
-    let mut runs = Vec::new();
+    let (mut runs, mut first_moves) = (Vec::new(), Vec::new());
     for (done, &(policy, seed)) in jobs.iter().enumerate() {
         let (field, load) = scenery(options, recording.as_ref(), seed);
         if field.len() > NODES_MAX {
@@ -129,6 +129,8 @@ pub async fn run(
         say(&format!("{}, seed {seed}", policy.title()));
         let seen = super::run::run(program, &experiment, stop, say, &mut watch).await?;
         let counted = counted(&seen, &field, &load, experiment.duration_s);
+        let spans = load.hot_spans(field.len() as u32, experiment.duration_s);
+        first_moves.extend(first_move(policy, seed, &seen, spans.first().copied()));
         runs.push(Run {
             policy,
             seed,
@@ -138,7 +140,25 @@ pub async fn run(
     let (field, _) = scenery(options, recording.as_ref(), options.seed);
     let mut report = Report::new(options, &field, runs);
     report.setup.push(("ran on", "real processes".to_owned()));
+    report.setup.extend(first_moves);
     Ok(report)
+}
+
+/// How soon the first hot home's first request was moved, for the report.
+fn first_move(
+    policy: PolicyName,
+    seed: u64,
+    seen: &Seen,
+    hot: Option<HotSpan>,
+) -> Option<(&'static str, String)> {
+    let hot = hot?;
+    let after_s = seen.record.first_move_s(hot.node as usize, hot.from_s)?;
+    let name = policy.name();
+    let text = format!(
+        "{name}, seed {seed}: {:.0} ms after the spike began",
+        after_s * 1000.0
+    );
+    Some(("first move", text))
 }
 
 fn check(options: &Options) -> Result<(), ClusterReplayError> {
@@ -311,10 +331,18 @@ fn counted(seen: &Seen, field: &Field, load: &Load, duration_s: f64) -> Counted 
     }
 }
 
-/// The figures of a run, but for those about its weights over time.
+/// The figures of a run, but for those about its weights over time. How moves divide into planned and
+/// spilled is what the proxies reported.
 pub fn figures(seen: &Seen) -> Figures {
     let (record, sums) = (&seen.record, seen.record.counted());
-    let planned = seen.samples.iter().flat_map(|sample| &sample.status.nodes);
+    let nodes = || {
+        let samples = seen.samples.iter();
+        samples.flat_map(|sample| &sample.status.nodes)
+    };
+    let by_plan: f64 = nodes().map(|node| node.moved_plan_rps).sum();
+    let by_spill: f64 = nodes().map(|node| node.moved_spill_rps).sum();
+    let planned_part = by_plan / (by_plan + by_spill).max(f64::MIN_POSITIVE);
+    let moved_share = sums.moved as f64 / sums.requests.max(1) as f64;
     Figures {
         requests: sums.requests,
         failures: sums.failures,
@@ -323,8 +351,10 @@ pub fn figures(seen: &Seen) -> Figures {
         p99_ms: record.total_ms(0.99),
         hot_p50_ms: record.hot_ms(0.5),
         hot_p99_ms: record.hot_ms(0.99),
-        moved_share: sums.moved as f64 / sums.requests.max(1) as f64,
-        max_planned_utilisation: planned
+        moved_share,
+        moved_by_plan_share: moved_share * planned_part,
+        moved_by_spill_share: moved_share * (1.0 - planned_part),
+        max_planned_utilisation: nodes()
             .map(|node| node.planned_utilisation)
             .reduce(f64::max),
         hot_requests: sums.hot_requests,

@@ -156,12 +156,13 @@ impl ClusterSpec {
         )
     }
 
-    /// A proxy's configuration file.
+    /// A proxy's configuration file. All nodes share this machine's processors, so none of them reports
+    /// how busy they are.
     pub(super) fn proxy_toml(&self, node: usize, files: &ProxyFiles<'_>) -> String {
         let place = &self.places[node];
         let mut text = format!(
             "node = {}\ndata_dir = {}\ncontroller = \"{}\"\nca_file = {}\ntoken_file = {}\n\
-             listen = \"{}\"\nmesh_listen = \"{}\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = 1\n",
+             listen = \"{}\"\nmesh_listen = \"{}\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = 1\nreport_cpu = false\n",
             quoted(&place.name),
             quoted_path(files.data_dir),
             files.controller,
@@ -311,5 +312,6 @@ mod tests {
         let text = spec().proxy_toml(0, &files);
         let config: isobar_edge_proxy::config::Config = toml::from_str(&text).unwrap();
         assert_eq!(config.peer_address.len(), 1);
+        assert!(!config.report_cpu);
     }
 }

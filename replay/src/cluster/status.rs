@@ -33,6 +33,10 @@ pub struct NodeStatus {
     pub planned_utilisation: f64,
     /// Load that its endpoints completed, over capacity.
     pub utilisation: f64,
+    /// Requests/s that its proxy moved because the weights said so.
+    pub moved_plan_rps: f64,
+    /// Requests/s that its proxy moved because home was full at that instant.
+    pub moved_spill_rps: f64,
     /// The part of its demand that stays, in parts per million.
     pub home_ppm: u32,
     /// What goes to others: index and parts per million.
@@ -67,6 +71,8 @@ struct SeatView {
     capacity_rps: f64,
     planned_utilisation: f64,
     completed_rps: f64,
+    moved_out_plan_rps: f64,
+    moved_out_spill_rps: f64,
     row: Row,
 }
 
@@ -108,6 +114,8 @@ impl Status {
                     true => seat.completed_rps / seat.capacity_rps,
                     false => 0.0,
                 },
+                moved_plan_rps: seat.moved_out_plan_rps,
+                moved_spill_rps: seat.moved_out_spill_rps,
                 home_ppm: seat.row.home_ppm,
                 moves: moves
                     .filter_map(|to| Some((index(&to.to)?, to.weight_ppm)))

@@ -15,7 +15,7 @@ const SCRIPT: &str = include_str!("page.js");
 const LOAD_ZERO: u8 = b'0';
 /// Loads are written in steps of this many hundredths.
 const LOAD_STEP: f32 = 2.0;
-/// Highest step that is told apart: characters stay below DEL and skip the backslash.
+/// Highest step that is told apart: 120 %.
 const LOAD_STEPS_MAX: u8 = 60;
 
 /// The page of a report.
@@ -114,25 +114,62 @@ fn legend(page: &mut String, names: impl Iterator<Item = String>) {
     page.push_str("</ul>");
 }
 
+/// One quantity over time.
+struct Chart {
+    title: &'static str,
+    unit: &'static str,
+    log: bool,
+    pick: fn(&Bin) -> f64,
+}
+
+const CHARTS: [Chart; 5] = [
+    Chart {
+        title: "Median latency",
+        unit: "ms",
+        log: true,
+        pick: |bin| bin.p50_ms,
+    },
+    Chart {
+        title: "99th percentile",
+        unit: "ms",
+        log: true,
+        pick: |bin| bin.p99_ms,
+    },
+    Chart {
+        title: "99th percentile of hot homes",
+        unit: "ms",
+        log: true,
+        pick: |bin| bin.hot_p99_ms,
+    },
+    Chart {
+        title: "Failed",
+        unit: "%",
+        log: false,
+        pick: |bin| percent(bin.failures, bin.ended),
+    },
+    Chart {
+        title: "Moved",
+        unit: "%",
+        log: false,
+        pick: |bin| percent(bin.moved, bin.ended),
+    },
+];
+
+fn percent(part: u64, of: u64) -> f64 {
+    100.0 * part as f64 / of.max(1) as f64
+}
+
 fn courses(page: &mut String, firsts: &[&Run]) {
     page.push_str("<h2>Over time</h2>");
     legend(page, firsts.iter().map(|run| run.policy.name().to_owned()));
     page.push_str("<div class=\"charts\">");
-    type Pick = fn(&Bin) -> f64;
-    let share = |part: u64, of: u64| 100.0 * part as f64 / of.max(1) as f64;
-    let charts: [(&str, &str, bool, &dyn Fn(&Bin) -> f64); 5] = [
-        ("Median latency", "ms", true, &((|bin| bin.p50_ms) as Pick)),
-        ("99th percentile", "ms", true, &((|bin| bin.p99_ms) as Pick)),
-        (
-            "99th percentile of hot homes",
-            "ms",
-            true,
-            &((|bin| bin.hot_p99_ms) as Pick),
-        ),
-        ("Failed", "%", false, &|bin| share(bin.failures, bin.ended)),
-        ("Moved", "%", false, &|bin| share(bin.moved, bin.ended)),
-    ];
-    for (title, unit, log, pick) in charts {
+    for Chart {
+        title,
+        unit,
+        log,
+        pick,
+    } in CHARTS
+    {
         let lines: Vec<Line> = firsts
             .iter()
             .enumerate()

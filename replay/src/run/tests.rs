@@ -171,6 +171,33 @@ fn without_its_controller_a_mesh_still_spills() {
     );
 }
 
+/// Eight neighbours that are nearly full themselves have room for a spike only if they may move
+/// their own load one step outward.
+#[test]
+fn displacement_makes_room() {
+    let with = Options {
+        base: 0.7,
+        times: 8.0,
+        ..small(&[PolicyName::Convex])
+    };
+    let without = Options {
+        displacement: false,
+        ..with.clone()
+    };
+    let planned = |options: &Options| {
+        let report = replay(options);
+        of(&report, PolicyName::Convex)
+            .counted
+            .figures
+            .moved_by_plan_share
+    };
+    let (with, without) = (planned(&with), planned(&without));
+    assert!(
+        without > 0.0 && with > 1.3 * without,
+        "{with} against {without}"
+    );
+}
+
 #[test]
 fn bad_input_is_named() {
     let bad = Options {

@@ -1,7 +1,6 @@
 //! The whole law against Poisson demand, with reports late by up to five periods.
 
 use super::*;
-use crate::planner::damp::Weights;
 
 /// Counts changes of direction larger than `swing_ppm` in one weight's history.
 fn reversals(history: &[u32], swing_ppm: u32) -> usize {
@@ -44,7 +43,7 @@ fn reversals_are_counted() {
 #[test]
 fn weights_do_not_swing_in_steady_overload() {
     let mut worst = Vec::new();
-    for seed in 0..40 {
+    for seed in 0..16 {
         for lag_periods in 0..=5 {
             let mut grid = Grid::new(9, seed, lag_periods);
             let (calm, hot) = (grid.hot(1.0), grid.hot(10.0));
@@ -59,7 +58,9 @@ fn weights_do_not_swing_in_steady_overload() {
                     let home = ("home".to_owned(), row.home_ppm);
                     let moves = row.moves.iter().map(|m| (m.to.to_string(), m.weight_ppm));
                     for (to, weight_ppm) in moves.chain([home]) {
-                        let weights = history.entry((index, to)).or_insert_with(|| vec![0; second]);
+                        let weights = history
+                            .entry((index, to))
+                            .or_insert_with(|| vec![0; second]);
                         weights.push(weight_ppm);
                     }
                 }
@@ -68,37 +69,24 @@ fn weights_do_not_swing_in_steady_overload() {
             for ((index, to), weights) in history {
                 let count = reversals(&weights, 40_000);
                 if count > 0 {
-                    worst.push(format!("seed {seed}, lag {lag_periods}: {count} in {index} → {to}: {weights:?}"));
+                    worst.push(format!(
+                        "seed {seed}, lag {lag_periods}: {count} in {index} → {to}: {weights:?}"
+                    ));
                 }
             }
+            let busiest = (0..81)
+                .map(|index| grid.load_rps(index, &hot))
+                .fold(0.0, f64::max);
+            assert!(
+                busiest < 200.0,
+                "seed {seed}, lag {lag_periods}: {busiest} requests/s on one node"
+            );
         }
     }
-    println!("{} weights swung", worst.len());
-    assert!(worst.is_empty(), "{} weights swung:\n{}", worst.len(), worst.join("\n"));
-}
-
-#[test]
-fn debug_one() {
-    let var = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
-    let (Some(seed), Some(lag)) = (var("SEED"), var("LAG")) else { return };
-    let mut grid = Grid::new(9, seed, lag as usize);
-    let (calm, hot) = (grid.hot(1.0), grid.hot(10.0));
-    (0..8 + lag).for_each(|_| _ = grid.period(&calm));
-    let mut before: Vec<f64> = vec![0.0; 81];
-    for second in 0..32 + lag {
-        grid.period(&hot);
-        let s = &grid.mesh.services[0];
-        let mut line = String::new();
-        for at in 0..81 {
-            let seat = &s.seats[at];
-            if seat.demand.held_rps() != before[at] {
-                if seat.planned != Weights::default() || s.planning.moved_in_mrps[at] > 0 {
-                    line += &format!(" {at}:{:.0}>{:.0}", before[at], seat.demand.held_rps());
-                }
-                before[at] = seat.demand.held_rps();
-            }
-        }
-        let rows: Vec<String> = (0..81).filter(|&i| s.seats[i].following).map(|i| format!("{i}")).collect();
-        println!("{second}: demand{line} following {}", rows.join(","));
-    }
+    assert!(
+        worst.is_empty(),
+        "{} weights swung:\n{}",
+        worst.len(),
+        worst.join("\n")
+    );
 }

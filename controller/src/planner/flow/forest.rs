@@ -30,6 +30,10 @@ const FAR: i64 = 1 << 60;
 /// No event at or beyond this level.
 const NEVER: i64 = 1 << 59;
 
+/// Roots of one forest; if there are more, forests follow each other. Where neighbours have near numbers, a forest
+/// then works on one district at a time, which stays in the cache.
+const ROOTS_MAX: usize = 256;
+
 /// The forest and its working memory, kept between solves. Supplies are nodes 0..n, facilities n..2n; all are outside
 /// between solves.
 #[derive(Clone, Debug)]
@@ -92,9 +96,16 @@ impl Forest {
 }
 
 impl Flow {
-    /// Sends the excess of the given nodes to the sink or to deficits, or, with `DRAW`, draws their deficits from the sink.
-    /// Nodes without any are passed over.
+    /// Sends the excess of the given nodes to the sink or to deficits, or, with `DRAW`, draws their deficits from the
+    /// sink. Nodes without any are passed over.
     pub(super) fn balance<const DRAW: bool>(&mut self, nodes: &[u32]) {
+        for roots in nodes.chunks(ROOTS_MAX) {
+            self.grow_from::<DRAW>(roots);
+        }
+    }
+
+    /// Grows one forest until all its roots are balanced.
+    fn grow_from<const DRAW: bool>(&mut self, nodes: &[u32]) {
         self.forest.agenda.clear();
         self.forest.now_ns = 0;
         self.forest.roots = 0;
