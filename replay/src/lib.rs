@@ -12,7 +12,7 @@
 //! - [`simulator`]: a request's life, event by event;
 //! - [`policy`]: who decides where a request goes, production and baselines;
 //! - [`measure`]: what is counted while it runs;
-//! - [`run`]: seeds and policies over threads;
+//! - [`mod@run`]: seeds and policies over threads;
 //! - [`report`]: the table, the JSON and the page;
 //! - [`cluster`]: the same on real processes.
 

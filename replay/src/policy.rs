@@ -1,6 +1,6 @@
 //! Who decides where a request goes.
 //!
-//! [`production`] drives Isobar's own code; the rest are the baselines, each
+//! `production` drives Isobar's own code; the rest are the baselines, each
 //! documented from its public description.
 
 use crate::measure::Outcome;

@@ -74,8 +74,11 @@ pub fn run(options: &Options, progress: &(dyn Fn(Progress) + Sync)) -> Result<Re
     thread::scope(|scope| {
         for _ in 0..threads.min(jobs.len()) {
             scope.spawn(|| {
-                while let Some(&(policy, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let job = jobs.iter().position(|&j| j == (policy, seed)).unwrap_or(0);
+                loop {
+                    let job = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(&(policy, seed)) = jobs.get(job) else {
+                        return;
+                    };
                     let counted = run_one(options, recording.as_ref(), policy, seed);
                     let mut all = ended.lock().unwrap_or_else(|poison| poison.into_inner());
                     all.push((job, counted));

@@ -3,16 +3,19 @@
 //! Loads are small, so that a busy machine can carry them; what is asserted is
 //! what must hold at any speed.
 
+#![allow(clippy::unwrap_used)] // A test that meets an error has failed; here is where.
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use isobar_mesh_api::message::Location;
 use isobar_mesh_api::resource::WeightPolicySpec;
 use isobar_replay::cluster::run::{Experiment, Fault, FaultKind, Seen, run};
 use isobar_replay::cluster::{ClusterSpec, Place};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isobar-e2e");
@@ -24,11 +27,7 @@ const CAPACITY_RPS: f64 = 40.0;
 const STEP_S: f64 = 3.0;
 
 /// One cluster at a time: they share two processors.
-static TURN: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
+static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Nodes in a row, half a kilometre apart; the first one's demand jumps to 1.6 of its capacity.
 fn step(nodes: usize, duration_s: f64, faults: Vec<Fault>) -> Experiment {
@@ -72,7 +71,7 @@ async fn play(experiment: Experiment) -> Seen {
 
 #[tokio::test]
 async fn a_jump_is_carried_by_the_neighbours_and_nothing_is_lost() {
-    let _turn = turn();
+    let _turn = TURN.lock().await;
     let seen = play(step(4, 12.0, Vec::new())).await;
     let counted = seen.record.counted();
     assert!(counted.requests > 500, "{counted:?}");
@@ -102,7 +101,7 @@ async fn a_jump_is_carried_by_the_neighbours_and_nothing_is_lost() {
 
 #[tokio::test]
 async fn a_controller_killed_in_the_spike_costs_nothing_and_comes_back_as_the_next_epoch() {
-    let _turn = turn();
+    let _turn = TURN.lock().await;
     let (killed_s, back_s) = (STEP_S + 2.0, STEP_S + 5.0);
     let faults = vec![
         Fault {
@@ -139,7 +138,7 @@ async fn a_controller_killed_in_the_spike_costs_nothing_and_comes_back_as_the_ne
 
 #[tokio::test]
 async fn a_killed_proxy_costs_its_own_clients_alone_and_serves_again() {
-    let _turn = turn();
+    let _turn = TURN.lock().await;
     let (killed_s, back_s, end_s) = (STEP_S + 2.0, STEP_S + 6.0, STEP_S + 12.0);
     let faults = vec![
         Fault {
@@ -254,7 +253,7 @@ fn state_and_parent(id: u32) -> Option<(char, u32)> {
 
 #[test]
 fn ctrl_c_ends_a_demo_and_leaves_nothing() {
-    let _turn = turn();
+    let _turn = TURN.blocking_lock();
     let mut demo = Demo::start();
     let children = demo.children();
     demo.signal("INT");
@@ -267,7 +266,7 @@ fn ctrl_c_ends_a_demo_and_leaves_nothing() {
 
 #[test]
 fn a_killed_demo_takes_its_children_with_it() {
-    let _turn = turn();
+    let _turn = TURN.blocking_lock();
     let mut demo = Demo::start();
     let children = demo.children();
     demo.child.kill().unwrap();

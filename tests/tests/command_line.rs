@@ -1,5 +1,7 @@
 //! `isobar` as a person types it: help, mistakes, bad files, small replays.
 
+#![allow(clippy::unwrap_used)] // A test that meets an error has failed; here is where.
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -151,7 +151,9 @@ fn without_its_controller_a_mesh_still_spills() {
     let report = replay(&options);
     let figures = |policy| &of(&report, policy).counted.figures;
     let (home, convex) = (figures(PolicyName::Home), figures(PolicyName::Convex));
-    assert_eq!(convex.moved_by_plan_share, 0.0);
+    // What little the plan of the warm-up moved, noise of a full node, holds a while and decays.
+    let warm_up = convex.moved_by_plan_share;
+    assert!(warm_up < 0.001, "{convex:?}");
     assert!(
         convex.hot_failures * 5 < home.hot_failures,
         "{convex:?} against {home:?}"
@@ -162,13 +164,11 @@ fn without_its_controller_a_mesh_still_spills() {
         ..options
     };
     let report = replay(&back);
-    assert!(
-        of(&report, PolicyName::Convex)
-            .counted
-            .figures
-            .moved_by_plan_share
-            > 0.0
-    );
+    let back = of(&report, PolicyName::Convex)
+        .counted
+        .figures
+        .moved_by_plan_share;
+    assert!(back > 0.01 && back > 10.0 * warm_up, "{back}");
 }
 
 /// Eight neighbours that are nearly full themselves have room for a spike only if they may move
