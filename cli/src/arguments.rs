@@ -162,7 +162,7 @@ pub struct ReplayArguments {
     /// Requests a node works on at once
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub workers: u32,
-    /// Mean service time, exponential [default: 20; with --cluster 50]
+    /// Mean service time, exponential [default: 20; with --cluster 100]
     #[arg(long, value_name = "MS")]
     pub service_ms: Option<f64>,
     /// Round trips between nodes [default: 1..4 for a made-up spike, by distance for a trace]
@@ -228,7 +228,7 @@ mod on_processes {
 
     pub const GRID: (u32, u32) = (5, 5);
     pub const TIMES: f64 = 5.0;
-    pub const SERVICE_MS: f64 = 50.0;
+    pub const SERVICE_MS: f64 = 100.0;
     pub const POLICIES: [PolicyName; 3] =
         [PolicyName::Home, PolicyName::Waterfall, PolicyName::Convex];
 }

@@ -9,16 +9,17 @@
 //! - *full* (base 50 %, 73 %): as much load as the target allows altogether, so that it must be spread over districts;
 //! - *scarce* (base 60 %, 87 %): more than that; everything is above target, and some load is shed.
 
+use std::fs::File;
 use std::path::Path;
 
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, criterion_group, criterion_main};
+use flate2::read::GzDecoder;
 use isobar_controller::planner::SHED_NS;
 use isobar_controller::planner::curve::curve;
 use isobar_controller::planner::flow::{Arcs, Exits, Facility, Flow};
 use isobar_geo_data::nearest::NearestIndex;
 use isobar_geo_data::position::Position;
-use isobar_geo_data::read::{Input, read_sites};
 
 const NEIGHBOURS: usize = 8;
 const CAPACITY_MRPS: i64 = 200_000;
@@ -119,7 +120,7 @@ fn neighbours(positions: &[Position]) -> Vec<Vec<(u32, i64)>> {
         .map(|own| {
             let nearest = index.nearest_of(own, NEIGHBOURS);
             let arc = |distance_m: f64, rng: &mut fastrand::Rng| {
-                500_000 + (distance_m * 1_000.0) as i64 + rng.i64(..1_000_000)
+                500_000 + (distance_m * 1_000.0) as i64 + rng.i64(0..1_000_000)
             };
             nearest
                 .iter()
@@ -142,11 +143,16 @@ fn grid(nodes: usize) -> Vec<Position> {
         .collect()
 }
 
+/// The base stations: columns kind, id, lat, lon.
 fn milan() -> Option<Vec<Position>> {
     let folder = std::env::var_os("ISOBAR_DATA_DIR")?;
-    let input = Input::open(&Path::new(&folder).join("scale_points_milan.csv.gz")).ok()?;
-    let sites = read_sites(input).ok()?;
-    Some(sites.iter().map(|site| site.position).collect())
+    let file = File::open(Path::new(&folder).join("scale_points_milan.csv.gz")).ok()?;
+    let rows = csv::Reader::from_reader(GzDecoder::new(file)).into_deserialize();
+    let position = |row: Result<(String, String, f64, f64), csv::Error>| {
+        let (_, _, lat_deg, lon_deg) = row.expect("four columns");
+        Position::new(lat_deg, lon_deg).expect("degrees")
+    };
+    Some(rows.map(position).collect())
 }
 
 criterion_group!(benches, flow);

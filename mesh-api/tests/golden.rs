@@ -3,6 +3,8 @@
 //!
 //! `ISOBAR_BLESS=1 cargo test -p isobar-mesh-api --test golden` writes the files anew.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::path::PathBuf;
 
 use isobar_mesh_api::enrol::EnrolRequest;

@@ -11,6 +11,7 @@
 //! - [`load`]: how much demand enters where and when;
 //! - [`simulator`]: a request's life, event by event;
 //! - [`policy`]: who decides where a request goes, production and baselines;
+//! - [`overflow`]: what a plan could place at best, with nothing simulated;
 //! - [`measure`]: what is counted while it runs;
 //! - [`mod@run`]: seeds and policies over threads;
 //! - [`report`]: the table, the JSON and the page;
@@ -21,6 +22,7 @@ pub mod field;
 pub mod load;
 pub mod measure;
 pub mod options;
+pub mod overflow;
 pub mod policy;
 pub mod report;
 pub mod run;

@@ -64,7 +64,8 @@ impl Reach {
     pub fn overflow(&self, loads: &[f64], capacities: &[f64]) -> Result<Overflow, FlowError> {
         let pairs = || loads.iter().zip(capacities);
         let beyond = |(load, capacity): (&f64, &f64)| (load - capacity).max(0.0);
-        let own_first = pairs().map(|(load, capacity)| (beyond((load, capacity)), load.min(*capacity)));
+        let own_first =
+            pairs().map(|(load, capacity)| (beyond((load, capacity)), load.min(*capacity)));
         let moved = self.solve(own_first, capacities)?;
         let free = self.solve(loads.iter().map(|load| (*load, 0.0)), capacities)?;
         Ok(Overflow {
@@ -124,7 +125,9 @@ fn shed(flow: &Flow) -> f64 {
 fn away(flow: &Flow) -> f64 {
     let nodes = 0..flow.nodes() as u32;
     let moved = |node| {
-        let arcs = flow.row(node).filter(move |&arc| flow.arc_head(arc) != node);
+        let arcs = flow
+            .row(node)
+            .filter(move |&arc| flow.arc_head(arc) != node);
         arcs.map(|arc| flow.arc_mrps(arc)).sum::<i64>()
     };
     nodes.map(moved).sum::<i64>() as f64 / MILLI

@@ -156,7 +156,10 @@ impl Flow {
 
     /// Takes in all that the nodes that joined can reach now, and schedules what they can reach later.
     fn reach<const DRAW: bool>(&mut self) {
-        while let Some(node) = self.forest.joined.pop() {
+        // First come, first served: so paths stay short where many arcs are tight at once.
+        let mut next = 0;
+        while let Some(&node) = self.forest.joined.get(next) {
+            next += 1;
             self.forest.scans += 1;
             let node = node as usize;
             let (outlet_ns, _) = self.outlet::<DRAW>(node);
@@ -169,6 +172,7 @@ impl Flow {
             let key_ns = level_ns - self.forest.base_ns[node];
             self.forest.schedule(node, key_ns);
         }
+        self.forest.joined.clear();
     }
 
     /// Takes in the following nodes over tight arcs; returns the level at which the next arc becomes tight.
