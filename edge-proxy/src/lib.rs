@@ -3,7 +3,7 @@
 //! The life of a request, in reading order:
 //!
 //! - [`program`]: starts and ends the proxy; [`cli`] and [`config`] are how it is told what to do;
-//! - [`listen`], [`worker`]: sockets, threads, connections;
+//! - [`listen`], [`worker`]: sockets, threads; [`connection`]: what comes in on them;
 //! - [`request`]: a request's whole life; `moved` is the part at a neighbour;
 //! - [`headers`], [`body`], [`answer`]: what is changed, streamed, answered by the proxy itself;
 //! - [`routes`]: a snapshot made ready for requests;
@@ -34,6 +34,7 @@ pub mod body;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connection;
 pub mod control;
 pub mod credit;
 pub mod decay;

@@ -19,6 +19,7 @@ use isobar_mesh_api::names::{NodeId, ServiceName};
 
 use crate::answer::Answer;
 use crate::body::{RequestBody, ResponseBody};
+use crate::connection::Downstream;
 use crate::credit::Admission;
 use crate::endpoint::{self, EndpointLive, Sent};
 use crate::gate::{Class, Slot, Terms};
@@ -42,7 +43,11 @@ pub(crate) struct Exchange<'a> {
 }
 
 /// A request that entered the mesh here: from a client, or from an application on this node.
-pub async fn entered(worker: &Worker, request: Request<Incoming>) -> Response<ResponseBody> {
+pub async fn entered(
+    downstream: &Downstream,
+    request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let worker = &*downstream.worker;
     let host = headers::host(request.uri(), request.headers());
     let Some(route) = worker.proxy.table.load().by_host(host).cloned() else {
         return Answer::UnknownHost.response();
