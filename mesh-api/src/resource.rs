@@ -10,8 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::message::Location;
 use crate::names::{NodeId, RegionName, ServiceName, SiteName};
 
+pub mod span;
+pub mod traffic_policy;
 pub mod weight_policy;
 
+pub use span::Span;
+pub use traffic_policy::TrafficPolicySpec;
 pub use weight_policy::{Algorithm, CapacitySource, WeightPolicySpec};
 
 /// Most labels one resource may carry.
