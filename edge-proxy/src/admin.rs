@@ -6,6 +6,7 @@
 //! | `GET /readyz` | 200 while requests are taken, 503 while draining |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /config` | configuration, plan and weights in force, JSON |
+//! | `GET /circuits` | every endpoint's circuit: state, since when, why, counters; JSON |
 //! | `POST /drain` | 202; the proxy ends when its requests have |
 
 use std::convert::Infallible;
@@ -72,7 +73,15 @@ fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/drain" => Method::POST,
         _ => Method::GET,
     };
-    let known = ["/livez", "/readyz", "/metrics", "/config", "/drain"].contains(&path);
+    let known = [
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/config",
+        "/circuits",
+        "/drain",
+    ]
+    .contains(&path);
     if known && *request.method() != wanted {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "another method is needed\n");
         let allow = HeaderValue::from_static(if wanted == Method::POST {
@@ -93,6 +102,7 @@ fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
             proxy.metrics.render(proxy),
         ),
         "/config" => reply(StatusCode::OK, "application/json", config(proxy)),
+        "/circuits" => reply(StatusCode::OK, "application/json", circuits(proxy)),
         "/drain" => {
             proxy.drain.begin();
             text(StatusCode::ACCEPTED, "draining\n")
@@ -109,6 +119,31 @@ fn config(proxy: &Proxy) -> String {
         "snapshot": &*routes.snapshot,
     });
     format!("{shown:#}\n")
+}
+
+fn circuits(proxy: &Proxy) -> String {
+    let now_us = proxy.clock.now_us();
+    let routes = proxy.table.load();
+    let mut shown = Vec::new();
+    for route in &routes.services {
+        for endpoint in route.endpoints.iter() {
+            let (view, through) = (endpoint.circuit.view(now_us), endpoint.circuit.through());
+            shown.push(serde_json::json!({
+                "service": route.live.service,
+                "endpoint": endpoint.address(),
+                "state": view.state.as_str(),
+                "since_s": now_us.saturating_sub(view.since_us) as f64 / 1e6,
+                "cause": view.cause.map(|cause| cause.as_str()),
+                "wait_s": view.wait_us as f64 / 1e6,
+                "failures_in_row": view.failures_in_row,
+                "openings": view.openings,
+                "requests": through.tally.ended,
+                "failures": through.tally.failed,
+                "errors": through.errors,
+            }));
+        }
+    }
+    format!("{:#}\n", serde_json::Value::Array(shown))
 }
 
 fn reply(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {

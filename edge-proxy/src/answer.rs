@@ -9,6 +9,7 @@ use http::{Response, StatusCode};
 
 use crate::body::ResponseBody;
 use crate::headers;
+use crate::limit::Limit;
 
 /// Longest time that a shed client is told to stay away, in seconds.
 pub const RETRY_AFTER_S_MAX: u64 = 30;
@@ -39,9 +40,30 @@ pub enum Answer {
     NotOfMesh,
     /// A method that a gateway does not forward (`CONNECT`).
     Method,
+    /// A limit refused or ended it.
+    Limited {
+        /// Which.
+        limit: Limit,
+        /// Time until it may be otherwise, in microseconds; 0 = who knows.
+        wait_us: u64,
+    },
 }
 
 impl Answer {
+    /// A limit's answer when time does not mend it.
+    pub fn limited(limit: Limit) -> Answer {
+        Answer::Limited { limit, wait_us: 0 }
+    }
+
+    /// Whether nobody was given the request, so that somebody else may be.
+    pub fn was_not_tried(self) -> bool {
+        match self {
+            Answer::Shed { .. } | Answer::NoEndpoint => true,
+            Answer::Limited { limit, .. } => limit == Limit::Circuit,
+            _ => false,
+        }
+    }
+
     /// The status code.
     pub fn status(self) -> StatusCode {
         match self {
@@ -50,6 +72,7 @@ impl Answer {
             Answer::ForeignHome => StatusCode::FORBIDDEN,
             Answer::NotOfMesh => StatusCode::BAD_REQUEST,
             Answer::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Answer::Limited { limit, .. } => limit.status(),
             Answer::NoEndpoint
             | Answer::Shed { .. }
             | Answer::NotTaken
@@ -70,6 +93,7 @@ impl Answer {
             Answer::ForeignHome => "the request's home is not the peer's identity",
             Answer::NotOfMesh => "not a request between proxies",
             Answer::Method => "this method is not forwarded",
+            Answer::Limited { limit, .. } => limit.title(),
         }
     }
 
@@ -87,7 +111,11 @@ impl Answer {
         let problem = HeaderValue::from_static("application/problem+json");
         head.insert(CONTENT_TYPE, problem);
         match self {
-            Answer::Shed { wait_us } => {
+            Answer::Shed { wait_us }
+            | Answer::Limited {
+                limit: Limit::Circuit | Limit::Rate,
+                wait_us,
+            } => {
                 let wait_s = wait_us.div_ceil(1_000_000).clamp(1, RETRY_AFTER_S_MAX);
                 head.insert(RETRY_AFTER, HeaderValue::from(wait_s));
             }

@@ -1,8 +1,9 @@
 //! Bodies, streamed both ways.
 //!
-//! Nothing is gathered before it is sent on. A moved request's first
-//! [`KEEP_LEN_MAX`] bytes are also kept until it is answered, so that a request
-//! which a neighbour refuses can be brought home; with a longer body it cannot.
+//! Nothing is gathered before it is sent on. The beginning of a request's body,
+//! as much as its service's policy says, is also kept until it is answered, so
+//! that it can be sent again: home, when a neighbour refuses it, or to another
+//! endpoint. With a longer body it cannot.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,10 +13,9 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use crate::expiry::Expiry;
+use crate::limit::Limit;
 use crate::observe::Observation;
-
-/// Of a moved request's body, this much is kept to send it again, in bytes.
-pub const KEEP_LEN_MAX: usize = 64 * 1024;
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,21 @@ pub enum BodyError {
     /// The request was brought home; this copy of its body ended.
     #[error("the body was taken back")]
     TakenBack,
+    /// It is larger than its service takes.
+    #[error("the body is too large")]
+    TooLarge,
+    /// Nothing came of it for too long, or it did not end in time.
+    #[error("the body took too long")]
+    TooSlow,
+}
+
+/// What is kept and let through of a request's body, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Keep {
+    /// Of its beginning, to send it again.
+    pub kept_len_max: usize,
+    /// Of all of it; more breaks it off.
+    pub len_max: u64,
 }
 
 /// A request's body on its way upstream.
@@ -49,16 +64,20 @@ impl RequestBody {
     }
 
     /// The same body, its beginning kept from now on, and the handle to take it back by.
-    pub fn keep(self) -> (RequestBody, Again) {
+    pub fn keep(self, keep: Keep) -> (RequestBody, Again) {
         match self {
             RequestBody::Empty => (RequestBody::Empty, Again(None)),
             RequestBody::Whole(incoming) => {
                 let kept = Arc::new(Mutex::new(Kept {
                     incoming,
                     frames: Vec::new(),
+                    keep,
                     len: 0,
                     complete: true,
                     copy: 0,
+                    moved: false,
+                    too_large: false,
+                    broken: false,
                 }));
                 let again = Again(Some(Arc::clone(&kept)));
                 (RequestBody::Kept(KeptBody::first(kept)), again)
@@ -76,14 +95,30 @@ impl RequestBody {
 pub struct Again(Option<Arc<Mutex<Kept>>>);
 
 impl Again {
+    /// Whether something was read of it since this was last asked.
+    pub fn has_moved(&self) -> bool {
+        let moved = |kept: &Arc<Mutex<Kept>>| std::mem::take(&mut lock(kept).moved);
+        self.0.as_ref().is_some_and(moved)
+    }
+
+    /// Whether it was larger than it may be.
+    pub fn was_too_large(&self) -> bool {
+        self.0.as_ref().is_some_and(|kept| lock(kept).too_large)
+    }
+
+    /// Whether whoever sends it broke off.
+    pub fn broke_off(&self) -> bool {
+        self.0.as_ref().is_some_and(|kept| lock(kept).broken)
+    }
+
     /// The body from its beginning, when all that was sent of it was kept. The copy that was sent
     /// ends with an error at its next poll.
-    pub fn take(self) -> Option<RequestBody> {
-        let Some(kept) = self.0 else {
+    pub fn take(&self) -> Option<RequestBody> {
+        let Some(kept) = &self.0 else {
             return Some(RequestBody::Empty);
         };
         let copy = {
-            let mut state = lock(&kept);
+            let mut state = lock(kept);
             if !state.complete {
                 return None;
             }
@@ -91,7 +126,7 @@ impl Again {
             state.copy
         };
         Some(RequestBody::Kept(KeptBody {
-            kept,
+            kept: Arc::clone(kept),
             copy,
             next: 0,
         }))
@@ -109,13 +144,21 @@ pub struct KeptBody {
 #[derive(Debug)]
 struct Kept {
     incoming: Incoming,
+    keep: Keep,
     /// What was read so far, when `complete`.
     frames: Vec<Bytes>,
-    len: usize,
+    /// Bytes read so far.
+    len: u64,
     /// Whether `frames` is all that was read.
     complete: bool,
     /// The copy that may read.
     copy: u32,
+    /// Something was read since somebody asked.
+    moved: bool,
+    /// More was read than `keep` lets through.
+    too_large: bool,
+    /// Whoever sends it broke off.
+    broken: bool,
 }
 
 impl KeptBody {
@@ -140,9 +183,14 @@ impl KeptBody {
         }
         let polled = Pin::new(&mut kept.incoming).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
+            kept.moved = true;
+            kept.len += frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
+            if kept.len > kept.keep.len_max {
+                kept.too_large = true;
+                return Poll::Ready(Some(Err(BodyError::TooLarge)));
+            }
             match frame.data_ref() {
-                Some(bytes) if kept.complete && kept.len + bytes.len() <= KEEP_LEN_MAX => {
-                    kept.len += bytes.len();
+                Some(bytes) if kept.complete && kept.len <= kept.keep.kept_len_max as u64 => {
                     let bytes = bytes.clone();
                     kept.frames.push(bytes);
                     self.next += 1;
@@ -154,6 +202,7 @@ impl KeptBody {
                 }
             }
         }
+        kept.broken |= matches!(polled, Poll::Ready(Some(Err(_))));
         polled.map_err(BodyError::Broken)
     }
 }
@@ -218,6 +267,24 @@ impl Body for RequestBody {
 pub struct ResponseBody {
     content: Content,
     observation: Option<Observation>,
+    /// Bytes that may still come.
+    left: u64,
+    watch: Option<Watch>,
+}
+
+/// A wait for the next piece, in its worker's list.
+#[derive(Debug)]
+struct Watch {
+    expiry: Arc<Expiry>,
+    key: u32,
+    /// Something came since.
+    moved: bool,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.expiry.remove(self.key);
+    }
 }
 
 #[derive(Debug)]
@@ -232,6 +299,8 @@ impl ResponseBody {
         ResponseBody {
             content: Content::Own(Full::new(bytes)),
             observation: None,
+            left: u64::MAX,
+            watch: None,
         }
     }
 
@@ -239,7 +308,9 @@ impl ResponseBody {
     pub fn stream(incoming: Incoming, observation: Observation) -> ResponseBody {
         let mut body = ResponseBody {
             content: Content::Stream(incoming),
+            left: observation.body_len_max(),
             observation: Some(observation),
+            watch: None,
         };
         if body.is_end_stream() {
             body.ended();
@@ -251,6 +322,33 @@ impl ResponseBody {
         if let Some(observation) = self.observation.take() {
             observation.completed();
         }
+        self.watch = None;
+    }
+
+    /// A limit ends it here: what comes after would be more than is allowed.
+    fn limited(&mut self, limit: Limit) {
+        if let Some(observation) = self.observation.take() {
+            observation.limited(limit);
+        }
+        self.watch = None;
+        self.content = Content::Own(Full::default());
+    }
+
+    /// Nothing came; `true` when it was waited for long enough.
+    fn is_late(&mut self, cx: &Context<'_>) -> bool {
+        if let Some(watch) = &mut self.watch {
+            let moved = std::mem::take(&mut watch.moved);
+            return watch.expiry.is_over(watch.key, moved, cx.waker());
+        }
+        self.watch = self.observation.as_ref().and_then(|observation| {
+            let (expiry, key) = observation.watch(cx.waker())?;
+            Some(Watch {
+                expiry,
+                key,
+                moved: false,
+            })
+        });
+        false
     }
 }
 
@@ -276,10 +374,31 @@ impl Body for ResponseBody {
                 if let Some(observation) = this.observation.take() {
                     observation.failed();
                 }
+                this.watch = None;
             }
-            // Whoever knows the length does not ask again after the last frame.
-            Poll::Ready(Some(Ok(_))) if this.is_end_stream() => this.ended(),
-            _ => {}
+            Poll::Ready(Some(Ok(frame))) => {
+                let len = frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
+                match this.left.checked_sub(len) {
+                    Some(left) => this.left = left,
+                    None => {
+                        this.limited(Limit::ResponseBody);
+                        return Poll::Ready(Some(Err(BodyError::TooLarge)));
+                    }
+                }
+                if let Some(watch) = &mut this.watch {
+                    watch.moved = true;
+                }
+                // Whoever knows the length does not ask again after the last frame.
+                if this.is_end_stream() {
+                    this.ended();
+                }
+            }
+            Poll::Pending if this.is_late(cx) => {
+                let limit = this.observation.as_ref().map(Observation::late_limit);
+                this.limited(limit.unwrap_or(Limit::IdleTimeout));
+                return Poll::Ready(Some(Err(BodyError::TooSlow)));
+            }
+            Poll::Pending => {}
         }
         polled.map_err(BodyError::Broken)
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use isobar_mesh_api::identity::TRUST_DOMAIN_DEFAULT;
 use isobar_mesh_api::message::{LocalService, Location};
 use isobar_mesh_api::names::{NodeId, RegionName, SiteName};
+use isobar_mesh_api::resource::TrafficPolicySpec;
 use serde::{Deserialize, Serialize};
 
 /// Most worker threads.
@@ -96,6 +97,10 @@ pub struct Config {
     /// Services with endpoints on this node.
     #[serde(default)]
     pub services: Vec<LocalService>,
+    /// How requests are treated where the controller says nothing. A policy that names a service comes
+    /// before one for all.
+    #[serde(default)]
+    pub traffic_policies: Vec<TrafficPolicySpec>,
     /// Where to reach nodes that are not where they say they are, behind NAT or a tunnel.
     #[serde(default)]
     pub peer_address: BTreeMap<NodeId, String>,
@@ -183,6 +188,7 @@ impl Config {
             site: None,
             region: None,
             services: Vec::new(),
+            traffic_policies: Vec::new(),
             peer_address: BTreeMap::new(),
             report_cpu: report_cpu_default(),
             limits: Limits::default(),
@@ -253,6 +259,17 @@ impl Config {
                     "services.endpoints",
                     "need an address host:port and at least one worker",
                 );
+            }
+        }
+        for policy in &self.traffic_policies {
+            if !policy.labels.is_empty() {
+                return wrong(
+                    "traffic_policies.labels",
+                    "need a controller: services here have none",
+                );
+            }
+            if let Err(error) = policy.check() {
+                return wrong("traffic_policies", &error.to_string());
             }
         }
         let told = self.controller.iter().chain(&self.mesh_advertise);

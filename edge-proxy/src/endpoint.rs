@@ -16,10 +16,13 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::body::RequestBody;
+use crate::circuit::Admit;
 use crate::clock::Clock;
 
-/// Longest wait for a connection to an endpoint.
-pub const CONNECT_WAIT_MAX: Duration = Duration::from_secs(1);
+mod live_circuit;
+
+pub use live_circuit::{CircuitView, LiveCircuit, Through, Verdict};
+
 /// Idle connections one worker keeps to one endpoint; more are closed.
 pub const IDLE_MAX: usize = 1024;
 /// A connection idle for longer is closed, in microseconds.
@@ -42,6 +45,14 @@ pub enum EndpointError {
     },
 }
 
+/// A slot of an endpoint.
+#[derive(Debug)]
+pub(crate) struct Taken<'a> {
+    pub(crate) endpoint: &'a Arc<EndpointLive>,
+    /// Whether its circuit waits for what comes of it.
+    pub(crate) is_probe: bool,
+}
+
 /// A connection that is not in use, or its exclusive use.
 pub type Connection = http1::SendRequest<RequestBody>;
 
@@ -56,6 +67,9 @@ pub struct EndpointLive {
     /// When it may be chosen freely again, in microseconds; 0 = now.
     down_until_us: AtomicU64,
     down: AtomicU32,
+    /// Whether it gets requests.
+    pub circuit: LiveCircuit,
+    clock: Clock,
     pools: Box<[Mutex<Vec<Idle>>]>,
 }
 
@@ -68,7 +82,7 @@ struct Idle {
 impl EndpointLive {
     /// An endpoint at `host:port` that works on `workers` requests at once, for that many worker
     /// threads.
-    pub fn new(address: &str, workers: u32, threads: usize) -> EndpointLive {
+    pub fn new(address: &str, workers: u32, threads: usize, clock: Clock) -> EndpointLive {
         EndpointLive {
             address: address.to_owned(),
             numeric: address.parse().ok(),
@@ -76,6 +90,8 @@ impl EndpointLive {
             active: AtomicU32::new(0),
             down_until_us: AtomicU64::new(0),
             down: AtomicU32::new(0),
+            circuit: LiveCircuit::new(threads),
+            clock,
             pools: (0..threads).map(|_| Mutex::default()).collect(),
         }
     }
@@ -100,8 +116,21 @@ impl EndpointLive {
         self.down.load(Relaxed) > 0
     }
 
-    /// Takes a slot of the least busy endpoint; those that are down only when all are.
-    pub(crate) fn take(endpoints: &[Arc<EndpointLive>]) -> Option<&Arc<EndpointLive>> {
+    /// Whether it serves, as far as anybody knows.
+    pub fn is_up(&self) -> bool {
+        !self.is_down() && !self.circuit.is_open()
+    }
+
+    /// Takes a slot of the least busy endpoint whose circuit lets one through; those that are down,
+    /// or the one to `avoid`, only when there is no other. A circuit that wants a probe gets it first.
+    pub(crate) fn take<'a>(
+        endpoints: &'a [Arc<EndpointLive>],
+        avoid: Option<&Arc<EndpointLive>>,
+    ) -> Option<Taken<'a>> {
+        let rank = |endpoint: &Arc<EndpointLive>| {
+            let avoided = avoid.is_some_and(|avoid| Arc::ptr_eq(avoid, endpoint));
+            (avoided, endpoint.is_down())
+        };
         loop {
             let mut best: Option<(&Arc<EndpointLive>, u32, u32)> = None;
             for endpoint in endpoints {
@@ -109,10 +138,16 @@ impl EndpointLive {
                 if active >= workers {
                     continue;
                 }
+                if endpoint.circuit.is_open() {
+                    match endpoint.probe(active) {
+                        Some(is_probe) => return Some(Taken { endpoint, is_probe }),
+                        None => continue,
+                    }
+                }
                 let better = best.is_none_or(|(other, other_active, other_workers)| {
                     let load = u64::from(active) * u64::from(other_workers);
                     let other_load = u64::from(other_active) * u64::from(workers);
-                    (endpoint.is_down(), load) < (other.is_down(), other_load)
+                    (rank(endpoint), load) < (rank(other), other_load)
                 });
                 if better {
                     best = Some((endpoint, active, workers));
@@ -123,9 +158,30 @@ impl EndpointLive {
                 .active
                 .compare_exchange(active, active + 1, SeqCst, SeqCst);
             if taken.is_ok() {
-                return Some(endpoint);
+                return Some(Taken {
+                    endpoint,
+                    is_probe: false,
+                });
             }
         }
+    }
+
+    /// Takes a slot though the circuit is not Closed, if it lets one through now; says whether as a probe.
+    fn probe(&self, active: u32) -> Option<bool> {
+        let admit = self.circuit.admit(self.clock.now_us());
+        let is_probe = match admit {
+            Admit::No => return None,
+            Admit::Flow => false,
+            Admit::Probe => true,
+        };
+        let taken = self
+            .active
+            .compare_exchange(active, active + 1, SeqCst, SeqCst);
+        if taken.is_err() {
+            self.circuit.abandoned(is_probe);
+            return None;
+        }
+        Some(is_probe)
     }
 
     /// Gives the slot back.
@@ -173,9 +229,13 @@ impl EndpointLive {
     /// Opens a connection and drives it on the calling worker's runtime.
     ///
     /// # Errors
-    /// Not reached within [`CONNECT_WAIT_MAX`]; the endpoint is passed over for [`DOWN_US`].
-    pub async fn connect(&self, clock: Clock) -> Result<Connection, EndpointError> {
-        let opened = tokio::time::timeout(CONNECT_WAIT_MAX, self.open()).await;
+    /// Not reached within `wait_max`; the endpoint is passed over for [`DOWN_US`].
+    pub async fn connect(
+        &self,
+        clock: Clock,
+        wait_max: Duration,
+    ) -> Result<Connection, EndpointError> {
+        let opened = tokio::time::timeout(wait_max, self.open()).await;
         let failed = match opened {
             Ok(Ok(stream)) => match shake_hands(stream).await {
                 Ok(connection) => {

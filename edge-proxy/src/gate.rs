@@ -23,7 +23,7 @@ use std::time::Duration;
 use isobar_mesh_api::snapshot::QueueLimits;
 use tokio::sync::oneshot;
 
-use crate::endpoint::EndpointLive;
+use crate::endpoint::{EndpointLive, Taken};
 use crate::turns::Turns;
 
 /// Whose request it is; own ones go first.
@@ -44,6 +44,8 @@ pub struct Terms {
     pub workers: u32,
     /// Smoothed time an endpoint takes, in microseconds; 0 when unknown.
     pub latency_us: u32,
+    /// Time that the request has left, in microseconds.
+    pub left_us: u64,
 }
 
 /// There is no room and there will be none in time.
@@ -80,6 +82,7 @@ struct Queue {
 pub struct Slot {
     gate: Arc<Gate>,
     endpoint: Arc<EndpointLive>,
+    is_probe: bool,
 }
 
 impl Gate {
@@ -101,10 +104,15 @@ impl Gate {
         own.saturating_add(self.waiting_moved.load(SeqCst))
     }
 
-    /// A slot, if there is one now and nobody waits for it.
-    pub fn try_enter(self: &Arc<Self>, endpoints: &[Arc<EndpointLive>]) -> Option<Slot> {
+    /// A slot, if there is one now and nobody waits for it; not of the endpoint to `avoid` if there is
+    /// another.
+    pub fn try_enter(
+        self: &Arc<Self>,
+        endpoints: &[Arc<EndpointLive>],
+        avoid: Option<&Arc<EndpointLive>>,
+    ) -> Option<Slot> {
         match self.queued.load(SeqCst) {
-            0 => self.take_slot(endpoints),
+            0 => self.take_slot(endpoints, avoid),
             _ => None,
         }
     }
@@ -119,11 +127,12 @@ impl Gate {
         endpoints: &[Arc<EndpointLive>],
         terms: Terms,
     ) -> Result<Slot, NoRoom> {
-        if let Some(slot) = self.try_enter(endpoints) {
+        if let Some(slot) = self.try_enter(endpoints, None) {
             return Ok(slot);
         }
         let wait_us = self.expected_wait_us(class, terms);
         let limit = Duration::from_millis(terms.limits.wait_ms_max);
+        let limit = limit.min(Duration::from_micros(terms.left_us));
         let room = terms.workers.saturating_mul(terms.limits.per_worker_max);
         let too_long = u128::from(wait_us) > limit.as_micros();
         if too_long || self.waiting() >= room {
@@ -164,14 +173,16 @@ impl Gate {
         self.queued.store(queue.len() as u32, SeqCst);
     }
 
-    /// Gives free slots to the first in the queue.
-    fn let_in(self: &Arc<Self>) {
+    /// Gives free slots to the first in the queue. Whoever leaves does; somebody else must when a
+    /// circuit's time is over.
+    pub fn let_in(self: &Arc<Self>) {
         let mut spare = None;
         {
             let mut queue = self.lock();
             let endpoints = Arc::clone(&queue.endpoints);
             while queue.len() > 0 {
-                let Some(mut slot) = spare.take().or_else(|| self.take_slot(&endpoints)) else {
+                let Some(mut slot) = spare.take().or_else(|| self.take_slot(&endpoints, None))
+                else {
                     break;
                 };
                 while let Some(waiter) = queue.pop() {
@@ -191,13 +202,17 @@ impl Gate {
         drop(spare);
     }
 
-    /// A slot of the least busy endpoint that is not down.
-    fn take_slot(self: &Arc<Self>, endpoints: &[Arc<EndpointLive>]) -> Option<Slot> {
-        let endpoint = EndpointLive::take(endpoints)?;
+    fn take_slot(
+        self: &Arc<Self>,
+        endpoints: &[Arc<EndpointLive>],
+        avoid: Option<&Arc<EndpointLive>>,
+    ) -> Option<Slot> {
+        let Taken { endpoint, is_probe } = EndpointLive::take(endpoints, avoid)?;
         self.active.fetch_add(1, SeqCst);
         Some(Slot {
             gate: Arc::clone(self),
             endpoint: Arc::clone(endpoint),
+            is_probe,
         })
     }
 
@@ -226,6 +241,11 @@ impl Slot {
     /// The endpoint to send to.
     pub fn endpoint(&self) -> &Arc<EndpointLive> {
         &self.endpoint
+    }
+
+    /// Whether the endpoint's circuit waits for what comes of the request.
+    pub fn is_probe(&self) -> bool {
+        self.is_probe
     }
 }
 

@@ -22,7 +22,14 @@ pub const REFUSED: HeaderName = HeaderName::from_static(hop::REFUSED);
 /// [`hop::LOAD`] as a header name.
 pub const LOAD: HeaderName = HeaderName::from_static(hop::LOAD);
 
-const RESERVED: [HeaderName; 5] = [HOP, HOME, SERVICE, REFUSED, LOAD];
+/// [`hop::TIMEOUT`] as a header name.
+pub const TIMEOUT: HeaderName = HeaderName::from_static(hop::TIMEOUT);
+/// gRPC's deadline.
+pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// How a gRPC call ended.
+pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+const RESERVED: [HeaderName; 6] = [HOP, HOME, SERVICE, REFUSED, LOAD, TIMEOUT];
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 

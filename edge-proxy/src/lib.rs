@@ -8,6 +8,8 @@
 //! - [`headers`], [`body`], [`answer`]: what is changed, streamed, answered by the proxy itself;
 //! - [`routes`]: a snapshot made ready for requests;
 //! - [`gate`], [`endpoint`]: the queue before the endpoints, and the way to them;
+//! - [`traffic`], [`deadline`], [`limit`], [`expiry`]: how a service's requests are treated, how long they
+//!   may take, what limits say, what ends a wait; [`watch`] looks after endpoints once a second;
 //! - [`neighbour`], [`prober`]: the way to other nodes, and what is heard of them;
 //! - [`live`], [`observe`]: what is counted, and when.
 //!
@@ -25,25 +27,31 @@
 //! - [`neighbour_load`]: what was last heard of neighbours' load;
 //! - [`pick`]: who serves one request;
 //! - [`credit`]: what a node takes for others;
+//! - [`circuit`]: whether an endpoint gets requests;
+//! - [`retry`]: what is tried again, how often, after what pause;
 //! - [`turns`]: whose turn it is when own and moved-in requests wait;
 //! - [`decay`]: weights go home when the controller is silent.
 
 pub mod admin;
 pub mod answer;
 pub mod body;
+pub mod circuit;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod control;
 pub mod credit;
+pub mod deadline;
 pub mod decay;
 pub mod drain;
 pub mod endpoint;
 pub mod enrol;
+pub mod expiry;
 pub mod gate;
 pub mod headers;
 pub mod identity;
+pub mod limit;
 pub mod listen;
 pub mod live;
 pub mod metrics;
@@ -57,10 +65,13 @@ pub mod program;
 pub mod proxy;
 pub mod report;
 pub mod request;
+pub mod retry;
 pub mod routes;
 pub mod snapshot_file;
 pub mod spread;
+pub mod traffic;
 pub mod turns;
+pub mod watch;
 pub mod worker;
 
 /// An error and what caused it, for a log line.

@@ -14,6 +14,8 @@ use isobar_mesh_api::report::REPORT_NODES_MAX;
 
 use crate::endpoint::EndpointLive;
 use crate::gate::Gate;
+use crate::limit::{self, Limit};
+use crate::retry::{self, Budget};
 use crate::spread::Spread;
 
 /// A new latency counts one part in this many.
@@ -28,6 +30,8 @@ pub struct ServiceLive {
     pub gate: Arc<Gate>,
     /// Time of whole answers, in seconds, for `/metrics`.
     pub duration: metrics::Histogram,
+    /// What its retries may still do.
+    pub retries: RetriesLive,
     latency_us: AtomicU32,
     pressed_us: AtomicU64,
     workers: Box<[WorkerLive]>,
@@ -81,6 +85,19 @@ pub struct Counters {
     pub ended: AtomicU64,
     /// When, summed, in microseconds; wraps.
     pub ended_us_sum: AtomicU64,
+    /// Tries after the first.
+    pub retried: AtomicU64,
+    /// Tries that the budget did not allow.
+    pub retries_denied: AtomicU64,
+    /// Refused or ended by a limit, by [`Limit`].
+    pub limited: [AtomicU64; limit::COUNT],
+}
+
+impl Counters {
+    /// A limit refused or ended one request.
+    pub fn limit(&self, limit: Limit) {
+        self.limited[limit as usize].fetch_add(1, Relaxed);
+    }
 }
 
 impl Default for Counters {
@@ -98,6 +115,9 @@ impl Default for Counters {
             begun_us_sum: AtomicU64::default(),
             ended: AtomicU64::default(),
             ended_us_sum: AtomicU64::default(),
+            retried: AtomicU64::default(),
+            retries_denied: AtomicU64::default(),
+            limited: Default::default(),
         }
     }
 }
@@ -120,6 +140,23 @@ pub struct MovedInLive {
     pub accepted: AtomicU64,
     /// Refused at once.
     pub refused: AtomicU64,
+}
+
+/// A service's retries, over all workers.
+#[derive(Debug, Default)]
+pub struct RetriesLive {
+    budget: Mutex<Budget>,
+    under_way: AtomicU32,
+}
+
+/// One retry under way.
+#[derive(Debug)]
+pub struct Retrying<'a>(&'a AtomicU32);
+
+impl Drop for Retrying<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 /// All workers' counters, added up.
@@ -151,6 +188,7 @@ impl ServiceLive {
             service,
             gate: Arc::new(Gate::default()),
             duration,
+            retries: RetriesLive::default(),
             latency_us: AtomicU32::new(0),
             pressed_us: AtomicU64::new(0),
             workers: (0..threads).map(|_| WorkerLive::default()).collect(),
@@ -166,7 +204,7 @@ impl ServiceLive {
 
     /// This node's own load, given its endpoints of the service.
     pub fn load(&self, endpoints: &[Arc<EndpointLive>]) -> LoadHint {
-        let up = endpoints.iter().filter(|endpoint| !endpoint.is_down());
+        let up = endpoints.iter().filter(|endpoint| endpoint.is_up());
         LoadHint {
             in_flight: self.gate.active().saturating_add(self.gate.waiting()),
             workers: up.fold(0, |sum, endpoint| sum.saturating_add(endpoint.workers())),
@@ -188,6 +226,51 @@ impl ServiceLive {
             _ => old - old / LATENCY_SMOOTHING + new / LATENCY_SMOOTHING,
         };
         self.latency_us.store(smoothed.max(1), Relaxed);
+    }
+
+    /// Takes one retry from the budget, if there is one.
+    pub fn try_again(&self, rules: &retry::Rules, now_us: u64) -> Option<Retrying<'_>> {
+        let under_way = &self.retries.under_way;
+        let retrying = Retrying(under_way);
+        let before = under_way.fetch_add(1, Relaxed);
+        if rules.concurrent_max > 0 && before >= rules.concurrent_max {
+            return None;
+        }
+        let firsts = self.firsts();
+        let budget = self.retries.budget.lock();
+        let mut budget = budget.unwrap_or_else(PoisonError::into_inner);
+        budget.take(firsts, now_us, rules).then_some(retrying)
+    }
+
+    /// Called at least once a second: what the budget counts from.
+    pub fn mark_retries(&self, now_us: u64) {
+        let firsts = self.firsts();
+        let budget = self.retries.budget.lock();
+        let mut budget = budget.unwrap_or_else(PoisonError::into_inner);
+        budget.mark(firsts, now_us);
+    }
+
+    /// First tries since the start, those of moved-in requests too.
+    fn firsts(&self) -> u64 {
+        let first = |worker: &WorkerLive| {
+            let retried = worker.counters.retried.load(Relaxed);
+            worker.counters.begun.load(Relaxed).saturating_sub(retried)
+        };
+        self.workers.iter().map(first).sum()
+    }
+
+    /// What limits refused or ended, by [`Limit`], and retries made and denied.
+    pub fn limited(&self) -> ([u64; limit::COUNT], [u64; 2]) {
+        let (mut limited, mut retries) = ([0; limit::COUNT], [0; 2]);
+        for worker in &self.workers {
+            let counters = &worker.counters;
+            for (sum, count) in limited.iter_mut().zip(&counters.limited) {
+                *sum += count.load(Relaxed);
+            }
+            retries[0] += counters.retried.load(Relaxed);
+            retries[1] += counters.retries_denied.load(Relaxed);
+        }
+        (limited, retries)
     }
 
     /// Notes that requests found all workers busy at `now_us`.

@@ -9,6 +9,8 @@ use isobar_mesh_api::names::ServiceName;
 use metrics::{Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 
+use crate::circuit::State;
+use crate::limit::Limit;
 use crate::live::ServiceLive;
 use crate::proxy::Proxy;
 
@@ -22,6 +24,10 @@ const MOVED_OUT: &str = "isobar_proxy_requests_moved_out_total";
 const MOVED_OUT_REFUSED: &str = "isobar_proxy_requests_moved_out_refused_total";
 const MOVED_IN: &str = "isobar_proxy_requests_moved_in_total";
 const MOVED_IN_REFUSED: &str = "isobar_proxy_requests_moved_in_refused_total";
+const RETRIES: &str = "isobar_proxy_retries_total";
+const LIMITED: &str = "isobar_proxy_limited_total";
+const CIRCUIT: &str = "isobar_proxy_circuit_open";
+const CIRCUIT_OPENINGS: &str = "isobar_proxy_circuit_openings_total";
 const DURATION: &str = "isobar_proxy_request_duration_seconds";
 const IN_FLIGHT: &str = "isobar_proxy_requests_in_flight";
 const WAITING: &str = "isobar_proxy_requests_waiting";
@@ -87,6 +93,18 @@ impl Metrics {
                 let labels = vec![label.clone(), Label::new("to", to.to_owned())];
                 self.gauge(WEIGHT, labels, f64::from(weight_ppm) / 1e6);
             }
+            for endpoint in route.endpoints.iter() {
+                let view = endpoint.circuit.view(proxy.clock.now_us());
+                let address = Label::new("endpoint", endpoint.address().to_owned());
+                let labels = || vec![label.clone(), address.clone()];
+                let open = match view.state {
+                    State::Closed => 0.0,
+                    State::HalfOpen => 0.5,
+                    State::Open => 1.0,
+                };
+                self.gauge(CIRCUIT, labels(), open);
+                self.counter(CIRCUIT_OPENINGS, labels(), view.openings);
+            }
         }
         for neighbour in routes.neighbours.iter() {
             if neighbour.rtt_us() > 0 {
@@ -125,6 +143,13 @@ impl Metrics {
         self.counter(FAILED, service(), totals.failed);
         self.counter(CLOUD, service(), totals.cloud);
         self.counter(COMPLETED, service(), totals.completed);
+        let (limited, retries) = live.limited();
+        for (limit, count) in Limit::ALL.into_iter().zip(limited) {
+            self.counter(LIMITED, with("limit", limit.as_str().to_owned()), count);
+        }
+        for (outcome, count) in ["made", "denied"].into_iter().zip(retries) {
+            self.counter(RETRIES, with("outcome", outcome.to_owned()), count);
+        }
         self.gauge(IN_FLIGHT, service(), f64::from(live.gate.active()));
         self.gauge(WAITING, service(), f64::from(live.gate.waiting()));
         let read =

@@ -1,6 +1,7 @@
 //! Moving one request to a neighbour, and bringing it home when it is refused.
 
 use std::error::Error;
+use std::pin::pin;
 use std::sync::atomic::Ordering::Relaxed;
 
 use http::header::HeaderMap;
@@ -9,7 +10,10 @@ use isobar_mesh_api::hop::LoadHint;
 
 use crate::answer::Answer;
 use crate::body::{Again, RequestBody, ResponseBody};
+use crate::deadline;
+use crate::expiry::NEVER_US;
 use crate::headers;
+use crate::limit::Limit;
 use crate::observe::Observation;
 use crate::pick::Cause;
 use crate::request::Exchange;
@@ -49,18 +53,26 @@ pub(crate) async fn ask(
         Cause::Spill => counts.spill.fetch_add(1, Relaxed),
     };
     route.load.sent(neighbour);
+    let (request, again) = exchange.keep(request, true);
     let (head, body) = request.into_parts();
-    let (body, again) = body.keep();
     let mut there = Request::from_parts(head.clone(), body);
-    mark(there.headers_mut(), exchange);
-    let mut observation = Observation::away(&route.live, worker, proxy.clock);
+    let mut observation = Observation::away(exchange);
+    mark(there.headers_mut(), exchange, observation.begun_us());
     let back = |again: Again| match again.take() {
         Some(body) => Moved::Back(Request::from_parts(head, body)),
         None => Moved::Lost(Answer::NotTaken),
     };
-    let response = match sender.try_send_request(there).await {
-        Ok(response) => response,
-        Err(mut failure) => {
+    let sending = pin!(sender.try_send_request(there));
+    let response = match exchange.in_time(sending, NEVER_US, &again).await {
+        Ok(Ok(response)) => response,
+        Err(limit) => {
+            route.load.forget(neighbour);
+            return Moved::Lost(Answer::limited(limit));
+        }
+        Ok(Err(_)) if again.was_too_large() => {
+            return Moved::Lost(Answer::limited(Limit::RequestBody));
+        }
+        Ok(Err(mut failure)) => {
             let unsent = failure.take_message().is_some();
             let error = failure.into_error();
             tracing::debug!(node = %node.node, %error, "a neighbour broke off");
@@ -80,7 +92,7 @@ pub(crate) async fn ask(
     }
     let (mut head, body) = response.into_parts();
     headers::clean_response(&mut head);
-    observation.answered(head.status, None);
+    observation.answered(&head, None);
     let body = ResponseBody::stream(body, observation);
     Moved::Answered(Response::from_parts(head, body))
 }
@@ -90,7 +102,8 @@ pub(crate) fn hint(headers: &HeaderMap) -> Option<LoadHint> {
     LoadHint::parse(headers.get(headers::LOAD)?.to_str().ok()?)
 }
 
-fn mark(head: &mut HeaderMap, exchange: &Exchange<'_>) {
+fn mark(head: &mut HeaderMap, exchange: &Exchange<'_>, now_us: u64) {
+    deadline::tell(&exchange.deadline, head, now_us);
     head.insert(headers::HOP, HeaderValue::from_static("1"));
     head.insert(headers::SERVICE, exchange.route.name.clone());
     head.insert(headers::HOME, exchange.worker.proxy.home.clone());

@@ -4,14 +4,24 @@
 //! An [`Observation`] travels with the answer's body. However the request
 //! ends, dropping it does the book-keeping once: counters first, then the
 //! connection goes back to its pool, then the slot to the queue.
+//!
+//! The endpoint's circuit hears of it as soon as something is known: the
+//! answer's head, or that none came.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Waker;
+
+use http::response;
 
 use crate::clock::Clock;
-use crate::endpoint::{Connection, EndpointLive};
+use crate::endpoint::{Connection, EndpointLive, Verdict};
+use crate::expiry::{Expiry, NEVER_US};
 use crate::gate::{Class, Slot};
+use crate::headers;
+use crate::limit::Limit;
 use crate::live::ServiceLive;
+use crate::request::Exchange;
 
 /// One request with whoever serves it.
 #[derive(Debug)]
@@ -19,12 +29,25 @@ pub struct Observation {
     live: Arc<ServiceLive>,
     worker: usize,
     clock: Clock,
+    expiry: Arc<Expiry>,
     begun_us: u64,
+    bounds: Bounds,
     class: Class,
     outcome: Outcome,
+    /// Whether the endpoint's circuit knows.
+    is_told: bool,
     /// With an endpoint of this node: its slot and, when answered, the connection.
     slot: Option<Slot>,
     connection: Option<(Arc<EndpointLive>, Connection)>,
+}
+
+/// What bounds the answer's body.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    idle_us: u64,
+    end_us: u64,
+    end_is_told: bool,
+    len_max: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,57 +57,75 @@ enum Outcome {
     Completed,
     /// Answered in full, with an error of the endpoint (5xx).
     CompletedInError,
+    /// It broke off while it was answered.
     Failed,
+    /// A limit ended it, through no fault of the endpoint.
+    Cut,
+    /// It broke off before it was answered; whoever tries again or gives up counts it.
+    Unanswered,
 }
 
 impl Observation {
     /// A request that an endpoint of this node gets now.
-    pub fn at_home(
-        live: &Arc<ServiceLive>,
-        worker: usize,
-        clock: Clock,
-        class: Class,
-        slot: Slot,
-    ) -> Observation {
-        let begun_us = clock.now_us();
-        let counters = &live.worker(worker).counters;
+    pub(crate) fn at_home(exchange: &Exchange<'_>, class: Class, slot: Slot) -> Observation {
+        let mut observation = Observation::away(exchange);
+        let counters = &observation.live.worker(observation.worker).counters;
         counters.begun.fetch_add(1, Relaxed);
-        counters.begun_us_sum.fetch_add(begun_us, Relaxed);
-        Observation {
-            live: Arc::clone(live),
-            worker,
-            clock,
-            begun_us,
-            class,
-            outcome: Outcome::Abandoned,
-            slot: Some(slot),
-            connection: None,
-        }
+        counters
+            .begun_us_sum
+            .fetch_add(observation.begun_us, Relaxed);
+        observation.class = class;
+        observation.slot = Some(slot);
+        observation
     }
 
     /// A request that another node or the upstream of last resort gets now.
-    pub fn away(live: &Arc<ServiceLive>, worker: usize, clock: Clock) -> Observation {
+    pub(crate) fn away(exchange: &Exchange<'_>) -> Observation {
+        let (worker, route) = (exchange.worker, exchange.route);
+        let clock = worker.proxy.clock;
         Observation {
-            live: Arc::clone(live),
-            worker,
+            live: Arc::clone(&route.live),
+            worker: worker.index,
             clock,
+            expiry: Arc::clone(&worker.expiry),
             begun_us: clock.now_us(),
+            bounds: Bounds {
+                idle_us: route.traffic.waits.idle_us,
+                end_us: exchange.deadline.end_us,
+                end_is_told: exchange.deadline.is_told,
+                len_max: match route.traffic.sizes.response_body_len_max {
+                    0 => u64::MAX,
+                    max => max,
+                },
+            },
             class: Class::Own,
             outcome: Outcome::Abandoned,
+            is_told: false,
             slot: None,
             connection: None,
         }
     }
 
+    /// When it was given away, in microseconds of the proxy's clock.
+    pub fn begun_us(&self) -> u64 {
+        self.begun_us
+    }
+
     /// The answer's head came, on a connection that can be used again when its body has ended.
     pub fn answered(
         &mut self,
-        status: http::StatusCode,
+        head: &response::Parts,
         connection: Option<(Arc<EndpointLive>, Connection)>,
     ) {
         self.connection = connection;
-        if status.is_server_error() {
+        if head.status.is_server_error() {
             self.outcome = Outcome::CompletedInError;
+        }
+        if let Some(slot) = &self.slot {
+            self.is_told = true;
+            let verdict = Verdict::of(head.status, grpc_status(head));
+            let circuit = &slot.endpoint().circuit;
+            circuit.answered(self.worker, verdict, slot.is_probe(), self.clock);
         }
     }
 
@@ -100,6 +141,55 @@ impl Observation {
         self.outcome = Outcome::Failed;
         self.connection = None;
     }
+
+    /// It was not answered, and that is the fault of whoever should.
+    pub fn unanswered(mut self) {
+        self.outcome = Outcome::Unanswered;
+    }
+
+    /// A limit ended the answer.
+    pub fn limited(mut self, limit: Limit) {
+        self.live.worker(self.worker).counters.limit(limit);
+        self.outcome = match limit {
+            Limit::IdleTimeout | Limit::StreamTimeout => Outcome::Failed,
+            _ => Outcome::Cut,
+        };
+        self.connection = None;
+    }
+
+    /// Largest body of the answer, in bytes.
+    pub fn body_len_max(&self) -> u64 {
+        self.bounds.len_max
+    }
+
+    /// Waits for the next piece of the answer's body; `None` when it may take for ever.
+    pub fn watch(&self, waker: &Waker) -> Option<(Arc<Expiry>, u32)> {
+        let Bounds {
+            idle_us, end_us, ..
+        } = self.bounds;
+        if idle_us == NEVER_US && end_us == NEVER_US {
+            return None;
+        }
+        let now_us = self.clock.now_us();
+        let key = self.expiry.watch(idle_us, end_us, now_us, waker);
+        Some((Arc::clone(&self.expiry), key))
+    }
+
+    /// Which limit a body that is late has reached.
+    pub fn late_limit(&self) -> Limit {
+        match self.clock.now_us() >= self.bounds.end_us {
+            true if self.bounds.end_is_told => Limit::Deadline,
+            true => Limit::StreamTimeout,
+            false => Limit::IdleTimeout,
+        }
+    }
+}
+
+/// `grpc-status` of a head, when it has one: that is a call without an answer.
+pub(crate) fn grpc_status(head: &response::Parts) -> Option<u16> {
+    // Every other answer has a body, and its status is in the trailers.
+    let value = head.headers.get(headers::GRPC_STATUS)?;
+    value.to_str().ok()?.parse().ok()
 }
 
 impl Drop for Observation {
@@ -108,7 +198,10 @@ impl Drop for Observation {
         let latency_us = now_us.saturating_sub(self.begun_us);
         let counters = &self.live.worker(self.worker).counters;
         let completed = matches!(self.outcome, Outcome::Completed | Outcome::CompletedInError);
-        let errored = matches!(self.outcome, Outcome::Failed | Outcome::CompletedInError);
+        let errored = matches!(
+            self.outcome,
+            Outcome::Failed | Outcome::Cut | Outcome::CompletedInError
+        );
         if errored && self.class == Class::Own {
             counters.failed.fetch_add(1, Relaxed);
         }
@@ -123,11 +216,20 @@ impl Drop for Observation {
         };
         counters.ended.fetch_add(1, Relaxed);
         counters.ended_us_sum.fetch_add(now_us, Relaxed);
+        let circuit = &slot.endpoint().circuit;
         if completed {
             counters.completed.fetch_add(1, Relaxed);
             counters.latency_sum_us.fetch_add(latency_us, Relaxed);
             counters.latency_min_us.fetch_min(latency_us, Relaxed);
             self.live.note_latency(latency_us);
+            circuit.completed(self.worker, latency_us);
+        }
+        match self.outcome {
+            Outcome::Unanswered | Outcome::Failed => {
+                circuit.failed(self.worker, slot.is_probe() && !self.is_told, self.clock);
+            }
+            _ if !self.is_told => circuit.abandoned(slot.is_probe()),
+            _ => {}
         }
         drop(slot);
     }

@@ -21,7 +21,7 @@ use crate::listen::{self, Addresses, ListenError};
 use crate::metrics::Metrics;
 use crate::proxy::{Press, Proxy};
 use crate::routes::Table;
-use crate::{admin, control, prober, snapshot_file, worker};
+use crate::{admin, control, prober, snapshot_file, watch, worker};
 
 /// How often recorded durations are sorted into buckets.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -98,6 +98,7 @@ pub async fn run_telling(
     let mut tasks = JoinSet::new();
     tasks.spawn(admin::run(Arc::clone(&proxy), admin));
     tasks.spawn(prober::run(Arc::clone(&proxy)));
+    tasks.spawn(watch::run(Arc::clone(&proxy)));
     tasks.spawn(upkeep(proxy.metrics.clone()));
     let control_end = CancellationToken::new();
     let control = spawn_control(&proxy, &addresses, &control_end);
@@ -125,6 +126,7 @@ fn assemble(config: Config, workers: usize) -> Result<Proxy, ProgramError> {
         clock,
         metrics.clone(),
         config.services.clone(),
+        config.traffic_policies.clone(),
         config.peer_address.clone(),
     );
     restore(&table, &dir, &node);

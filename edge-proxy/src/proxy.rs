@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::Drain;
+use crate::expiry::Expiry;
 use crate::identity::IdentityCell;
 use crate::metrics::Metrics;
 use crate::routes::Table;
@@ -41,6 +42,8 @@ pub struct Worker {
     pub index: usize,
     /// What it shares.
     pub proxy: Arc<Proxy>,
+    /// Its waits that may take too long.
+    pub expiry: Arc<Expiry>,
 }
 
 /// Wakes the prober when a service has more requests than workers. Only the first of many

@@ -7,7 +7,7 @@
 //! from a peer ─── is it who it says? ─ credit ──────────────────────────────── queue, endpoint, never moved again
 //! ```
 //!
-//! The answer's body carries the [`Observation`]: what is noted when it ends.
+//! The answer's body carries the [`Observation`](crate::observe::Observation): what is noted when it ends.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,25 +21,27 @@ use crate::answer::Answer;
 use crate::body::{RequestBody, ResponseBody};
 use crate::connection::Downstream;
 use crate::credit::Admission;
-use crate::endpoint::{self, EndpointLive, Sent};
-use crate::gate::{Class, Slot, Terms};
+use crate::deadline::{self, Deadline};
+use crate::gate::Class;
 use crate::headers;
+use crate::limit::Limit;
 use crate::live::{Chooser, Counters};
 use crate::moved::{self, Moved};
-use crate::observe::Observation;
 use crate::pick::{Choice, Now};
 use crate::proxy::Worker;
 use crate::routes::ServiceRoute;
 
 /// A request is offered to at most this many neighbours, one after another.
 pub const NEIGHBOURS_TRIED_MAX: usize = 2;
-/// A request that could not be sent is sent on at most this many connections.
-const CONNECTIONS_TRIED_MAX: usize = 4;
+
+mod at_home;
 
 /// A request and where it is going.
 pub(crate) struct Exchange<'a> {
     pub(crate) worker: &'a Worker,
     pub(crate) route: &'a Arc<ServiceRoute>,
+    /// Until when it must be answered.
+    pub(crate) deadline: Deadline,
 }
 
 /// A request that entered the mesh here: from a client, or from an application on this node.
@@ -55,13 +57,11 @@ pub async fn entered(
     if request.method() == Method::CONNECT {
         return Answer::Method.response();
     }
+    let told_us = deadline::told_by_client(&request);
     let (mut head, body) = request.into_parts();
     headers::clean_request(&mut head);
     let request = Request::from_parts(head, RequestBody::new(body));
-    let exchange = Exchange {
-        worker,
-        route: &route,
-    };
+    let exchange = Exchange::new(worker, &route, told_us);
     exchange.counters().entered.fetch_add(1, Relaxed);
     let choice = exchange.choose(None);
     match exchange.place(choice, request).await {
@@ -82,10 +82,7 @@ pub async fn moved_in(
     let Some(route) = route else {
         return Answer::NotOfMesh.response();
     };
-    let exchange = Exchange {
-        worker,
-        route: &route,
-    };
+    let exchange = Exchange::new(worker, &route, deadline::told_by_hop(&request));
     let answer = |answer: Answer| exchange.with_load(answer.response());
     if request.uri().path() == hop::PROBE_PATH {
         return exchange.probed();
@@ -115,24 +112,38 @@ pub async fn moved_in(
             exchange.with_load(response)
         }
         // It was not given to an endpoint: home may still do better with it.
-        Err(Answer::Shed { .. } | Answer::NoEndpoint) => {
+        Err(nobody) if nobody.was_not_tried() => {
             counters.refused.fetch_add(1, Relaxed);
             answer(Answer::RefusedFull)
         }
         Err(other) => {
             counters.accepted.fetch_add(1, Relaxed);
+            exchange.count_limit(other);
             answer(other)
         }
     }
 }
 
-impl Exchange<'_> {
+impl<'a> Exchange<'a> {
+    /// A request that the client, or the hop before, gave so long from now, in microseconds.
+    fn new(worker: &'a Worker, route: &'a Arc<ServiceRoute>, told_us: Option<u64>) -> Exchange<'a> {
+        let now_us = worker.proxy.clock.now_us();
+        Exchange {
+            worker,
+            route,
+            deadline: Deadline::new(&route.traffic.waits, told_us, now_us),
+        }
+    }
+
     /// Follows choices until somebody serves the request.
     async fn place(
         &self,
         mut choice: Choice,
         mut request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, Answer> {
+        if self.is_too_large(&request) {
+            return Err(Answer::limited(Limit::RequestBody));
+        }
         for _ in 0..NEIGHBOURS_TRIED_MAX {
             let (neighbour, cause) = match choice {
                 Choice::Home => break,
@@ -170,105 +181,6 @@ impl Exchange<'_> {
         }
     }
 
-    /// Waits for a slot of an endpoint of this node and sends the request there.
-    async fn at_home(
-        &self,
-        class: Class,
-        mut request: Request<RequestBody>,
-    ) -> Result<Response<ResponseBody>, Answer> {
-        let route = self.route;
-        if route.endpoints.is_empty() {
-            return Err(Answer::NoEndpoint);
-        }
-        // When one endpoint cannot be reached, one other is tried.
-        for attempt in 0..route.endpoints.len().min(2) {
-            let slot = self.slot(class).await?;
-            if class == Class::Own && attempt == 0 {
-                self.counters().served_home.fetch_add(1, Relaxed);
-            }
-            let endpoint = Arc::clone(slot.endpoint());
-            let live = &route.live;
-            let (worker, clock) = (self.worker.index, self.worker.proxy.clock);
-            let observation = Observation::at_home(live, worker, clock, class, slot);
-            match self.at_endpoint(&endpoint, observation, request).await {
-                Asked::Answered(response) => return Ok(response),
-                Asked::Lost => return Err(Answer::Upstream),
-                Asked::Back(whole) => request = whole,
-            }
-        }
-        Err(Answer::Upstream)
-    }
-
-    async fn slot(&self, class: Class) -> Result<Slot, Answer> {
-        let route = self.route;
-        if let Some(slot) = route.live.gate.try_enter(&route.endpoints) {
-            return Ok(slot);
-        }
-        let terms = Terms {
-            limits: route.queue,
-            workers: route.workers,
-            latency_us: route.live.latency_us(),
-        };
-        let entered = route.live.gate.enter(class, &route.endpoints, terms).await;
-        entered.map_err(|no_room| Answer::Shed {
-            wait_us: no_room.wait_us,
-        })
-    }
-
-    async fn at_cloud(
-        &self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<ResponseBody>, Answer> {
-        let Some(cloud) = &self.route.cloud else {
-            return self.at_home(Class::Own, request).await;
-        };
-        self.counters().cloud.fetch_add(1, Relaxed);
-        let (worker, clock) = (self.worker.index, self.worker.proxy.clock);
-        let observation = Observation::away(&self.route.live, worker, clock);
-        match self.at_endpoint(cloud, observation, request).await {
-            Asked::Answered(response) => Ok(response),
-            Asked::Lost => Err(Answer::Upstream),
-            Asked::Back(whole) => self.at_home(Class::Own, whole).await,
-        }
-    }
-
-    /// Sends the request on a pooled connection, or a new one.
-    async fn at_endpoint(
-        &self,
-        endpoint: &Arc<EndpointLive>,
-        mut observation: Observation,
-        mut request: Request<RequestBody>,
-    ) -> Asked {
-        let worker = self.worker;
-        for _ in 0..CONNECTIONS_TRIED_MAX {
-            let connection = match endpoint.idle_connection(worker.index) {
-                Some(connection) => connection,
-                None => match endpoint.connect(worker.proxy.clock).await {
-                    Ok(connection) => connection,
-                    Err(error) => {
-                        tracing::debug!(error = %crate::chain(&error), "an endpoint is down");
-                        return Asked::Back(request);
-                    }
-                },
-            };
-            match endpoint::send(connection, request).await {
-                Sent::Answered(response, connection) => {
-                    let (mut head, body) = response.into_parts();
-                    headers::clean_response(&mut head);
-                    observation.answered(head.status, Some((Arc::clone(endpoint), connection)));
-                    let body = ResponseBody::stream(body, observation);
-                    return Asked::Answered(Response::from_parts(head, body));
-                }
-                Sent::Unsent(whole) => request = whole,
-                Sent::Lost(error) => {
-                    tracing::debug!(%error, "an endpoint broke off");
-                    return Asked::Lost;
-                }
-            }
-        }
-        Asked::Back(request)
-    }
-
     /// The proxy's own answer to a request that nobody serves.
     fn give_up(&self, answer: Answer) -> Response<ResponseBody> {
         match answer {
@@ -276,7 +188,14 @@ impl Exchange<'_> {
             _ => &self.counters().failed,
         }
         .fetch_add(1, Relaxed);
+        self.count_limit(answer);
         answer.response()
+    }
+
+    fn count_limit(&self, answer: Answer) {
+        if let Answer::Limited { limit, .. } = answer {
+            self.counters().limit(limit);
+        }
     }
 
     /// How busy this node is with the service a peer asked about.
@@ -295,17 +214,7 @@ impl Exchange<'_> {
         response
     }
 
-    fn counters(&self) -> &Counters {
+    pub(crate) fn counters(&self) -> &Counters {
         &self.route.live.worker(self.worker.index).counters
     }
-}
-
-/// What came of asking an endpoint.
-enum Asked {
-    /// It answers.
-    Answered(Response<ResponseBody>),
-    /// The request was not sent.
-    Back(Request<RequestBody>),
-    /// It was sent, and no answer came.
-    Lost,
 }

@@ -12,6 +12,7 @@ use http::HeaderValue;
 use isobar_mesh_api::hop::LoadHint;
 use isobar_mesh_api::message::LocalService;
 use isobar_mesh_api::names::{NodeId, ServiceName};
+use isobar_mesh_api::resource::TrafficPolicySpec;
 use isobar_mesh_api::snapshot::{
     Neighbour, PlanId, QueueLimits, Row, ServicePlan, Snapshot, SnapshotError,
 };
@@ -25,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::neighbour::NeighbourLive;
 use crate::neighbour_load::NeighbourLoad;
 use crate::pick::Route;
+use crate::traffic::Traffic;
 
 /// All routes of one snapshot.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub struct ServiceRoute {
     pub workers: u32,
     /// Limits of the queue.
     pub queue: QueueLimits,
+    /// How its requests are treated.
+    pub traffic: Traffic,
     /// The weights in force.
     pub row: Row,
     /// Who serves, by these weights.
@@ -123,6 +127,7 @@ struct Book {
     clock: Clock,
     metrics: Metrics,
     local: Vec<LocalService>,
+    policies: Vec<Arc<TrafficPolicySpec>>,
     peer_address: BTreeMap<NodeId, String>,
     services: BTreeMap<ServiceName, Arc<ServiceLive>>,
     endpoints: BTreeMap<(ServiceName, String), Arc<EndpointLive>>,
@@ -137,6 +142,7 @@ impl Table {
         clock: Clock,
         metrics: Metrics,
         local: Vec<LocalService>,
+        policies: Vec<TrafficPolicySpec>,
         peer_address: BTreeMap<NodeId, String>,
     ) -> Table {
         let alone = Snapshot {
@@ -152,6 +158,7 @@ impl Table {
             clock,
             metrics,
             local,
+            policies: policies.into_iter().map(Arc::new).collect(),
             peer_address,
             services: BTreeMap::new(),
             endpoints: BTreeMap::new(),
@@ -265,6 +272,7 @@ impl Book {
                 spill: Vec::new(),
                 cloud_address: None,
                 queue: QueueLimits::default(),
+                traffic: None,
             });
         }
         plans
@@ -278,17 +286,18 @@ impl Book {
         before: Option<&Routes>,
     ) -> ServiceRoute {
         let old = before.and_then(|routes| routes.by_name(&plan.service));
+        let traffic = self.traffic(plan);
         let live = self.service_live(&plan.service);
         let endpoints: Arc<[Arc<EndpointLive>]> = plan
             .endpoints
             .iter()
-            .map(|e| self.endpoint(&plan.service, &e.address, e.workers))
+            .map(|e| self.endpoint(&plan.service, &e.address, e.workers, &traffic))
             .collect();
         live.gate.set_endpoints(Arc::clone(&endpoints));
         let cloud = plan
             .cloud_address
             .as_ref()
-            .map(|address| self.endpoint(&plan.service, address, u32::MAX));
+            .map(|address| self.endpoint(&plan.service, address, u32::MAX, &traffic));
         let row = decay::decay(&plan.row, share_left);
         let homes = plan.credits.iter().map(|credit| &credit.home);
         ServiceRoute {
@@ -297,7 +306,11 @@ impl Book {
                 .iter()
                 .fold(0, |sum, e| sum.saturating_add(e.workers)),
             endpoints,
-            queue: plan.queue,
+            queue: match *traffic.spec == TrafficPolicySpec::default() {
+                true => plan.queue,
+                false => traffic.queue(),
+            },
+            traffic,
             pick: Route::with_row(plan, &row, neighbours),
             row,
             neighbours: Arc::default(),
@@ -311,6 +324,20 @@ impl Book {
                 .collect(),
             live,
         }
+    }
+
+    /// How a service's requests are treated: by the plan, else by the node's own configuration.
+    fn traffic(&self, plan: &ServicePlan) -> Traffic {
+        let own = || {
+            let none = BTreeMap::new();
+            let selects = |p: &&Arc<TrafficPolicySpec>| p.selects(&plan.service, &none);
+            let mut selecting = self.policies.iter().filter(selects);
+            let first = selecting.clone().next();
+            // One that names the service comes before one for all.
+            selecting.find(|p| !p.is_for_all()).or(first).cloned()
+        };
+        let spec = plan.traffic.clone().or_else(own);
+        Traffic::new(spec.unwrap_or_default())
     }
 
     fn service_live(&mut self, service: &ServiceName) -> Arc<ServiceLive> {
@@ -327,14 +354,16 @@ impl Book {
         service: &ServiceName,
         address: &str,
         workers: u32,
+        traffic: &Traffic,
     ) -> Arc<EndpointLive> {
         let key = (service.clone(), address.to_owned());
-        let threads = self.threads;
+        let (threads, clock) = (self.threads, self.clock);
         let endpoint = self
             .endpoints
             .entry(key)
-            .or_insert_with(|| Arc::new(EndpointLive::new(address, workers, threads)));
+            .or_insert_with(|| Arc::new(EndpointLive::new(address, workers, threads, clock)));
         endpoint.set_workers(workers);
+        endpoint.circuit.set_rules(traffic.circuit);
         Arc::clone(endpoint)
     }
 

@@ -30,7 +30,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub fn start(proxy: Arc<Proxy>, index: usize, sockets: Sockets) -> io::Result<JoinHandle<()>> {
     let name = format!("worker-{index}");
     std::thread::Builder::new().name(name).spawn(move || {
-        let worker = Arc::new(Worker { index, proxy });
+        let expiry = Arc::default();
+        let worker = Arc::new(Worker {
+            index,
+            proxy,
+            expiry,
+        });
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
@@ -55,8 +60,15 @@ async fn run(worker: Arc<Worker>, sockets: Sockets) {
             sweep(&worker),
         )
     };
-    listen.await;
-    drain.wait(wait_max).await;
+    let serve = async {
+        listen.await;
+        drain.wait(wait_max).await;
+    };
+    tokio::select! {
+        () = serve => {}
+        // Never ends by itself.
+        () = worker.expiry.run(worker.proxy.clock) => {}
+    }
 }
 
 /// Accepts connections until the drain begins. At the limit it waits for one to end, and the

@@ -6,9 +6,13 @@
 mod control;
 #[path = "proxy/drain.rs"]
 mod drain;
+#[path = "proxy/faulty.rs"]
+mod faulty;
 #[path = "proxy/forward.rs"]
 mod forward;
 #[path = "proxy/mesh.rs"]
 mod mesh;
+#[path = "proxy/resilience.rs"]
+mod resilience;
 #[path = "proxy/support.rs"]
 mod support;

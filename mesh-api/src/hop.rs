@@ -18,8 +18,12 @@ pub const LOAD: &str = "isobar-load";
 /// The request path that a proxy probes a neighbour with, on the mesh port.
 pub const PROBE_PATH: &str = "/.isobar/probe";
 
+/// On a request to a peer or an endpoint that must be answered in time: milliseconds left, as the
+/// sender's clock has it. gRPC has `grpc-timeout` instead.
+pub const TIMEOUT: &str = "isobar-timeout";
+
 /// All headers that a client must not set.
-pub const RESERVED: [&str; 5] = [HOP, HOME, SERVICE, REFUSED, LOAD];
+pub const RESERVED: [&str; 6] = [HOP, HOME, SERVICE, REFUSED, LOAD, TIMEOUT];
 
 /// How busy a node is with one service: the value of [`LOAD`],
 /// `<in flight>/<workers>;<latency µs>`, for example `6/4;31000`.

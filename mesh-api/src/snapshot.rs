@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::names::{NodeId, ServiceName};
+use crate::resource::TrafficPolicySpec;
 use crate::weight::WHOLE_PPM;
 
 /// Most services a snapshot may name.
@@ -100,9 +101,12 @@ pub struct ServicePlan {
     /// Upstream of last resort, `host:port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cloud_address: Option<String>,
-    /// Limits of the queue before the endpoints.
+    /// Limits of the queue before the endpoints, where `traffic` is absent.
     #[serde(default)]
     pub queue: QueueLimits,
+    /// How its requests are treated; absent: by the defaults, or as the node's own configuration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<std::sync::Arc<TrafficPolicySpec>>,
 }
 
 /// How many requests may wait at a node for a service's endpoints, and how long.
@@ -331,6 +335,9 @@ impl ServicePlan {
         if self.row.shed_ppm > WHOLE_PPM {
             return Err(range("shed_ppm"));
         }
+        if let Some(Err(error)) = self.traffic.as_ref().map(|traffic| traffic.check()) {
+            return Err(range(error.field));
+        }
         let credit_wrong = |c: &Credit| !(c.credit_rps.is_finite() && c.credit_rps >= 0.0);
         if self.credits.iter().any(credit_wrong) {
             return Err(range("credit_rps"));
@@ -391,6 +398,7 @@ mod tests {
             spill: Vec::new(),
             cloud_address: None,
             queue: QueueLimits::default(),
+            traffic: None,
         }
     }
 

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use isobar_mesh_api::enrol::EnrolRequest;
 use isobar_mesh_api::message::{
@@ -13,6 +14,8 @@ use isobar_mesh_api::message::{
 };
 use isobar_mesh_api::names::{NodeId, RegionName, ServiceName, SiteName};
 use isobar_mesh_api::report::{MovedIn, MovedOut, NeighbourReport, Report, ServiceReport};
+use isobar_mesh_api::resource::traffic_policy::Timeouts;
+use isobar_mesh_api::resource::{Span, TrafficPolicySpec};
 use isobar_mesh_api::snapshot::{
     Credit, Delta, Endpoint, Move, Neighbour, PlanId, QueueLimits, Row, ServicePlan, Snapshot,
 };
@@ -150,6 +153,13 @@ fn service_plan() -> ServicePlan {
         spill: vec![node("edge-2")],
         cloud_address: Some("192.0.2.99:443".into()),
         queue: QueueLimits::default(),
+        traffic: Some(Arc::new(TrafficPolicySpec {
+            timeouts: Timeouts {
+                request: Span::from_secs(5),
+                ..Timeouts::default()
+            },
+            ..TrafficPolicySpec::default()
+        })),
     }
 }
 

@@ -43,7 +43,7 @@ const EDGES: [(&str, &[&str]); 7] = [
 
 /// Modules that decide and must give the same answer for the same input: a file, or a folder and the
 /// file of the same name beside it.
-const PURE: [&str; 13] = [
+const PURE: [&str; 15] = [
     "mesh-api/src",
     "geo-data/src",
     "controller/src/control_loop",
@@ -57,6 +57,8 @@ const PURE: [&str; 13] = [
     "edge-proxy/src/neighbour_load",
     "edge-proxy/src/credit",
     "edge-proxy/src/decay",
+    "edge-proxy/src/circuit",
+    "edge-proxy/src/retry",
 ];
 
 /// What pure modules must not name: runtimes, sockets, clocks, entropy.

@@ -219,6 +219,7 @@ impl Service {
             spill: ways.iter().filter_map(|&(to, _)| name(to)).collect(),
             cloud_address: self.policy.cloud_address.clone(),
             queue: QueueLimits::default(),
+            traffic: None,
         })
     }
 }

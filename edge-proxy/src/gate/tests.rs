@@ -1,4 +1,5 @@
 use super::*;
+use crate::clock::Clock;
 
 fn endpoints(workers: &[u32]) -> Arc<[Arc<EndpointLive>]> {
     let endpoint = |(i, &workers): (usize, &u32)| {
@@ -6,6 +7,7 @@ fn endpoints(workers: &[u32]) -> Arc<[Arc<EndpointLive>]> {
             &format!("127.0.0.1:{}", i + 1),
             workers,
             1,
+            Clock::start(),
         ))
     };
     workers.iter().enumerate().map(endpoint).collect()
@@ -25,6 +27,7 @@ fn terms(workers: u32, per_worker_max: u32) -> Terms {
         },
         workers,
         latency_us: 1,
+        left_us: u64::MAX,
     }
 }
 
@@ -46,7 +49,7 @@ async fn settle() {
 fn slots_are_shared_by_load() {
     let endpoints = endpoints(&[1, 3]);
     let gate = gate(&endpoints);
-    let slots: Vec<Slot> = std::iter::from_fn(|| gate.try_enter(&endpoints)).collect();
+    let slots: Vec<Slot> = std::iter::from_fn(|| gate.try_enter(&endpoints, None)).collect();
     assert_eq!(slots.len(), 4);
     assert_eq!(gate.active(), 4);
     let second = slots
@@ -62,7 +65,7 @@ fn own_requests_go_first_then_by_arrival() {
     runtime().block_on(async {
         let endpoints = endpoints(&[1]);
         let gate = gate(&endpoints);
-        let held = gate.try_enter(&endpoints).unwrap();
+        let held = gate.try_enter(&endpoints, None).unwrap();
         let order = Arc::new(Mutex::new(Vec::new()));
         let arrivals = [
             ("moved 1", Class::Moved),
@@ -83,7 +86,7 @@ fn own_requests_go_first_then_by_arrival() {
         assert_eq!(gate.waiting(), 4);
         // A newcomer does not overtake those who wait.
         drop(held);
-        assert!(gate.try_enter(&endpoints).is_none());
+        assert!(gate.try_enter(&endpoints, None).is_none());
         for task in tasks {
             task.await.unwrap();
         }
@@ -98,7 +101,7 @@ fn a_full_queue_and_a_long_wait_are_refused() {
     runtime().block_on(async {
         let endpoints = endpoints(&[1]);
         let gate = gate(&endpoints);
-        let _held = gate.try_enter(&endpoints).unwrap();
+        let _held = gate.try_enter(&endpoints, None).unwrap();
         let full = gate.enter(Class::Own, &endpoints, terms(1, 0)).await;
         assert!(full.is_err());
         let slow = Terms {
@@ -116,7 +119,7 @@ fn those_who_give_up_pass_their_slot_on() {
     runtime().block_on(async {
         let endpoints = endpoints(&[1]);
         let gate = gate(&endpoints);
-        let held = gate.try_enter(&endpoints).unwrap();
+        let held = gate.try_enter(&endpoints, None).unwrap();
         let wait = |gate: Arc<Gate>, endpoints: Arc<[Arc<EndpointLive>]>| {
             tokio::spawn(async move {
                 drop(
@@ -135,14 +138,14 @@ fn those_who_give_up_pass_their_slot_on() {
         drop(held);
         second.await.unwrap();
         // All that is left in the queue gave up: its slot comes back.
-        let held = gate.try_enter(&endpoints).unwrap();
+        let held = gate.try_enter(&endpoints, None).unwrap();
         let third = wait(gate.clone(), endpoints.clone());
         settle().await;
         third.abort();
         settle().await;
         drop(held);
         assert_eq!((gate.waiting(), gate.active()), (0, 0));
-        assert!(gate.try_enter(&endpoints).is_some());
+        assert!(gate.try_enter(&endpoints, None).is_some());
     });
 }
 
@@ -151,7 +154,7 @@ fn more_endpoints_let_the_waiting_in() {
     runtime().block_on(async {
         let few = endpoints(&[1]);
         let gate = gate(&few);
-        let _held = gate.try_enter(&few).unwrap();
+        let _held = gate.try_enter(&few, None).unwrap();
         let waiter = {
             let (gate, few) = (gate.clone(), few.clone());
             tokio::spawn(async move {
@@ -193,7 +196,7 @@ fn many_threads_lose_no_slot() {
     }
     assert_eq!((gate.waiting(), gate.active()), (0, 0));
     assert_eq!(
-        std::iter::from_fn(|| gate.try_enter(&endpoints).map(std::mem::forget)).count(),
+        std::iter::from_fn(|| gate.try_enter(&endpoints, None).map(std::mem::forget)).count(),
         3
     );
 }

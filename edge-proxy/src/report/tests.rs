@@ -23,6 +23,7 @@ fn table() -> Table {
         Clock::start(),
         metrics,
         vec![local],
+        Vec::new(),
         BTreeMap::new(),
     )
 }

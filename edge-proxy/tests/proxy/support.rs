@@ -319,6 +319,7 @@ pub fn snapshot(name: &str, endpoint: &TestEndpoint, workers: u32) -> Snapshot {
             spill: Vec::new(),
             cloud_address: None,
             queue: QueueLimits::default(),
+            traffic: None,
         }],
     }
 }

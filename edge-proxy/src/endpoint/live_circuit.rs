@@ -1,0 +1,238 @@
+//! An endpoint's circuit among many workers.
+//!
+//! While it is Closed and nothing fails, asking is one load and telling is one
+//! count on the worker's own cache line. Only after a failure does the
+//! circuit's lock come into play.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::circuit::{Admit, Cause, Circuit, Rules, State, Tally};
+use crate::clock::Clock;
+use crate::traffic::Traffic;
+
+/// A circuit, its rules, and what went through it.
+#[derive(Debug)]
+pub struct LiveCircuit {
+    /// Not Closed.
+    is_open: AtomicBool,
+    /// A success is news.
+    is_marked: AtomicBool,
+    kept: Mutex<Kept>,
+    workers: Box<[WorkerTally]>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    circuit: Circuit,
+    rules: Rules,
+    openings: u64,
+}
+
+/// One worker's part, on its own cache lines.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct WorkerTally {
+    ended: AtomicU64,
+    failed: AtomicU64,
+    errors: AtomicU64,
+    completed: AtomicU64,
+    latency_sum_us: AtomicU64,
+}
+
+/// What went through, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Through {
+    /// Requests that ended, and failures of the endpoint among them.
+    pub tally: Tally,
+    /// Answers that were errors (5xx and the like), failures included.
+    pub errors: u64,
+    /// Answers that ended as they should.
+    pub completed: u64,
+    /// Their time, summed, in microseconds.
+    pub latency_sum_us: u64,
+}
+
+/// A circuit, for people.
+#[derive(Debug, Clone, Copy)]
+pub struct CircuitView {
+    /// Whether traffic flows.
+    pub state: State,
+    /// Since when, in microseconds of the proxy's clock.
+    pub since_us: u64,
+    /// Why it opened last.
+    pub cause: Option<Cause>,
+    /// Failures in a row so far.
+    pub failures_in_row: u32,
+    /// How often it opened.
+    pub openings: u64,
+    /// Time until it may be probed, in microseconds.
+    pub wait_us: u64,
+}
+
+/// What an answer's head says of the endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It works.
+    Good,
+    /// It answered with an error of its own; it works.
+    Error,
+    /// It does not work.
+    Failure,
+}
+
+impl Verdict {
+    /// By the status, and `grpc-status` when the head has one.
+    pub fn of(status: http::StatusCode, grpc: Option<u16>) -> Verdict {
+        match (status.as_u16(), grpc) {
+            (502..=504, _) | (_, Some(14)) => Verdict::Failure,
+            // UNKNOWN, INTERNAL, DATA_LOSS.
+            (500.., _) | (_, Some(2 | 13 | 15)) => Verdict::Error,
+            _ => Verdict::Good,
+        }
+    }
+}
+
+impl LiveCircuit {
+    /// Closed, for that many worker threads.
+    pub fn new(threads: usize) -> LiveCircuit {
+        LiveCircuit {
+            is_open: AtomicBool::new(false),
+            is_marked: AtomicBool::new(false),
+            kept: Mutex::new(Kept {
+                circuit: Circuit::default(),
+                rules: Traffic::default().circuit,
+                openings: 0,
+            }),
+            workers: (0..threads).map(|_| WorkerTally::default()).collect(),
+        }
+    }
+
+    /// Sets when it opens from now on.
+    pub fn set_rules(&self, rules: Rules) {
+        self.lock().rules = rules;
+    }
+
+    /// Whether it is not Closed.
+    pub fn is_open(&self) -> bool {
+        self.is_open.load(Relaxed)
+    }
+
+    /// Asks for one request of a circuit that is not Closed.
+    pub fn admit(&self, now_us: u64) -> Admit {
+        let mut kept = self.lock();
+        let Kept { circuit, rules, .. } = &mut *kept;
+        let admit = circuit.admit(now_us, rules);
+        self.publish(&kept.circuit);
+        admit
+    }
+
+    /// The head of an answer came.
+    pub fn answered(&self, worker: usize, verdict: Verdict, is_probe: bool, clock: Clock) {
+        let tally = &self.workers[worker];
+        match verdict {
+            Verdict::Failure => return self.failed(worker, is_probe, clock),
+            Verdict::Error => {
+                tally.errors.fetch_add(1, Relaxed);
+            }
+            Verdict::Good => {}
+        }
+        tally.ended.fetch_add(1, Relaxed);
+        if self.is_marked.load(Relaxed) {
+            let mut kept = self.lock();
+            let Kept { circuit, rules, .. } = &mut *kept;
+            circuit.succeeded(is_probe, clock.now_us(), rules);
+            self.publish(&kept.circuit);
+        }
+    }
+
+    /// An answer ended as it should.
+    pub fn completed(&self, worker: usize, latency_us: u64) {
+        let tally = &self.workers[worker];
+        tally.completed.fetch_add(1, Relaxed);
+        tally.latency_sum_us.fetch_add(latency_us, Relaxed);
+    }
+
+    /// The endpoint failed: no connection, a broken one, no answer in time, or an answer that says so.
+    pub fn failed(&self, worker: usize, is_probe: bool, clock: Clock) {
+        let tally = &self.workers[worker];
+        tally.ended.fetch_add(1, Relaxed);
+        tally.failed.fetch_add(1, Relaxed);
+        tally.errors.fetch_add(1, Relaxed);
+        let all = self.through().tally;
+        let mut kept = self.lock();
+        let Kept { circuit, rules, .. } = &mut *kept;
+        let opened = circuit.failed(is_probe, all, clock.now_us(), rules);
+        kept.openings += u64::from(opened.is_some());
+        self.publish(&kept.circuit);
+    }
+
+    /// A request ended without saying anything about the endpoint.
+    pub fn abandoned(&self, is_probe: bool) {
+        if is_probe {
+            self.lock().circuit.abandoned(is_probe);
+        }
+    }
+
+    /// Opens it for a reason other than its own failures.
+    pub fn eject(&self, cause: Cause, base_us: u64, max_us: u64, now_us: u64) {
+        let mut kept = self.lock();
+        kept.circuit.open(cause, now_us, base_us, max_us);
+        kept.openings += 1;
+        self.publish(&kept.circuit);
+    }
+
+    /// Takes over what the health check says.
+    pub fn set_healthy(&self, healthy: bool, now_us: u64) {
+        let mut kept = self.lock();
+        let was = kept.circuit.state();
+        kept.circuit.set_healthy(healthy, now_us);
+        let opened = was != State::Open && kept.circuit.state() == State::Open;
+        kept.openings += u64::from(opened);
+        self.publish(&kept.circuit);
+    }
+
+    /// Called several times a window: what went through until now is remembered.
+    pub fn mark(&self, now_us: u64) {
+        let tally = self.through().tally;
+        self.lock().circuit.mark(tally, now_us);
+    }
+
+    /// What went through all workers.
+    pub fn through(&self) -> Through {
+        let mut all = Through::default();
+        for worker in &self.workers {
+            // Failures first, so that they are never more than what ended.
+            all.tally.failed += worker.failed.load(Relaxed);
+            all.errors += worker.errors.load(Relaxed);
+            all.tally.ended += worker.ended.load(Relaxed);
+            all.completed += worker.completed.load(Relaxed);
+            all.latency_sum_us += worker.latency_sum_us.load(Relaxed);
+        }
+        all
+    }
+
+    /// As of now.
+    pub fn view(&self, now_us: u64) -> CircuitView {
+        let kept = self.lock();
+        let circuit = &kept.circuit;
+        CircuitView {
+            state: circuit.state(),
+            since_us: circuit.since_us(),
+            cause: circuit.cause(),
+            failures_in_row: circuit.failures_in_row(),
+            openings: kept.openings,
+            wait_us: circuit.wait_us(now_us),
+        }
+    }
+
+    fn publish(&self, circuit: &Circuit) {
+        let open = circuit.state() != State::Closed;
+        self.is_open.store(open, Relaxed);
+        self.is_marked.store(circuit.is_marked(), Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
