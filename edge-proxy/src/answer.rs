@@ -4,12 +4,16 @@
 //! what happened and who should act, never an address inside the mesh.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 
 use crate::body::ResponseBody;
 use crate::headers;
 use crate::limit::Limit;
+use crate::route::fault::Failure;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Longest time that a shed client is told to stay away, in seconds.
 pub const RETRY_AFTER_S_MAX: u64 = 30;
@@ -47,6 +51,14 @@ pub enum Answer {
         /// Time until it may be otherwise, in microseconds; 0 = who knows.
         wait_us: u64,
     },
+    /// The host has routes, and none fits.
+    NoRule,
+    /// The path means one thing here and perhaps another at the endpoint.
+    Path,
+    /// The rule has no backend, or one that does not exist.
+    NoBackend,
+    /// A failure made on purpose.
+    Failure(Failure),
 }
 
 impl Answer {
@@ -73,6 +85,10 @@ impl Answer {
             Answer::NotOfMesh => StatusCode::BAD_REQUEST,
             Answer::Method => StatusCode::METHOD_NOT_ALLOWED,
             Answer::Limited { limit, .. } => limit.status(),
+            Answer::NoRule => StatusCode::NOT_FOUND,
+            Answer::Path => StatusCode::BAD_REQUEST,
+            Answer::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
+            Answer::Failure(failure) => failure.status,
             Answer::NoEndpoint
             | Answer::Shed { .. }
             | Answer::NotTaken
@@ -94,6 +110,53 @@ impl Answer {
             Answer::NotOfMesh => "not a request between proxies",
             Answer::Method => "this method is not forwarded",
             Answer::Limited { limit, .. } => limit.title(),
+            Answer::NoRule => "no route fits this request",
+            Answer::Path => "the path is ambiguous",
+            Answer::NoBackend => "the route has no such backend",
+            Answer::Failure(_) => "a failure made on purpose",
+        }
+    }
+
+    /// The whole response to a client, who may speak gRPC.
+    pub fn to(self, grpc: bool) -> Response<ResponseBody> {
+        match grpc {
+            true => self.trailers_only(),
+            false => self.response(),
+        }
+    }
+
+    /// gRPC's answer without messages: status and trailers in one head (gRPC over HTTP/2, "Responses").
+    fn trailers_only(self) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::full(Bytes::new()));
+        let head = response.headers_mut();
+        head.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        head.insert(GRPC_STATUS, HeaderValue::from(self.grpc_status()));
+        // Titles have no character that would be escaped.
+        head.insert(GRPC_MESSAGE, HeaderValue::from_static(self.title()));
+        response
+    }
+
+    /// What a gRPC client is told. Where nothing else is said, as gRPC maps statuses ("HTTP to gRPC Status Code
+    /// Mapping").
+    fn grpc_status(self) -> u16 {
+        if let Answer::Failure(Failure {
+            grpc: Some(status), ..
+        }) = self
+        {
+            return status.into();
+        }
+        match self.status() {
+            StatusCode::BAD_REQUEST => 13,
+            StatusCode::UNAUTHORIZED => 16,
+            StatusCode::FORBIDDEN => 7,
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => 12,
+            // The limits are this client's own: it shall not try again at once.
+            StatusCode::TOO_MANY_REQUESTS => 8,
+            StatusCode::PAYLOAD_TOO_LARGE => 8,
+            StatusCode::INTERNAL_SERVER_ERROR => 13,
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => 14,
+            StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => 4,
+            _ => 2,
         }
     }
 
@@ -146,6 +209,34 @@ mod tests {
             assert_eq!(response.status(), 503);
             assert_eq!(response.headers()[RETRY_AFTER], expected);
             assert!(!response.headers().contains_key(headers::REFUSED));
+        }
+    }
+
+    #[test]
+    fn a_grpc_client_is_told_in_its_own_words() {
+        let failure = |grpc| {
+            Answer::Failure(Failure {
+                status: StatusCode::TOO_MANY_REQUESTS,
+                grpc,
+            })
+        };
+        let cases = [
+            (Answer::UnknownHost, "12"),
+            (Answer::Shed { wait_us: 1 }, "14"),
+            (Answer::Upstream, "14"),
+            (Answer::limited(Limit::RequestTimeout), "4"),
+            (Answer::limited(Limit::Rate), "8"),
+            (Answer::NoBackend, "13"),
+            (failure(None), "8"),
+            (failure(Some(10)), "10"),
+        ];
+        for (answer, status) in cases {
+            let response = answer.to(true);
+            assert_eq!(response.status(), 200);
+            assert_eq!(response.headers()[CONTENT_TYPE], "application/grpc");
+            assert_eq!(response.headers()[GRPC_STATUS], status, "{answer:?}");
+            assert_eq!(response.headers()[GRPC_MESSAGE], answer.title());
+            assert_ne!(answer.to(false).status(), 200);
         }
     }
 }

@@ -11,6 +11,8 @@ use isobar_mesh_api::names::{NodeId, RegionName, SiteName};
 use isobar_mesh_api::resource::TrafficPolicySpec;
 use serde::{Deserialize, Serialize};
 
+use crate::local_route::LocalRoute;
+
 /// Most worker threads.
 pub const WORKERS_MAX: usize = 256;
 
@@ -101,6 +103,9 @@ pub struct Config {
     /// before one for all.
     #[serde(default)]
     pub traffic_policies: Vec<TrafficPolicySpec>,
+    /// Where requests go, as in the Gateway API. A route of the controller with the same kind and name replaces one.
+    #[serde(default)]
+    pub routes: Vec<LocalRoute>,
     /// Where to reach nodes that are not where they say they are, behind NAT or a tunnel.
     #[serde(default)]
     pub peer_address: BTreeMap<NodeId, String>,
@@ -189,6 +194,7 @@ impl Config {
             region: None,
             services: Vec::new(),
             traffic_policies: Vec::new(),
+            routes: Vec::new(),
             peer_address: BTreeMap::new(),
             report_cpu: report_cpu_default(),
             limits: Limits::default(),
@@ -271,6 +277,10 @@ impl Config {
             if let Err(error) = policy.check() {
                 return wrong("traffic_policies", &error.to_string());
             }
+        }
+        let mut named = std::collections::BTreeSet::new();
+        if !self.routes.iter().all(|r| named.insert(r.route().key())) {
+            return wrong("routes", "must name each route once");
         }
         let told = self.controller.iter().chain(&self.mesh_advertise);
         if told

@@ -2,10 +2,11 @@
 //!
 //! The life of a request, in reading order:
 //!
-//! - [`program`]: starts and ends the proxy; [`cli`] and [`config`] are how it is told what to do;
+//! - [`program`]: starts and ends the proxy; [`cli`] and [`config`] (with [`local_route`]) are how it is told what to do;
 //! - [`listen`], [`worker`]: sockets, threads; [`connection`]: what comes in on them;
 //! - [`request`]: a request's whole life; `moved` is the part at a neighbour;
 //! - [`headers`], [`body`], [`answer`]: what is changed, streamed, answered by the proxy itself;
+//! - [`routing`]: where it goes by its head, and what its rule does on the way;
 //! - [`routes`]: a snapshot made ready for requests;
 //! - [`gate`], [`endpoint`]: the queue before the endpoints, and the way to them;
 //! - [`traffic`], [`deadline`], [`limit`], [`expiry`]: how a service's requests are treated, how long they
@@ -23,6 +24,7 @@
 //!
 //! Pure decisions, driven by the proxy and by the simulator alike:
 //!
+//! - [`route`]: which rule a request follows, and what the rule says;
 //! - [`spread`]: weights become a sequence of choices;
 //! - [`neighbour_load`]: what was last heard of neighbours' load;
 //! - [`pick`]: who serves one request;
@@ -54,6 +56,7 @@ pub mod identity;
 pub mod limit;
 pub mod listen;
 pub mod live;
+pub mod local_route;
 pub mod metrics;
 mod moved;
 pub mod neighbour;
@@ -66,7 +69,9 @@ pub mod proxy;
 pub mod report;
 pub mod request;
 pub mod retry;
+pub mod route;
 pub mod routes;
+pub mod routing;
 pub mod snapshot_file;
 pub mod spread;
 pub mod traffic;

@@ -13,6 +13,7 @@ use crate::circuit::State;
 use crate::limit::Limit;
 use crate::live::ServiceLive;
 use crate::proxy::Proxy;
+use crate::routing::RoutingCounts;
 
 const ENTERED: &str = "isobar_proxy_requests_entered_total";
 const SERVED_HOME: &str = "isobar_proxy_requests_served_home_total";
@@ -28,6 +29,12 @@ const RETRIES: &str = "isobar_proxy_retries_total";
 const LIMITED: &str = "isobar_proxy_limited_total";
 const CIRCUIT: &str = "isobar_proxy_circuit_open";
 const CIRCUIT_OPENINGS: &str = "isobar_proxy_circuit_openings_total";
+const LOST: &str = "isobar_proxy_route_requests_lost_total";
+const REDIRECTED: &str = "isobar_proxy_route_requests_redirected_total";
+const NO_BACKEND: &str = "isobar_proxy_route_requests_without_backend_total";
+const DELAYED: &str = "isobar_proxy_route_faults_delayed_total";
+const NOT_DELAYED: &str = "isobar_proxy_route_faults_not_delayed_total";
+const ABORTED: &str = "isobar_proxy_route_faults_aborted_total";
 const DURATION: &str = "isobar_proxy_request_duration_seconds";
 const IN_FLIGHT: &str = "isobar_proxy_requests_in_flight";
 const WAITING: &str = "isobar_proxy_requests_waiting";
@@ -112,6 +119,7 @@ impl Metrics {
                 self.gauge(RTT, labels, f64::from(neighbour.rtt_us()) / 1e6);
             }
         }
+        self.update_routing(&proxy.routing);
         let plan = routes.snapshot.plan;
         self.gauge(PLAN_EPOCH, Vec::new(), plan.epoch as f64);
         self.gauge(PLAN_GENERATION, Vec::new(), plan.generation as f64);
@@ -167,6 +175,20 @@ impl Metrics {
             let labels = || with("home", home.to_string());
             self.counter(MOVED_IN, labels(), read(&counts.accepted));
             self.counter(MOVED_IN_REFUSED, labels(), read(&counts.refused));
+        }
+    }
+
+    fn update_routing(&self, counts: &RoutingCounts) {
+        for (name, count) in [
+            (LOST, &counts.lost),
+            (REDIRECTED, &counts.redirected),
+            (NO_BACKEND, &counts.no_backend),
+            (DELAYED, &counts.delayed),
+            (NOT_DELAYED, &counts.not_delayed),
+            (ABORTED, &counts.aborted),
+        ] {
+            let value = count.load(std::sync::atomic::Ordering::Relaxed);
+            self.counter(name, Vec::new(), value);
         }
     }
 

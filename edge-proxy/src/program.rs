@@ -20,7 +20,8 @@ use crate::identity::{IdentityCell, files};
 use crate::listen::{self, Addresses, ListenError};
 use crate::metrics::Metrics;
 use crate::proxy::{Press, Proxy};
-use crate::routes::Table;
+use crate::routes::{Local, Table};
+use crate::routing::RoutingCounts;
 use crate::{admin, control, prober, snapshot_file, watch, worker};
 
 /// How often recorded durations are sorted into buckets.
@@ -125,9 +126,7 @@ fn assemble(config: Config, workers: usize) -> Result<Proxy, ProgramError> {
         workers,
         clock,
         metrics.clone(),
-        config.services.clone(),
-        config.traffic_policies.clone(),
-        config.peer_address.clone(),
+        Local::new(&config),
     );
     restore(&table, &dir, &node);
     let identity = IdentityCell::default();
@@ -146,6 +145,7 @@ fn assemble(config: Config, workers: usize) -> Result<Proxy, ProgramError> {
         identity,
         drain: Drain::default(),
         press: Press::default(),
+        routing: RoutingCounts::default(),
         metrics,
     })
 }

@@ -13,6 +13,7 @@ use crate::expiry::Expiry;
 use crate::identity::IdentityCell;
 use crate::metrics::Metrics;
 use crate::routes::Table;
+use crate::routing::RoutingCounts;
 
 /// The shared part of one proxy.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Proxy {
     pub drain: Drain,
     /// Wakes the prober.
     pub press: Press,
+    /// What routes did.
+    pub routing: RoutingCounts,
     /// What is measured.
     pub metrics: Metrics,
 }

@@ -1,10 +1,10 @@
 //! A request's whole life.
 //!
 //! ```text
-//! from a client ─ match the host ─ strip what only the mesh may say ─ pick ─┬─ home: queue, endpoint
-//!                                                                           ├─ a neighbour ─ refused? ─ home, or one other
-//!                                                                           └─ the upstream of last resort
-//! from a peer ─── is it who it says? ─ credit ──────────────────────────────── queue, endpoint, never moved again
+//! from a client ─ strip what only the mesh may say ─ route: rule, service ─ pick ─┬─ home: queue, endpoint
+//!                                                                                 ├─ a neighbour ─ refused? ─ home, or one other
+//!                                                                                 └─ the upstream of last resort
+//! from a peer ─── is it who it says? ─ credit ────────────────────────────────────── queue, endpoint, never moved again
 //! ```
 //!
 //! The answer's body carries the [`Observation`](crate::observe::Observation): what is noted when it ends.
@@ -29,7 +29,10 @@ use crate::live::{Chooser, Counters};
 use crate::moved::{self, Moved};
 use crate::pick::{Choice, Now};
 use crate::proxy::Worker;
+use crate::route::is_grpc;
 use crate::routes::ServiceRoute;
+use crate::routing;
+use crate::traffic::Waits;
 
 /// A request is offered to at most this many neighbours, one after another.
 pub const NEIGHBOURS_TRIED_MAX: usize = 2;
@@ -40,6 +43,8 @@ mod at_home;
 pub(crate) struct Exchange<'a> {
     pub(crate) worker: &'a Worker,
     pub(crate) route: &'a Arc<ServiceRoute>,
+    /// How long things may take.
+    pub(crate) waits: Waits,
     /// Until when it must be answered.
     pub(crate) deadline: Deadline,
 }
@@ -50,23 +55,26 @@ pub async fn entered(
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let worker = &*downstream.worker;
-    let host = headers::host(request.uri(), request.headers());
-    let Some(route) = worker.proxy.table.load().by_host(host).cloned() else {
-        return Answer::UnknownHost.response();
-    };
     if request.method() == Method::CONNECT {
         return Answer::Method.response();
     }
     let told_us = deadline::told_by_client(&request);
     let (mut head, body) = request.into_parts();
     headers::clean_request(&mut head);
+    let way = match routing::way(worker, &mut head).await {
+        Ok(way) => way,
+        Err(instead) => return instead,
+    };
     let request = Request::from_parts(head, RequestBody::new(body));
-    let exchange = Exchange::new(worker, &route, told_us);
+    let exchange = Exchange::new(worker, &way.service, way.waits(), told_us);
     exchange.counters().entered.fetch_add(1, Relaxed);
     let choice = exchange.choose(None);
     match exchange.place(choice, request).await {
-        Ok(response) => response,
-        Err(answer) => exchange.give_up(answer),
+        Ok(mut response) => {
+            way.back(&mut response);
+            response
+        }
+        Err(answer) => exchange.give_up(answer, way.grpc),
     }
 }
 
@@ -82,7 +90,12 @@ pub async fn moved_in(
     let Some(route) = route else {
         return Answer::NotOfMesh.response();
     };
-    let exchange = Exchange::new(worker, &route, deadline::told_by_hop(&request));
+    let exchange = Exchange::new(
+        worker,
+        &route,
+        route.traffic.waits,
+        deadline::told_by_hop(&request),
+    );
     let answer = |answer: Answer| exchange.with_load(answer.response());
     if request.uri().path() == hop::PROBE_PATH {
         return exchange.probed();
@@ -105,6 +118,7 @@ pub async fn moved_in(
     }
     let (mut head, body) = request.into_parts();
     headers::clean_request(&mut head);
+    let grpc = is_grpc(&head.headers);
     let request = Request::from_parts(head, RequestBody::new(body));
     match exchange.at_home(Class::Moved, request).await {
         Ok(response) => {
@@ -119,19 +133,25 @@ pub async fn moved_in(
         Err(other) => {
             counters.accepted.fetch_add(1, Relaxed);
             exchange.count_limit(other);
-            answer(other)
+            exchange.with_load(other.to(grpc))
         }
     }
 }
 
 impl<'a> Exchange<'a> {
     /// A request that the client, or the hop before, gave so long from now, in microseconds.
-    fn new(worker: &'a Worker, route: &'a Arc<ServiceRoute>, told_us: Option<u64>) -> Exchange<'a> {
+    fn new(
+        worker: &'a Worker,
+        route: &'a Arc<ServiceRoute>,
+        waits: Waits,
+        told_us: Option<u64>,
+    ) -> Exchange<'a> {
         let now_us = worker.proxy.clock.now_us();
         Exchange {
             worker,
             route,
-            deadline: Deadline::new(&route.traffic.waits, told_us, now_us),
+            waits,
+            deadline: Deadline::new(&waits, told_us, now_us),
         }
     }
 
@@ -182,14 +202,14 @@ impl<'a> Exchange<'a> {
     }
 
     /// The proxy's own answer to a request that nobody serves.
-    fn give_up(&self, answer: Answer) -> Response<ResponseBody> {
+    fn give_up(&self, answer: Answer, grpc: bool) -> Response<ResponseBody> {
         match answer {
             Answer::Shed { .. } | Answer::NoEndpoint => &self.counters().shed,
             _ => &self.counters().failed,
         }
         .fetch_add(1, Relaxed);
         self.count_limit(answer);
-        answer.response()
+        answer.to(grpc)
     }
 
     fn count_limit(&self, answer: Answer) {

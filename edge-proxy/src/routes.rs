@@ -9,15 +9,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 use http::HeaderValue;
+use http::request::Parts;
 use isobar_mesh_api::hop::LoadHint;
 use isobar_mesh_api::message::LocalService;
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::resource::TrafficPolicySpec;
+use isobar_mesh_api::route::Route as WrittenRoute;
 use isobar_mesh_api::snapshot::{
     Neighbour, PlanId, QueueLimits, Row, ServicePlan, Snapshot, SnapshotError,
 };
 
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::credit::CreditBook;
 use crate::decay;
 use crate::endpoint::EndpointLive;
@@ -26,6 +29,7 @@ use crate::metrics::Metrics;
 use crate::neighbour::NeighbourLive;
 use crate::neighbour_load::NeighbourLoad;
 use crate::pick::Route;
+use crate::route::{Found, Lost, RouteTable, Services};
 use crate::traffic::Traffic;
 
 /// All routes of one snapshot.
@@ -39,9 +43,18 @@ pub struct Routes {
     pub neighbours: Arc<[Arc<NeighbourLive>]>,
     /// In the snapshot's order.
     pub services: Vec<Arc<ServiceRoute>>,
-    by_host: HashMap<String, usize>,
-    any_host: Option<usize>,
     by_name: HashMap<ServiceName, usize>,
+    /// Rules, and services' own host names.
+    table: Arc<RouteTable>,
+    /// What `table` was compiled from.
+    written: Written,
+}
+
+/// What rules are compiled from. While it is the same, so are they: a plan with other weights compiles nothing.
+#[derive(Debug, PartialEq, Eq)]
+struct Written {
+    routes: Vec<Arc<WrittenRoute>>,
+    hosts: Vec<(ServiceName, Vec<String>)>,
 }
 
 /// All that a request for one service needs.
@@ -76,14 +89,12 @@ pub struct ServiceRoute {
 }
 
 impl Routes {
-    /// The service that a host name means: its own, else the one for any.
-    pub fn by_host(&self, host: Option<&str>) -> Option<&Arc<ServiceRoute>> {
-        let named = host.and_then(|host| match host.bytes().any(|b| b.is_ascii_uppercase()) {
-            true => self.by_host.get(&host.to_ascii_lowercase()),
-            false => self.by_host.get(host),
-        });
-        let index = named.copied().or(self.any_host)?;
-        self.services.get(index)
+    /// Where a request for a host goes.
+    ///
+    /// # Errors
+    /// Nowhere.
+    pub fn find(&self, host: Option<&str>, head: &Parts) -> Result<Found<'_>, Lost> {
+        self.table.find(host, head)
     }
 
     /// The service of this name.
@@ -119,6 +130,33 @@ pub struct Table {
     book: Mutex<Book>,
 }
 
+/// What this node's own configuration says.
+#[derive(Debug, Default)]
+pub struct Local {
+    /// Services with endpoints here.
+    pub services: Vec<LocalService>,
+    /// How requests are treated where the plan says nothing.
+    pub traffic_policies: Vec<Arc<TrafficPolicySpec>>,
+    /// Where requests go, beside the plan's routes.
+    pub routes: Vec<Arc<WrittenRoute>>,
+    /// Where to reach nodes that are not where they say they are.
+    pub peer_address: BTreeMap<NodeId, String>,
+}
+
+impl Local {
+    /// From the configuration.
+    pub fn new(config: &Config) -> Local {
+        let policies = config.traffic_policies.iter();
+        let routes = config.routes.iter();
+        Local {
+            services: config.services.clone(),
+            traffic_policies: policies.cloned().map(Arc::new).collect(),
+            routes: routes.map(|r| Arc::clone(r.route())).collect(),
+            peer_address: config.peer_address.clone(),
+        }
+    }
+}
+
 /// Live state by name.
 #[derive(Debug)]
 struct Book {
@@ -126,9 +164,7 @@ struct Book {
     threads: usize,
     clock: Clock,
     metrics: Metrics,
-    local: Vec<LocalService>,
-    policies: Vec<Arc<TrafficPolicySpec>>,
-    peer_address: BTreeMap<NodeId, String>,
+    local: Local,
     services: BTreeMap<ServiceName, Arc<ServiceLive>>,
     endpoints: BTreeMap<(ServiceName, String), Arc<EndpointLive>>,
     neighbours: BTreeMap<NodeId, Arc<NeighbourLive>>,
@@ -141,9 +177,7 @@ impl Table {
         threads: usize,
         clock: Clock,
         metrics: Metrics,
-        local: Vec<LocalService>,
-        policies: Vec<TrafficPolicySpec>,
-        peer_address: BTreeMap<NodeId, String>,
+        local: Local,
     ) -> Table {
         let alone = Snapshot {
             plan: PlanId::default(),
@@ -151,6 +185,7 @@ impl Table {
             period_ms: 1000,
             neighbours: Vec::new(),
             services: Vec::new(),
+            routes: Vec::new(),
         };
         let mut book = Book {
             node,
@@ -158,8 +193,6 @@ impl Table {
             clock,
             metrics,
             local,
-            policies: policies.into_iter().map(Arc::new).collect(),
-            peer_address,
             services: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             neighbours: BTreeMap::new(),
@@ -228,13 +261,14 @@ impl Book {
             .map(|neighbour| self.neighbour(neighbour))
             .collect();
         let plans = self.with_local(&snapshot);
+        let (table, written) = self.table(&snapshot, &plans, before);
         let mut routes = Routes {
             share_left,
             neighbours,
             services: Vec::with_capacity(plans.len()),
-            by_host: HashMap::new(),
-            any_host: None,
             by_name: HashMap::new(),
+            table,
+            written,
             snapshot: Arc::clone(&snapshot),
         };
         for (index, plan) in plans.iter().enumerate() {
@@ -242,16 +276,6 @@ impl Book {
             route.neighbours = Arc::clone(&routes.neighbours);
             routes.services.push(Arc::new(route));
             routes.by_name.insert(plan.service.clone(), index);
-            // Of two services with one host name the first has it.
-            for host in &plan.hosts {
-                match host.as_str() {
-                    "*" => routes.any_host = routes.any_host.or(Some(index)),
-                    host => {
-                        let host = host.to_ascii_lowercase();
-                        routes.by_host.entry(host).or_insert(index);
-                    }
-                }
-            }
         }
         routes
     }
@@ -259,7 +283,7 @@ impl Book {
     /// The plan's services, and those that only this node's configuration knows.
     fn with_local(&self, snapshot: &Snapshot) -> Vec<ServicePlan> {
         let mut plans = snapshot.services.clone();
-        for local in &self.local {
+        for local in &self.local.services {
             if plans.iter().any(|plan| plan.service == local.service) {
                 continue;
             }
@@ -276,6 +300,37 @@ impl Book {
             });
         }
         plans
+    }
+
+    /// The rules of the plan, and those that only this node's configuration has.
+    fn table(
+        &self,
+        snapshot: &Snapshot,
+        plans: &[ServicePlan],
+        before: Option<&Routes>,
+    ) -> (Arc<RouteTable>, Written) {
+        let mut routes = snapshot.routes.clone();
+        let local = self.local.routes.iter();
+        let only_local = local.filter(|own| !snapshot.routes.iter().any(|r| r.key() == own.key()));
+        routes.extend(only_local.cloned());
+        let hosts = plans.iter().map(|p| (p.service.clone(), p.hosts.clone()));
+        let hosts = hosts.collect();
+        let written = Written { routes, hosts };
+        if let Some(before) = before.filter(|before| before.written == written) {
+            return (Arc::clone(&before.table), written);
+        }
+        let named: Vec<(&ServiceName, &[String])> = written
+            .hosts
+            .iter()
+            .map(|(name, hosts)| (name, hosts.as_slice()))
+            .collect();
+        let services = Services {
+            named: &named,
+            threads: self.threads,
+        };
+        let old = before.map(|before| &*before.table);
+        let table = RouteTable::compile(&written.routes, services, old);
+        (Arc::new(table), written)
     }
 
     fn service(
@@ -331,7 +386,7 @@ impl Book {
         let own = || {
             let none = BTreeMap::new();
             let selects = |p: &&Arc<TrafficPolicySpec>| p.selects(&plan.service, &none);
-            let mut selecting = self.policies.iter().filter(selects);
+            let mut selecting = self.local.traffic_policies.iter().filter(selects);
             let first = selecting.clone().next();
             // One that names the service comes before one for all.
             selecting.find(|p| !p.is_for_all()).or(first).cloned()
@@ -370,7 +425,7 @@ impl Book {
     fn neighbour(&mut self, neighbour: &Neighbour) -> Arc<NeighbourLive> {
         let node = &neighbour.node;
         let told = &neighbour.mesh_address;
-        let address = self.peer_address.get(node).unwrap_or(told);
+        let address = self.local.peer_address.get(node).unwrap_or(told);
         // One connection per worker and one for the prober.
         let links = self.threads + 1;
         let live = self

@@ -106,6 +106,7 @@ mod tests {
             period_ms: 1000,
             neighbours: Vec::new(),
             services: Vec::new(),
+            routes: Vec::new(),
         }
     }
 

@@ -10,6 +10,7 @@ use isobar_mesh_api::snapshot::QueueLimits;
 use crate::circuit;
 use crate::expiry::NEVER_US;
 use crate::retry;
+use crate::route::rule;
 
 /// How requests of one service are treated.
 #[derive(Debug, Clone)]
@@ -53,6 +54,15 @@ impl Waits {
             request_us: limit(policy.request),
             idle_us: limit(policy.idle),
             stream_us: limit(policy.stream),
+        }
+    }
+
+    /// The same under a route's rule: what the rule says counts.
+    pub fn under(self, rule: &rule::Timeouts) -> Waits {
+        Waits {
+            request_us: rule.request_us.unwrap_or(self.request_us),
+            per_try_us: rule.backend_request_us.unwrap_or(self.per_try_us),
+            ..self
         }
     }
 }

@@ -14,5 +14,7 @@ mod forward;
 mod mesh;
 #[path = "proxy/resilience.rs"]
 mod resilience;
+#[path = "proxy/routes.rs"]
+mod routes;
 #[path = "proxy/support.rs"]
 mod support;

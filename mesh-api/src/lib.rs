@@ -14,7 +14,8 @@
 //! - [`message`]: the two directions of the control stream and its line format;
 //! - [`enrol`]: how a proxy gets its first certificate;
 //! - [`hop`]: the headers of a request between two proxies;
-//! - [`resource`]: the shape operators write, in REST, files and custom resources.
+//! - [`resource`]: the shape operators write, in REST, files and custom resources;
+//! - [`route`]: where requests go, checked and ready to be sent.
 
 pub mod enrol;
 pub mod hop;
@@ -23,5 +24,6 @@ pub mod message;
 pub mod names;
 pub mod report;
 pub mod resource;
+pub mod route;
 pub mod snapshot;
 pub mod weight;

@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::message::Location;
 use crate::names::{NodeId, RegionName, ServiceName, SiteName};
 
+pub mod route;
 pub mod span;
 pub mod traffic_policy;
 pub mod weight_policy;
 
+pub use route::{GrpcRouteSpec, HttpRouteSpec};
 pub use span::Span;
 pub use traffic_policy::TrafficPolicySpec;
 pub use weight_policy::{Algorithm, CapacitySource, WeightPolicySpec};
@@ -33,6 +35,13 @@ pub struct Metadata {
     /// Free key-value pairs to select by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// When a route was first written (RFC 3339, UTC). The controller says it; what a client says is not heard.
+    #[serde(
+        default,
+        rename = "creationTimestamp",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub creation_timestamp: Option<String>,
 }
 
 /// What an operator writes; `kind` decides the spec.
@@ -60,6 +69,22 @@ pub enum Resource {
         /// What it says.
         spec: WeightPolicySpec,
     },
+    /// Where HTTP requests go.
+    #[serde(rename = "HTTPRoute")]
+    HttpRoute {
+        /// Its name, namespace and labels.
+        metadata: Metadata,
+        /// What it says.
+        spec: HttpRouteSpec,
+    },
+    /// Where gRPC calls go.
+    #[serde(rename = "GRPCRoute")]
+    GrpcRoute {
+        /// Its name, namespace and labels.
+        metadata: Metadata,
+        /// What it says.
+        spec: GrpcRouteSpec,
+    },
 }
 
 impl Resource {
@@ -68,7 +93,9 @@ impl Resource {
         match self {
             Resource::Node { metadata, .. }
             | Resource::Service { metadata, .. }
-            | Resource::WeightPolicy { metadata, .. } => metadata,
+            | Resource::WeightPolicy { metadata, .. }
+            | Resource::HttpRoute { metadata, .. }
+            | Resource::GrpcRoute { metadata, .. } => metadata,
         }
     }
 
@@ -78,6 +105,8 @@ impl Resource {
             Resource::Node { .. } => "Node",
             Resource::Service { .. } => "Service",
             Resource::WeightPolicy { .. } => "WeightPolicy",
+            Resource::HttpRoute { .. } => "HTTPRoute",
+            Resource::GrpcRoute { .. } => "GRPCRoute",
         }
     }
 }

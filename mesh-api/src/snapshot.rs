@@ -4,10 +4,13 @@
 //! take for whom. A [`Delta`] replaces whole services of the snapshot before
 //! it. Both carry the [`PlanId`]; a proxy refuses an older one.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::names::{NodeId, ServiceName};
 use crate::resource::TrafficPolicySpec;
+use crate::route::{Route, RouteKey};
 use crate::weight::WHOLE_PPM;
 
 /// Most services a snapshot may name.
@@ -16,6 +19,8 @@ pub const SNAPSHOT_SERVICES_MAX: usize = 1024;
 pub const SNAPSHOT_NEIGHBOURS_MAX: usize = 256;
 /// Most endpoints of one service on one node.
 pub const SNAPSHOT_ENDPOINTS_MAX: usize = 256;
+/// Most routes a snapshot may have.
+pub const SNAPSHOT_ROUTES_MAX: usize = 4096;
 
 /// Which computation of a plan: first who computed (the epoch rises with every planner that
 /// takes over), then which of its computations.
@@ -48,6 +53,9 @@ pub struct Snapshot {
     pub neighbours: Vec<Neighbour>,
     /// One entry per service.
     pub services: Vec<ServicePlan>,
+    /// Where requests go; what no route is for goes to the service that its host names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Arc<Route>>,
 }
 
 /// What changed since the snapshot or delta before it.
@@ -66,6 +74,12 @@ pub struct Delta {
     /// Services that are gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<ServiceName>,
+    /// Routes that replace those of the same key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Arc<Route>>,
+    /// Routes that are gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes_removed: Vec<RouteKey>,
 }
 
 /// A node that requests may be moved to or come from.
@@ -106,7 +120,7 @@ pub struct ServicePlan {
     pub queue: QueueLimits,
     /// How its requests are treated; absent: by the defaults, or as the node's own configuration says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub traffic: Option<std::sync::Arc<TrafficPolicySpec>>,
+    pub traffic: Option<Arc<TrafficPolicySpec>>,
 }
 
 /// How many requests may wait at a node for a service's endpoints, and how long.
@@ -267,6 +281,8 @@ impl Snapshot {
         limit("neighbours", self.neighbours.len(), SNAPSHOT_NEIGHBOURS_MAX)?;
         once(self.neighbours.iter().map(|n| n.node.as_str()))?;
         once(self.services.iter().map(|s| s.service.as_str()))?;
+        limit("routes", self.routes.len(), SNAPSHOT_ROUTES_MAX)?;
+        once(self.routes.iter().map(|r| r.key()))?;
         self.services
             .iter()
             .try_for_each(|service| service.check(&self.neighbours))
@@ -306,8 +322,19 @@ impl Snapshot {
                 None => next.services.push(service),
             }
         }
+        next.replace_routes(delta.routes, &delta.routes_removed);
         next.check()?;
         Ok(next)
+    }
+
+    fn replace_routes(&mut self, routes: Vec<Arc<Route>>, removed: &[RouteKey]) {
+        self.routes.retain(|r| !removed.contains(r.key()));
+        for route in routes {
+            match self.routes.iter_mut().find(|r| r.key() == route.key()) {
+                Some(place) => *place = route,
+                None => self.routes.push(route),
+            }
+        }
     }
 }
 
@@ -362,12 +389,13 @@ fn limit(what: &'static str, len: usize, max: usize) -> Result<(), SnapshotError
     Ok(())
 }
 
-fn once<'a>(names: impl Iterator<Item = &'a str>) -> Result<(), SnapshotError> {
+fn once<T: Ord + ToString>(names: impl Iterator<Item = T>) -> Result<(), SnapshotError> {
     let mut seen = std::collections::BTreeSet::new();
     for name in names {
-        if !seen.insert(name) {
-            return Err(SnapshotError::Twice(name.to_owned()));
+        if seen.contains(&name) {
+            return Err(SnapshotError::Twice(name.to_string()));
         }
+        seen.insert(name);
     }
     Ok(())
 }
@@ -416,6 +444,7 @@ mod tests {
                 rtt_us: 900,
             }],
             services: vec![service],
+            routes: Vec::new(),
         }
     }
 
@@ -453,6 +482,8 @@ mod tests {
             neighbours: None,
             services: vec![service(0, &[("b", WHOLE_PPM)])],
             removed: Vec::new(),
+            routes: Vec::new(),
+            routes_removed: Vec::new(),
         };
         let next = have.apply(delta(4, 5)).unwrap();
         assert_eq!(next.services[0].row.weight_ppm(&node("b")), WHOLE_PPM);

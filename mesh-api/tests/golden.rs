@@ -14,8 +14,11 @@ use isobar_mesh_api::message::{
 };
 use isobar_mesh_api::names::{NodeId, RegionName, ServiceName, SiteName};
 use isobar_mesh_api::report::{MovedIn, MovedOut, NeighbourReport, Report, ServiceReport};
+use isobar_mesh_api::resource::Metadata;
+use isobar_mesh_api::resource::route::{GrpcRouteSpec, HttpRouteSpec};
 use isobar_mesh_api::resource::traffic_policy::Timeouts;
 use isobar_mesh_api::resource::{Span, TrafficPolicySpec};
+use isobar_mesh_api::route::{Route, RouteKey, RouteKind};
 use isobar_mesh_api::snapshot::{
     Credit, Delta, Endpoint, Move, Neighbour, PlanId, QueueLimits, Row, ServicePlan, Snapshot,
 };
@@ -171,6 +174,81 @@ fn neighbour() -> Neighbour {
     }
 }
 
+fn metadata() -> Metadata {
+    Metadata {
+        name: "cart".into(),
+        namespace: "shop".into(),
+        creation_timestamp: Some("2026-11-25T10:00:00Z".into()),
+        ..Metadata::default()
+    }
+}
+
+/// Every field that an `HTTPRoute` can have.
+fn http_route() -> Arc<Route> {
+    let spec: HttpRouteSpec = serde_json::from_value(serde_json::json!({
+        "parentRefs": [{ "name": "isobar" }],
+        "hostnames": ["cart.example", "*.cart.example"],
+        "rules": [
+            {
+                "name": "new",
+                "matches": [{
+                    "path": { "type": "PathPrefix", "value": "/v2" },
+                    "headers": [{ "type": "RegularExpression", "name": "X-Beta", "value": "yes|on" }],
+                    "queryParams": [{ "name": "beta", "value": "1" }],
+                    "method": "GET"
+                }],
+                "filters": [
+                    { "type": "RequestHeaderModifier", "requestHeaderModifier": {
+                        "set": [{ "name": "x-a", "value": "1" }],
+                        "add": [{ "name": "x-b", "value": "2" }],
+                        "remove": ["x-c"] } },
+                    { "type": "ResponseHeaderModifier", "responseHeaderModifier": { "remove": ["server"] } },
+                    { "type": "URLRewrite", "urlRewrite": { "hostname": "new.example",
+                        "path": { "type": "ReplacePrefixMatch", "replacePrefixMatch": "/" } } },
+                    { "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "shadow" },
+                        "fraction": { "numerator": 1, "denominator": 1000 } } },
+                    { "type": "Fault", "fault": {
+                        "delay": { "duration": "100ms", "percent": 5 },
+                        "abort": { "httpStatus": 500, "grpcStatus": 13, "percent": 1 } } }
+                ],
+                "backendRefs": [
+                    { "name": "cart", "weight": 9 },
+                    { "name": "cart", "namespace": "beta", "filters": [
+                        { "type": "RequestHeaderModifier", "requestHeaderModifier": { "remove": ["x-d"] } }] }
+                ],
+                "timeouts": { "request": "10s", "backendRequest": "2s500ms" },
+                "sessionPersistence": { "sessionName": "cart", "absoluteTimeout": "1h",
+                    "type": "Cookie", "cookieConfig": { "lifetimeType": "Permanent" } }
+            },
+            {
+                "matches": [{ "path": { "type": "Exact", "value": "/old" } }],
+                "filters": [{ "type": "RequestRedirect", "requestRedirect": { "scheme": "https",
+                    "hostname": "new.example", "port": 8443, "statusCode": 308,
+                    "path": { "type": "ReplaceFullPath", "replaceFullPath": "/new" } } }]
+            }
+        ]
+    }))
+    .unwrap();
+    Arc::new(Route::from_http(&metadata(), &spec).unwrap())
+}
+
+fn grpc_route() -> Arc<Route> {
+    let spec: GrpcRouteSpec = serde_json::from_value(serde_json::json!({
+        "rules": [{
+            "matches": [
+                { "method": { "service": "shop.Cart", "method": "Add" } },
+                { "method": { "service": "shop.Cart" } },
+                { "method": { "method": "Add" } },
+                { "method": { "type": "RegularExpression", "service": "shop\\.[A-Z].*" },
+                  "headers": [{ "name": "x-tenant", "value": "a" }] }
+            ],
+            "backendRefs": [{ "name": "cart" }]
+        }]
+    }))
+    .unwrap();
+    Arc::new(Route::from_grpc(&metadata(), &spec).unwrap())
+}
+
 #[test]
 fn snapshot_and_delta() {
     let snapshot = Snapshot {
@@ -179,6 +257,7 @@ fn snapshot_and_delta() {
         period_ms: 1000,
         neighbours: vec![neighbour()],
         services: vec![service_plan()],
+        routes: vec![http_route()],
     };
     snapshot.check().unwrap();
     check("snapshot", &Down::Snapshot(snapshot));
@@ -191,6 +270,11 @@ fn snapshot_and_delta() {
         neighbours: Some(vec![neighbour()]),
         services: vec![service_plan()],
         removed: vec![ServiceName::new("shop/old").unwrap()],
+        routes: vec![grpc_route()],
+        routes_removed: vec![RouteKey {
+            kind: RouteKind::Http,
+            name: ServiceName::new("shop/old").unwrap(),
+        }],
     };
     check("delta", &Down::Delta(delta));
 }

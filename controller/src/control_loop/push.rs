@@ -103,6 +103,7 @@ impl ControlLoop {
             period_ms: self.period_ms(),
             neighbours,
             services: cut(plans).into_iter().next().unwrap_or_default(),
+            routes: Vec::new(),
         })
     }
 
@@ -262,6 +263,7 @@ impl Message {
                 period_ms,
                 neighbours: self.neighbours.take().unwrap_or_default(),
                 services,
+                routes: Vec::new(),
             }),
             Some(base) => Down::Delta(Delta {
                 plan,
@@ -269,6 +271,8 @@ impl Message {
                 neighbours: self.neighbours.take(),
                 services,
                 removed: std::mem::take(&mut self.removed),
+                routes: Vec::new(),
+                routes_removed: Vec::new(),
             }),
         }
     }

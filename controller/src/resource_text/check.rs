@@ -47,6 +47,10 @@ pub(super) fn check(resource: &Resource) -> Result<(Key, Meaning), FieldProblem>
             policy(spec)?;
             (Kind::WeightPolicy, name.to_string(), Meaning::WeightPolicy)
         }
+        Resource::HttpRoute { .. } | Resource::GrpcRoute { .. } => {
+            let detail = "is read by proxies alone, from their own configuration";
+            return Err(FieldProblem::new("#/kind", detail));
+        }
     };
     Ok((Key { kind, name }, meaning))
 }

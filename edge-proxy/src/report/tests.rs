@@ -1,7 +1,7 @@
 use super::*;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::routes::Table;
+use crate::routes::{Local, Table};
 use isobar_mesh_api::message::LocalService;
 use isobar_mesh_api::snapshot::Endpoint;
 
@@ -17,15 +17,11 @@ fn table() -> Table {
     };
     let metrics = Metrics::new().unwrap();
     let node = NodeId::new("a").unwrap();
-    Table::new(
-        node,
-        2,
-        Clock::start(),
-        metrics,
-        vec![local],
-        Vec::new(),
-        BTreeMap::new(),
-    )
+    let local = Local {
+        services: vec![local],
+        ..Local::default()
+    };
+    Table::new(node, 2, Clock::start(), metrics, local)
 }
 
 fn draft(book: &mut ReportBook, table: &Table, now_us: u64) -> Option<Draft> {

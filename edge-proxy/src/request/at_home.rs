@@ -192,7 +192,7 @@ impl Exchange<'_> {
                 observation.begun_us(),
             );
         }
-        let per_try_us = self.route.traffic.waits.per_try_us;
+        let per_try_us = self.waits.per_try_us;
         let due_us = observation.begun_us().saturating_add(per_try_us);
         let sending = pin!(self.send(endpoint, request));
         let lost = |failure, outcome| Tried {
@@ -253,7 +253,7 @@ impl Exchange<'_> {
         again: &Again,
     ) -> Result<T, Limit> {
         let (expiry, clock) = (&self.worker.expiry, self.worker.proxy.clock);
-        let waits = &self.route.traffic.waits;
+        let waits = &self.waits;
         let mut due_us = try_due_us.min(self.deadline.head_us);
         loop {
             if let Ok(sent) = expiry.until(due_us, sending.as_mut()).await {

@@ -286,6 +286,8 @@ async fn a_proxy_enrols_reports_and_obeys() {
         neighbours: None,
         services: snapshot("a", &a, 8).services,
         removed: Vec::new(),
+        routes: Vec::new(),
+        routes_removed: Vec::new(),
     };
     delta.services[0].row.home_ppm = 5;
     stream.say(&Down::Delta(delta.clone())).await;

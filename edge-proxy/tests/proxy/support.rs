@@ -50,7 +50,8 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 }
 
 /// An endpoint. `/echo` sends the body back, `/headers` the request's headers, `/hold` answers
-/// when it is let go; everything else answers with the endpoint's name.
+/// when it is let go; everything else answers with the endpoint's name. `x-seen` is the request's
+/// target as it arrived.
 pub struct TestEndpoint {
     pub address: SocketAddr,
     served: Arc<AtomicUsize>,
@@ -125,6 +126,18 @@ impl Drop for TestEndpoint {
 }
 
 async fn answer(name: &str, request: Request<Incoming>, held: &Semaphore) -> Response<Body> {
+    let seen = request.uri().to_string();
+    let mut response = answer_by_path(name, request, held).await;
+    let seen = seen.parse().unwrap();
+    response.headers_mut().insert("x-seen", seen);
+    response
+}
+
+async fn answer_by_path(
+    name: &str,
+    request: Request<Incoming>,
+    held: &Semaphore,
+) -> Response<Body> {
     match request.uri().path() {
         "/echo" => Response::new(request.into_body().boxed()),
         "/headers" => {
@@ -321,6 +334,7 @@ pub fn snapshot(name: &str, endpoint: &TestEndpoint, workers: u32) -> Snapshot {
             queue: QueueLimits::default(),
             traffic: None,
         }],
+        routes: Vec::new(),
     }
 }
 

@@ -1,0 +1,186 @@
+//! One compiled rule: what is done to a request, and where it goes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use isobar_mesh_api::resource::route::SessionPersistence;
+use isobar_mesh_api::route::RouteKey;
+
+use super::fault::{Failure, Fault};
+use super::head::{HeadChange, Redirect};
+use crate::spread::{Share, Spread};
+
+/// A rule of a route.
+#[derive(Debug)]
+pub struct Rule {
+    /// Whose.
+    pub route: RouteKey,
+    /// Its place there, from 0.
+    pub place: usize,
+    /// What is changed for all backends.
+    pub change: HeadChange,
+    /// An answer instead of a backend.
+    pub redirect: Option<Redirect>,
+    /// Delays and failures on purpose.
+    pub fault: Option<Fault>,
+    /// Who gets copies.
+    pub mirrors: Vec<Mirror>,
+    /// Where requests go.
+    pub backends: Vec<Backend>,
+    /// How long they may take.
+    pub timeouts: Timeouts,
+    /// Which of them belong together.
+    pub session_persistence: Option<SessionPersistence>,
+    /// The backends' weights; empty when all are 0.
+    pub(super) weights_ppm: Vec<u32>,
+    pub(super) turns: Arc<Turns>,
+}
+
+/// Where a part of a rule's requests goes.
+#[derive(Debug)]
+pub struct Backend {
+    /// The service's place among all; `None` = there is no such service, and its share is answered with 500.
+    pub service: Option<usize>,
+    /// What is changed besides.
+    pub change: HeadChange,
+}
+
+/// Who gets copies of requests.
+#[derive(Debug)]
+pub struct Mirror {
+    /// The service's place among all; `None` = there is no such service, and nobody gets copies.
+    pub service: Option<usize>,
+    /// How many requests of a million.
+    pub share_ppm: u32,
+}
+
+/// How long a request may take, in microseconds; `u64::MAX` = as long as it likes, `None` = as its service's policy says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From its arrival to the answer's head.
+    pub request_us: Option<u64>,
+    /// One try.
+    pub backend_request_us: Option<u64>,
+}
+
+/// Whose turn it is under a rule: one state per worker, which outlives snapshots.
+#[derive(Debug)]
+pub struct Turns(Box<[Mutex<Turn>]>);
+
+#[derive(Debug)]
+struct Turn {
+    spread: Spread,
+    mirrors: Vec<Share>,
+    rng: fastrand::Rng,
+}
+
+/// What is done with one request.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// It waits so long first.
+    pub delay: Option<Duration>,
+    /// Then it fails.
+    pub failure: Option<Failure>,
+    /// Else it goes to this backend, if there is one.
+    pub backend: Option<usize>,
+    /// And to these mirrors: bit n for the n-th.
+    pub mirrors: u32,
+}
+
+impl Turns {
+    /// Turns for that many worker threads; the same seed gives the same random choices.
+    pub fn new(threads: usize, seed: u64) -> Turns {
+        let turn = |worker: usize| {
+            Mutex::new(Turn {
+                spread: Spread::default(),
+                mirrors: Vec::new(),
+                rng: fastrand::Rng::with_seed(seed ^ (worker as u64) << 32),
+            })
+        };
+        Turns((0..threads.max(1)).map(turn).collect())
+    }
+}
+
+impl Rule {
+    /// Decides for the next request of a worker.
+    pub fn next(&self, worker: usize) -> Verdict {
+        let only = (self.weights_ppm.len() == 1).then_some(0);
+        if self.fault.is_none() && self.mirrors.is_empty() && self.weights_ppm.len() <= 1 {
+            return Verdict {
+                backend: only,
+                ..Verdict::default()
+            };
+        }
+        let turns = &self.turns.0;
+        let mut turn = turns[worker % turns.len()]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut verdict = Verdict::default();
+        if let Some(fault) = &self.fault {
+            verdict.delay = fault.delay(&mut turn.rng);
+            verdict.failure = fault.failure(&mut turn.rng);
+            if verdict.failure.is_some() {
+                return verdict;
+            }
+        }
+        let Turn {
+            spread, mirrors, ..
+        } = &mut *turn;
+        verdict.backend = match self.weights_ppm.is_empty() {
+            true => None,
+            false => only.or_else(|| Some(spread.next(&self.weights_ppm))),
+        };
+        mirrors.resize(self.mirrors.len(), Share::default());
+        for (at, (mirror, share)) in self.mirrors.iter().zip(mirrors).enumerate() {
+            if mirror.service.is_some() && share.next(mirror.share_ppm) {
+                verdict.mirrors |= 1 << at;
+            }
+        }
+        verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use isobar_mesh_api::names::ServiceName;
+    use isobar_mesh_api::route::RouteKind;
+
+    fn rule(weights_ppm: &[u32], mirror_ppm: u32, turns: &Arc<Turns>) -> Rule {
+        Rule {
+            route: RouteKey {
+                kind: RouteKind::Http,
+                name: ServiceName::new("a/b").unwrap(),
+            },
+            place: 0,
+            change: HeadChange::default(),
+            redirect: None,
+            fault: None,
+            mirrors: vec![Mirror {
+                service: Some(0),
+                share_ppm: mirror_ppm,
+            }],
+            backends: Vec::new(),
+            timeouts: Timeouts::default(),
+            session_persistence: None,
+            weights_ppm: weights_ppm.to_vec(),
+            turns: Arc::clone(turns),
+        }
+    }
+
+    #[test]
+    fn shares_are_exact_and_outlive_a_rule() {
+        let turns = Arc::new(Turns::new(2, 1));
+        let mut got = [0; 3];
+        let mut mirrored = 0;
+        for _ in 0..100 {
+            // A new snapshot with every request.
+            let rule = rule(&[700_000, 200_000, 100_000], 250_000, &turns);
+            let verdict = rule.next(1);
+            got[verdict.backend.unwrap()] += 1;
+            mirrored += verdict.mirrors.count_ones();
+        }
+        assert_eq!((got, mirrored), ([70, 20, 10], 25));
+        assert_eq!(rule(&[], 0, &turns).next(0), Verdict::default());
+    }
+}
