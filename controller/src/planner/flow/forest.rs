@@ -23,7 +23,7 @@ mod kin;
 use super::Flow;
 use super::agenda::Agenda;
 use super::arcs::{Incidence, Link};
-use kin::{Kin, ORPHAN, OUT, ROOT};
+use kin::{Kin, ORPHAN, ROOT, Raft};
 
 /// Level of a following node while it is in the forest: no arc into it becomes tight.
 const FAR: i64 = 1 << 60;
@@ -32,7 +32,7 @@ const NEVER: i64 = 1 << 59;
 
 /// Roots of one forest; if there are more, forests follow each other. Where neighbours have near numbers, a forest
 /// then works on one district at a time, which stays in the cache.
-const ROOTS_MAX: usize = 256;
+const ROOTS_MAX: usize = 512;
 
 /// The forest and its working memory, kept between solves. Supplies are nodes 0..n, facilities n..2n; all are outside
 /// between solves.
@@ -44,12 +44,14 @@ pub(super) struct Forest {
     pub(super) agenda: Agenda,
     /// Nodes that joined and have not reached out yet.
     joined: Vec<u32>,
+    /// Nodes that joined since the forest began.
+    known: Vec<u32>,
     /// Nodes that lost their parent.
     orphans: Vec<u32>,
-    /// Nodes that left.
-    fallen: Vec<u32>,
-    /// Number of the present search for new parents.
-    search: u32,
+    /// Trees that fell off and may come back, by number.
+    rafts: Vec<Raft>,
+    /// Rafts without crew.
+    spare: Vec<u32>,
     now_ns: i64,
     roots: usize,
     augmentations: u64,
@@ -63,9 +65,10 @@ impl Forest {
             kin: vec![Kin::OUTSIDE; 2 * nodes],
             agenda: Agenda::new(2 * nodes),
             joined: Vec::new(),
+            known: Vec::new(),
             orphans: Vec::new(),
-            fallen: Vec::new(),
-            search: 0,
+            rafts: Vec::new(),
+            spare: Vec::new(),
             now_ns: 0,
             roots: 0,
             augmentations: 0,
@@ -82,15 +85,24 @@ impl Forest {
     }
 
     fn holds(&self, node: usize) -> bool {
-        self.kin[node].parent != OUT
+        self.base_ns[node] != -FAR
     }
 
     /// Sets when something happens at a node next.
     fn schedule(&mut self, node: usize, key_ns: i64) {
-        if key_ns < NEVER {
-            self.agenda.set(node as u32, key_ns.max(self.now_ns));
-        } else {
+        let due_ns = key_ns.clamp(self.now_ns, NEVER);
+        let before_ns = std::mem::replace(&mut self.kin[node].due_ns, due_ns);
+        if due_ns < NEVER {
+            self.agenda.set(node as u32, due_ns);
+        } else if before_ns < NEVER {
             self.agenda.remove(node as u32);
+        }
+    }
+
+    /// Sets when something happens at a node next, unless it is due earlier.
+    fn hasten(&mut self, node: usize, key_ns: i64) {
+        if key_ns < self.kin[node].due_ns {
+            self.schedule(node, key_ns);
         }
     }
 }
@@ -124,12 +136,13 @@ impl Flow {
             self.forest.now_ns = key_ns;
             self.happen::<DRAW>(node as usize);
         }
+        self.forest.forget();
     }
 
     /// What a node waited for is due: send what it can take now and reach out again, or, outside the forest, join.
     fn happen<const DRAW: bool>(&mut self, node: usize) {
         if !self.forest.holds(node) {
-            return self.rejoin::<DRAW>(node);
+            return self.come_back::<DRAW>(node);
         }
         while self.forest.holds(node) {
             let (level_ns, room_mrps) = self.outlet::<DRAW>(node);
@@ -144,6 +157,10 @@ impl Flow {
 
     /// Takes a node into the forest at its present level.
     fn join<const DRAW: bool>(&mut self, node: usize, parent: u32) {
+        if self.forest.kin[node].is_adrift() {
+            return self.rehang::<DRAW>(node, parent);
+        }
+        self.forest.known.push(node as u32);
         let level_ns = sign::<DRAW>() * self.price_ns[node];
         self.forest.base_ns[node] = level_ns - self.forest.now_ns;
         self.forest.kin[node] = Kin::OUTSIDE;
@@ -169,6 +186,7 @@ impl Flow {
                 self.reach_carrying::<DRAW>(node);
                 outlet_ns
             };
+            self.forest.kin[node].next_ns = level_ns;
             let key_ns = level_ns - self.forest.base_ns[node];
             self.forest.schedule(node, key_ns);
         }
@@ -198,6 +216,9 @@ impl Flow {
             let other = self.across(node, arc);
             if !self.forest.holds(other) {
                 self.join::<DRAW>(other, arc);
+            } else if self.forest.kin[other].parent != arc && self.forest.kin[node].parent != arc {
+                self.forest.kin[other].is_looped = true;
+                self.forest.kin[node].is_looped = true;
             }
             carrying = self.carried.after(arc, self.side(node));
         }
@@ -238,10 +259,12 @@ impl Flow {
         self.leave::<DRAW>(node, sent_mrps);
         let mut at = node;
         while let Some((arc, parent)) = self.parent(at) {
-            self.touched.mark(self.arcs.tail[arc as usize]);
+            self.touched.mark(at.min(parent) as u32);
             if !self.leads::<DRAW>(at) {
                 self.carried.add(&self.arcs, arc, sent_mrps);
             } else if self.carried.add(&self.arcs, arc, -sent_mrps) == 0 {
+                self.forest.disown(parent, at);
+                self.forest.part_inside(parent);
                 self.forest.orphan(at);
             }
             at = parent;
@@ -272,9 +295,9 @@ impl Flow {
     }
 
     /// The arc to a node's parent and the parent; none for a root.
-    fn parent(&self, node: usize) -> Option<(u32, usize)> {
+    pub(super) fn parent(&self, node: usize) -> Option<(u32, usize)> {
         let arc = self.forest.kin[node].parent;
-        (arc < ORPHAN).then(|| (arc, self.across(node, arc)))
+        (arc < ORPHAN).then(|| (arc, self.forest.kin[node].above as usize))
     }
 
     /// The other end of an arc.
