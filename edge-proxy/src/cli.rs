@@ -1,32 +1,53 @@
 //! The command line of `isobar-proxy`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
-use crate::config::Config;
-use crate::program;
+use crate::config::{Config, ConfigError};
+use crate::{listener, program};
+
+const CHECK_EXITS: &str =
+    "Exit status: 0 the configuration is good, 1 it is wrong, 2 it cannot be read";
 
 const EXAMPLES: &str = "Examples:
   isobar-proxy --config /etc/isobar/proxy.toml
   isobar-proxy --config proxy.toml --log debug
+  isobar-proxy check --config proxy.toml
   ISOBAR_LOG=isobar_edge_proxy::control=debug isobar-proxy --config proxy.toml";
 
 #[derive(Debug, Parser)]
 #[command(name = "isobar-proxy", version, about = "The edge proxy of Isobar", after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Says what is wrong with a configuration, and where
+    #[command(after_help = CHECK_EXITS)]
+    Check {
+        /// The configuration, TOML
+        #[arg(long, short, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Run {
     /// The configuration, TOML
-    #[arg(long, short, value_name = "FILE")]
-    config: PathBuf,
-    /// Only check the configuration
-    #[arg(long)]
-    check: bool,
+    #[arg(long, short, value_name = "FILE", required = true)]
+    config: Option<PathBuf>,
     /// What is logged: error, warn, info, debug, trace, or target=level,…; default ISOBAR_LOG, else info
     #[arg(long, value_name = "LEVEL")]
     log: Option<String>,
@@ -45,7 +66,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match run(args) {
+    let run = match args.command {
+        Some(Command::Check { config }) => return check(&config),
+        None => args.run,
+    };
+    match self::run(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("isobar-proxy: {error:#}");
@@ -54,13 +79,36 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn run(args: Args) -> anyhow::Result<()> {
-    log(args.log, args.log_json)?;
-    let config = Config::read(&args.config)?;
-    if args.check {
-        println!("{} is a proxy's configuration", args.config.display());
-        return Ok(());
+/// One line per fault, `file:line:column: key: problem`.
+fn check(path: &Path) -> ExitCode {
+    let checked = Config::read(path).and_then(|config| match listener::resolve(&config) {
+        Ok(_) => Ok(config),
+        Err(error) => Err(error.in_file(path)),
+    });
+    match checked {
+        Ok(config) => {
+            let (node, listeners) = (&config.node, config.listeners.len());
+            println!(
+                "{}: good; node {node}, {listeners} listeners of its own",
+                path.display()
+            );
+            ExitCode::SUCCESS
+        }
+        Err(ConfigError::Faults(faults)) => {
+            eprintln!("{faults}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("isobar-proxy: {}", crate::chain(&error));
+            ExitCode::from(2)
+        }
     }
+}
+
+fn run(args: Run) -> anyhow::Result<()> {
+    log(args.log, args.log_json)?;
+    let path = args.config.context("no configuration was named")?;
+    let config = Config::read(&path)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

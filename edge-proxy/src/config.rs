@@ -12,6 +12,16 @@ use isobar_mesh_api::resource::TrafficPolicySpec;
 use serde::{Deserialize, Serialize};
 
 use crate::local_route::LocalRoute;
+pub mod check;
+pub mod faults;
+pub mod listener;
+pub mod place;
+pub mod sources;
+
+use check::Problem;
+use faults::Faults;
+use listener::ListenerConfig;
+use sources::Sources;
 
 /// Most worker threads.
 pub const WORKERS_MAX: usize = 256;
@@ -27,22 +37,32 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// It is not TOML of the expected shape.
-    #[error("{path} is not a proxy's configuration")]
-    Toml {
-        /// The file.
-        path: String,
-        /// Where and why.
-        source: toml::de::Error,
-    },
+    /// It is not TOML of the expected shape, or a value is out of its range.
+    #[error("{0}")]
+    Faults(Faults),
     /// A field is out of its range.
-    #[error("{field} {problem}")]
+    #[error("{key}: {problem}")]
     Range {
-        /// The field, as written.
-        field: &'static str,
+        /// The key, from the root.
+        key: String,
         /// What is wrong and what would be right.
         problem: String,
     },
+}
+
+impl ConfigError {
+    /// The same with the place in the file, where it is about a key.
+    #[must_use]
+    pub fn in_file(self, path: &Path) -> ConfigError {
+        match (self, std::fs::read_to_string(path)) {
+            (ConfigError::Range { key, problem }, Ok(text)) => {
+                let file = path.display().to_string();
+                let problems = vec![Problem { key, problem }];
+                ConfigError::Faults(Faults::of_problems(&file, &text, problems))
+            }
+            (error, _) => error,
+        }
+    }
 }
 
 /// The configuration of one proxy.
@@ -113,9 +133,31 @@ pub struct Config {
     /// stand on one machine: each would take the load of all for its own.
     #[serde(default = "report_cpu_default")]
     pub report_cpu: bool,
+    /// More listeners.
+    #[serde(default)]
+    pub listeners: Vec<ListenerConfig>,
+    /// Proxies before this one, whose word counts about whom a request comes from.
+    #[serde(default)]
+    pub trusted_sources: Sources,
+    /// What endpoints are told about whom a request comes from.
+    #[serde(default)]
+    pub forwarded: Forwarded,
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// Which headers tell an endpoint whom a request comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Forwarded {
+    /// None is touched: what a client sends passes, whoever it is.
+    Off,
+    /// `X-Forwarded-For`, `-Proto` and `-Host`; `Forwarded` of an untrusted client is removed.
+    #[default]
+    XForwarded,
+    /// These and `Forwarded` (RFC 7239).
+    Both,
 }
 
 /// Limits that an operator may need to change.
@@ -126,6 +168,12 @@ pub struct Limits {
     pub connections_max: usize,
     /// Longest wait for a request's head, and longest life of an idle connection, in milliseconds.
     pub head_wait_ms_max: u64,
+    /// A client's TLS handshake must be over in this time, in milliseconds.
+    pub handshake_wait_ms_max: u64,
+    /// A TCP connection on which nothing moves for longer is ended, in milliseconds.
+    pub tcp_idle_ms_max: u64,
+    /// TLS handshakes of clients at once, per listener; more wait, within their time.
+    pub handshakes_max: usize,
     /// When the proxy ends, requests under way have this long, in milliseconds.
     pub drain_wait_ms_max: u64,
 }
@@ -135,6 +183,9 @@ impl Default for Limits {
         Limits {
             connections_max: 16_384,
             head_wait_ms_max: 60_000,
+            handshake_wait_ms_max: 5_000,
+            tcp_idle_ms_max: 3_600_000,
+            handshakes_max: 256,
             drain_wait_ms_max: 10_000,
         }
     }
@@ -144,6 +195,16 @@ impl Limits {
     /// Longest wait for a request's head.
     pub fn head_wait_max(&self) -> Duration {
         Duration::from_millis(self.head_wait_ms_max)
+    }
+
+    /// Longest TLS handshake of a client.
+    pub fn handshake_wait_max(&self) -> Duration {
+        Duration::from_millis(self.handshake_wait_ms_max)
+    }
+
+    /// Longest silence of a TCP connection.
+    pub fn tcp_idle_max(&self) -> Duration {
+        Duration::from_millis(self.tcp_idle_ms_max)
     }
 
     /// Longest drain.
@@ -197,6 +258,9 @@ impl Config {
             routes: Vec::new(),
             peer_address: BTreeMap::new(),
             report_cpu: report_cpu_default(),
+            listeners: Vec::new(),
+            trusted_sources: Sources::default(),
+            forwarded: Forwarded::default(),
             limits: Limits::default(),
         }
     }
@@ -210,12 +274,20 @@ impl Config {
             path: path.display().to_string(),
             source,
         })?;
-        let config: Config = toml::from_str(&text).map_err(|source| ConfigError::Toml {
-            path: path.display().to_string(),
-            source,
-        })?;
-        config.check()?;
-        Ok(config)
+        Config::parse(&path.display().to_string(), &text).map_err(ConfigError::Faults)
+    }
+
+    /// Reads and checks a text; `file` is what it is called in what is said of it.
+    ///
+    /// # Errors
+    /// All that is wrong, with its places.
+    pub fn parse(file: &str, text: &str) -> Result<Config, Faults> {
+        let config: Config =
+            toml::from_str(text).map_err(|error| Faults::of_toml(file, text, &error))?;
+        match check::problems(&config) {
+            none if none.is_empty() => Ok(config),
+            problems => Err(Faults::of_problems(file, text, problems)),
+        }
     }
 
     /// Worker threads to start.
@@ -226,79 +298,16 @@ impl Config {
             .clamp(1, WORKERS_MAX)
     }
 
-    /// Checks every range.
+    /// Checks every range. Certificate files are read when the proxy starts.
     ///
     /// # Errors
     /// The first field that is wrong.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |field, problem: &str| {
-            Err(ConfigError::Range {
-                field,
-                problem: problem.to_owned(),
-            })
-        };
-        if self.workers.is_some_and(|n| n == 0 || n > WORKERS_MAX) {
-            return wrong("workers", "must be from 1 to 256");
+        match check::problems(self).into_iter().next() {
+            None => Ok(()),
+            Some(Problem { key, problem }) => Err(ConfigError::Range { key, problem }),
         }
-        if !self.admin_listen.ip().is_loopback() && !self.admin_insecure {
-            return wrong(
-                "admin_listen",
-                "must be a loopback address: it asks for no password; admin_insecure = true allows others",
-            );
-        }
-        if self.limits.connections_max == 0 || self.limits.head_wait_ms_max == 0 {
-            return wrong(
-                "limits",
-                "connections_max and head_wait_ms_max must not be 0",
-            );
-        }
-        let mut named = std::collections::BTreeSet::new();
-        for service in &self.services {
-            if !named.insert(&service.service) {
-                return wrong("services", "must name each service once");
-            }
-            let idle = |e: &isobar_mesh_api::snapshot::Endpoint| {
-                e.workers == 0 || !is_host_and_port(&e.address)
-            };
-            if service.endpoints.iter().any(idle) {
-                return wrong(
-                    "services.endpoints",
-                    "need an address host:port and at least one worker",
-                );
-            }
-        }
-        for policy in &self.traffic_policies {
-            if !policy.labels.is_empty() {
-                return wrong(
-                    "traffic_policies.labels",
-                    "need a controller: services here have none",
-                );
-            }
-            if let Err(error) = policy.check() {
-                return wrong("traffic_policies", &error.to_string());
-            }
-        }
-        let mut named = std::collections::BTreeSet::new();
-        if !self.routes.iter().all(|r| named.insert(r.route().key())) {
-            return wrong("routes", "must name each route once");
-        }
-        let told = self.controller.iter().chain(&self.mesh_advertise);
-        if told
-            .chain(self.peer_address.values())
-            .any(|a| !is_host_and_port(a))
-        {
-            return wrong(
-                "controller, mesh_advertise and peer_address",
-                "must be written host:port",
-            );
-        }
-        Ok(())
     }
-}
-
-fn is_host_and_port(address: &str) -> bool {
-    let parts = address.rsplit_once(':');
-    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]
@@ -325,29 +334,5 @@ mod tests {
         assert_eq!(config.listen.port(), 7410);
         assert_eq!(config.services[0].endpoints[0].workers, 4);
         assert!(config.worker_count() >= 1);
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        let cases = [
-            ("workers = 0", "workers"),
-            ("admin_listen = \"0.0.0.0:1\"", "admin_listen"),
-            ("controller = \"nowhere\"", "controller"),
-            ("limits = { connections_max = 0 }", "limits"),
-            ("lisen = \"0.0.0.0:1\"", "lisen"),
-        ];
-        for (line, field) in cases {
-            let text = format!("node = \"a\"\ndata_dir = \"/tmp\"\n{line}\n");
-            let error = toml::from_str::<Config>(&text)
-                .map_err(|e| e.to_string())
-                .and_then(|config| config.check().map_err(|e| e.to_string()));
-            assert!(
-                error.clone().unwrap_err().contains(field),
-                "{line}: {error:?}"
-            );
-        }
-        let idle = WHOLE.replace("workers = 4", "workers = 0");
-        let config: Config = toml::from_str(&idle).unwrap();
-        assert!(config.check().is_err());
     }
 }

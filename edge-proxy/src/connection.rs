@@ -1,42 +1,64 @@
 //! What a connection turns out to be, and who serves it.
 //!
 //! ```text
-//! mesh port ── mutual TLS ── HTTP/2 of a peer
-//! client ───── first bytes ─┬─ HTTP/2 by prior knowledge
-//!                           └─ HTTP/1.1
+//! mesh port ── mutual TLS ── HTTP/2 of a peer: moved requests and tunnels
+//!
+//! listener ─ header of the PROXY protocol? ─┬─ http: first bytes ─┬─ HTTP/2 by prior knowledge
+//!                                           │                     └─ HTTP/1.1
+//!                                           ├─ https: TLS ends ── ALPN, the same two
+//!                                           ├─ tcp: by listener or original destination ── TCP
+//!                                           ├─ tls-passthrough: by server name ──────────── TCP
+//!                                           └─ detect: first bytes, one of all these
 //! ```
 //!
 //! - [`Stream`]: one type for what is read and written, with or without TLS;
 //! - [`Downstream`]: what is known of the client, for every request of its connection;
-//! - [`http`]: serving HTTP on it.
+//! - [`http`]: serving HTTP on it; [`crate::tcp`]: serving anything else;
+//! - [`counts`]: what happened on a listener.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use crate::client_hello::{self, HELLO_LEN_MAX, Hello};
+use crate::config::listener::{ListenerProtocol, ProxyProtocol};
+use crate::detect::{self, Protocol};
+use crate::forwarded::Client;
 use crate::identity::verify::spiffe_id;
+use crate::listener::Listener;
 use crate::proxy::Worker;
+use crate::proxy_protocol::{self, Begin, Ends};
+use crate::tcp;
+use crate::tls::Termination;
 
+pub mod counts;
 pub mod http;
+mod look;
 mod stream;
 
+use counts::{Detected, Refusal};
+use look::{Seen, look};
 pub use stream::Stream;
 
 /// The TLS handshake of a peer must be over in this time.
 pub const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// A header of the PROXY protocol must be there in this time; where it is not needed, a client that says nothing
+/// waits that long before it is served.
+pub const PROXY_HEADER_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// The beginning of an HTTP/2 connection that no HTTP/1.1 request shares (RFC 9113, section 3.4).
 const HTTP2_BEGIN: &[u8; 4] = b"PRI ";
 
 /// How connections come in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Way {
-    /// From clients or local applications: HTTP/1.1, or HTTP/2 by prior knowledge.
-    Plain,
+    /// From clients or local applications, on a listener.
+    Front(Arc<Listener>),
     /// From peers: HTTP/2 over mutual TLS.
     Mesh,
 }
@@ -46,11 +68,19 @@ pub enum Way {
 pub struct Downstream {
     /// The worker that accepted it.
     pub worker: Arc<Worker>,
-    /// The client's address.
-    pub client: SocketAddr,
+    /// What endpoints are told of the client.
+    pub client: Client,
 }
 
+/// Why a connection ended, when it did not end as it should.
 type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a connection is for.
+enum Purpose {
+    Http1(Stream),
+    Http2(Stream),
+    Tcp(Stream, tcp::Target),
+}
 
 /// Serves one connection until it ends.
 ///
@@ -60,35 +90,216 @@ pub async fn run(
     worker: &Arc<Worker>,
     stream: TcpStream,
     peer: SocketAddr,
-    way: Way,
+    way: &Way,
 ) -> Result<(), ConnectionError> {
     stream.set_nodelay(true)?;
     match way {
         Way::Mesh => mesh(worker, stream).await,
-        Way::Plain => plain(worker, stream, peer).await,
+        Way::Front(listener) => front(worker, stream, peer, listener).await,
     }
 }
 
-async fn plain(
+async fn front(
     worker: &Arc<Worker>,
-    stream: TcpStream,
-    client: SocketAddr,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    listener: &Arc<Listener>,
 ) -> Result<(), ConnectionError> {
-    let head_wait = worker.proxy.config.limits.head_wait_max();
-    let begins_http2 = tokio::select! {
-        read = tokio::time::timeout(head_wait, begins_http2(&stream)) => read??,
+    listener.counts.accepted.fetch_add(1, Relaxed);
+    let arrival = async {
+        let ends = ends(listener, &mut stream, peer).await?;
+        let purpose = purpose(worker, listener, stream, ends.destination).await?;
+        Ok::<_, ConnectionError>((ends, purpose))
+    };
+    // Until it is known what it is for, nothing was begun that the drain would have to let end.
+    let (ends, purpose) = tokio::select! {
+        arrived = arrival => arrived.inspect_err(|error| {
+            if let Some(refusal) = error.downcast_ref::<Refusal>() {
+                listener.counts.refuse(*refusal);
+            }
+        })?,
         () = worker.proxy.drain.begun() => return Ok(()),
     };
-    let downstream = Arc::new(Downstream {
-        worker: Arc::clone(worker),
-        client,
-    });
-    let stream = Stream::Tcp(stream);
-    match begins_http2 {
-        true => http::http2(downstream, stream).await?,
-        false => http::http1(downstream, stream).await?,
+    // What stands in a request was written by its source, not by the proxy that told of the source.
+    let is_trusted = listener.trusted_sources.contain(ends.source.ip());
+    let downstream = |is_tls| {
+        let forwarded = worker.proxy.config.forwarded;
+        Arc::new(Downstream {
+            worker: Arc::clone(worker),
+            client: Client::new(forwarded, ends.source.ip(), is_trusted, is_tls),
+        })
+    };
+    match purpose {
+        Purpose::Http1(stream) => http::http1(downstream(stream.is_tls()), stream).await?,
+        Purpose::Http2(stream) => http::http2(downstream(stream.is_tls()), stream).await?,
+        Purpose::Tcp(stream, target) => {
+            tcp::entered(worker, listener, ends, target, stream).await?
+        }
     }
     Ok(())
+}
+
+/// Whom a connection comes from and whom it was for, as far as somebody is believed about it.
+async fn ends(
+    listener: &Listener,
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+) -> Result<Ends, ConnectionError> {
+    let own = Ends {
+        source: peer,
+        destination: stream.local_addr()?,
+    };
+    if listener.proxy_protocol == ProxyProtocol::Off {
+        return Ok(own);
+    }
+    let is_trusted = listener.trusted_sources.contain(peer.ip());
+    let is_needed = listener.proxy_protocol == ProxyProtocol::Require;
+    if is_needed && !is_trusted {
+        return Err(Refusal::UntrustedSource.into());
+    }
+    let begin = look(
+        stream,
+        proxy_protocol::V2_LEN_MAX,
+        PROXY_HEADER_WAIT_MAX,
+        |bytes| match proxy_protocol::parse(bytes) {
+            Ok(Begin::Incomplete) => None,
+            told => Some(told),
+        },
+    );
+    match begin.await? {
+        Seen::Told(Ok(Begin::Header { len, addresses })) if is_trusted => {
+            look::skip(stream, len).await?;
+            Ok(addresses.unwrap_or(own))
+        }
+        Seen::Told(Ok(Begin::Header { .. })) => Err(Refusal::UntrustedSource.into()),
+        Seen::Told(Err(_)) => Err(Refusal::ProxyHeader.into()),
+        // Without a header: what it begins with is its own.
+        _ if is_needed => Err(Refusal::ProxyHeader.into()),
+        _ => Ok(own),
+    }
+}
+
+async fn purpose(
+    worker: &Worker,
+    listener: &Arc<Listener>,
+    stream: TcpStream,
+    destination: SocketAddr,
+) -> Result<Purpose, ConnectionError> {
+    match listener.protocol {
+        ListenerProtocol::Http => {
+            let wait_max = worker.proxy.config.limits.head_wait_max();
+            let begins_http2 = tokio::time::timeout(wait_max, begins_http2(&stream)).await??;
+            Ok(match begins_http2 {
+                true => Purpose::Http2(Stream::Tcp(stream)),
+                false => Purpose::Http1(Stream::Tcp(stream)),
+            })
+        }
+        ListenerProtocol::Https => over_tls(worker, listener, stream).await,
+        ListenerProtocol::Tcp => {
+            let target = tcp::Target::by_destination(listener, destination)?;
+            let stream = match &listener.termination {
+                Some(termination) => handshake(worker, listener, termination, stream).await?,
+                None => Stream::Tcp(stream),
+            };
+            Ok(Purpose::Tcp(stream, target))
+        }
+        ListenerProtocol::TlsPassthrough => by_server_name(listener, stream, destination).await,
+        ListenerProtocol::Detect => match detect(listener, &stream).await? {
+            Protocol::Http1 => Ok(Purpose::Http1(Stream::Tcp(stream))),
+            Protocol::Http2 => Ok(Purpose::Http2(Stream::Tcp(stream))),
+            Protocol::Tls if listener.termination.is_some() => {
+                over_tls(worker, listener, stream).await
+            }
+            Protocol::Tls => by_server_name(listener, stream, destination).await,
+            Protocol::Tcp => {
+                let target = tcp::Target::by_destination(listener, destination)?;
+                Ok(Purpose::Tcp(Stream::Tcp(stream), target))
+            }
+        },
+    }
+}
+
+async fn detect(listener: &Listener, stream: &TcpStream) -> io::Result<Protocol> {
+    let seen = look(
+        stream,
+        detect::LINE_LEN_MAX,
+        listener.detect_wait_max,
+        detect::protocol,
+    )
+    .await?;
+    let protocol = match &seen {
+        Seen::Told(protocol) => *protocol,
+        Seen::TooFew(bytes) => detect::after_waiting(bytes),
+    };
+    listener.counts.detect(match (seen, protocol) {
+        (Seen::TooFew(_), Protocol::Tcp) => Detected::TimedOut,
+        (_, protocol) => Detected::As(protocol),
+    });
+    Ok(protocol)
+}
+
+/// HTTP over TLS that ends here.
+async fn over_tls(
+    worker: &Worker,
+    listener: &Listener,
+    stream: TcpStream,
+) -> Result<Purpose, ConnectionError> {
+    let termination = listener.termination.as_ref().ok_or(Refusal::Handshake)?;
+    let stream = handshake(worker, listener, termination, stream).await?;
+    Ok(match stream.alpn() {
+        Some(b"h2") => Purpose::Http2(stream),
+        _ => Purpose::Http1(stream),
+    })
+}
+
+async fn handshake(
+    worker: &Worker,
+    listener: &Listener,
+    termination: &Termination,
+    stream: TcpStream,
+) -> Result<Stream, ConnectionError> {
+    let accept = async {
+        let _permit = termination.handshakes.acquire().await;
+        TlsAcceptor::from(Arc::clone(&termination.config))
+            .accept(stream)
+            .await
+    };
+    let wait_max = worker.proxy.config.limits.handshake_wait_max();
+    match tokio::time::timeout(wait_max, accept).await {
+        Ok(Ok(stream)) => {
+            listener.counts.handshakes.fetch_add(1, Relaxed);
+            Ok(Stream::Tls(Box::new(stream)))
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(listener = listener.name, %error, "a TLS handshake failed");
+            Err(Refusal::Handshake.into())
+        }
+        Err(_) => Err(Refusal::HandshakeWait.into()),
+    }
+}
+
+/// TLS that is passed through to the service of the name that the client asks for.
+async fn by_server_name(
+    listener: &Arc<Listener>,
+    stream: TcpStream,
+    destination: SocketAddr,
+) -> Result<Purpose, ConnectionError> {
+    let hello =
+        look(
+            &stream,
+            HELLO_LEN_MAX,
+            listener.detect_wait_max,
+            |bytes| match client_hello::parse(bytes) {
+                Ok(Hello::Incomplete) => None,
+                Ok(Hello::Whole { server_name }) => Some(Ok(server_name)),
+                Err(error) => Some(Err(error)),
+            },
+        );
+    let Seen::Told(Ok(name)) = hello.await? else {
+        return Err(Refusal::ClientHello.into());
+    };
+    let target = tcp::Target::by_server_name(listener, name.as_deref(), destination)?;
+    Ok(Purpose::Tcp(Stream::Tcp(stream), target))
 }
 
 async fn mesh(worker: &Arc<Worker>, stream: TcpStream) -> Result<(), ConnectionError> {

@@ -255,6 +255,33 @@ impl EndpointLive {
         })
     }
 
+    /// Opens a connection for anything but HTTP.
+    ///
+    /// # Errors
+    /// As [`EndpointLive::connect`].
+    pub async fn open_tcp(
+        &self,
+        clock: Clock,
+        wait_max: Duration,
+    ) -> Result<TcpStream, EndpointError> {
+        let opened = tokio::time::timeout(wait_max, self.open()).await;
+        let opened = opened.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        match opened {
+            Ok(stream) => {
+                self.down.store(0, Relaxed);
+                Ok(stream)
+            }
+            Err(source) => {
+                self.down_until_us.store(clock.now_us() + DOWN_US, Relaxed);
+                self.down.store(1, Relaxed);
+                Err(EndpointError::Connect {
+                    address: self.address.clone(),
+                    source,
+                })
+            }
+        }
+    }
+
     async fn open(&self) -> std::io::Result<TcpStream> {
         let stream = match self.numeric {
             Some(address) => TcpStream::connect(address).await?,

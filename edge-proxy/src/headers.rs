@@ -11,6 +11,8 @@ use http::{Uri, Version, request, response};
 
 use isobar_mesh_api::hop;
 
+use crate::proxy_protocol::Ends;
+
 /// [`hop::HOP`] as a header name.
 pub const HOP: HeaderName = HeaderName::from_static(hop::HOP);
 /// [`hop::HOME`] as a header name.
@@ -22,6 +24,8 @@ pub const REFUSED: HeaderName = HeaderName::from_static(hop::REFUSED);
 /// [`hop::LOAD`] as a header name.
 pub const LOAD: HeaderName = HeaderName::from_static(hop::LOAD);
 
+/// [`hop::CLIENT`] as a header name.
+pub const CLIENT: HeaderName = HeaderName::from_static(hop::CLIENT);
 /// [`hop::TIMEOUT`] as a header name.
 pub const TIMEOUT: HeaderName = HeaderName::from_static(hop::TIMEOUT);
 /// gRPC's deadline.
@@ -29,7 +33,7 @@ pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// How a gRPC call ended.
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-const RESERVED: [HeaderName; 6] = [HOP, HOME, SERVICE, REFUSED, LOAD, TIMEOUT];
+const RESERVED: [HeaderName; 7] = [HOP, HOME, SERVICE, REFUSED, LOAD, TIMEOUT, CLIENT];
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -68,6 +72,15 @@ pub fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
         .rsplit_once(':')
         .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
     Some(ported.map_or(host, |(host, _)| host))
+}
+
+/// Says on a moved TCP connection whom it came from and whom it was for.
+pub(crate) fn set_ends(headers: &mut HeaderMap, ends: Ends) {
+    let text = format!("{} {}", ends.source, ends.destination);
+    // Digits, letters, '.', ':', brackets and a space.
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        headers.insert(CLIENT, value);
+    }
 }
 
 fn strip_reserved(headers: &mut HeaderMap) {

@@ -4,30 +4,40 @@
 //! (`SO_REUSEPORT`); the kernel spreads connections over them. With port 0 the
 //! first worker's socket decides the port.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::config::Config;
 use crate::identity::files::replace;
+use crate::listener::{Listener, ListenerCell, Listeners};
 
 /// In the data directory: where the proxy listens, once it does.
 pub const ADDRESSES_FILE: &str = "addresses.json";
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 4096;
 
-/// One worker's sockets; absent ones are not configured.
-#[derive(Debug)]
+/// One worker's sockets.
+#[derive(Debug, Default)]
 pub struct Sockets {
-    /// For clients.
-    pub ingress: Option<TcpListener>,
+    /// For clients and for applications on this node.
+    pub fronts: Vec<Front>,
     /// For peers.
     pub mesh: Option<TcpListener>,
-    /// For applications on this node.
-    pub outbound: Option<TcpListener>,
+}
+
+/// One worker's socket of a listener.
+#[derive(Debug)]
+pub struct Front {
+    /// Whose.
+    pub listener: Arc<ListenerCell>,
+    /// The socket.
+    pub socket: TcpListener,
 }
 
 /// Where the proxy listens: the content of [`ADDRESSES_FILE`].
@@ -42,6 +52,9 @@ pub struct Addresses {
     pub outbound: Option<SocketAddr>,
     /// For the operator.
     pub admin: SocketAddr,
+    /// The configuration's own listeners, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub listeners: BTreeMap<String, SocketAddr>,
 }
 
 /// An address that cannot be listened on.
@@ -55,43 +68,53 @@ pub struct ListenError {
     pub source: io::Error,
 }
 
-/// Opens the sockets of all workers and the admin listener.
+/// Opens the sockets of all workers and the admin listener. `own` are the configuration's listeners, in its order; all
+/// are noted in `listeners`.
 ///
 /// # Errors
 /// An address that is taken or not this machine's.
 pub fn open(
     config: &Config,
+    own: Vec<Listener>,
+    listeners: &Listeners,
     workers: usize,
 ) -> Result<(Vec<Sockets>, TcpListener, Addresses), ListenError> {
-    let (ingress, ingress_at) = open_all(config.listen, workers)?;
-    let (mesh, mesh_at) = open_all(config.mesh_listen, workers)?;
-    let (mut outbound, mut outbound_at) = (Vec::new(), None);
-    if let Some(address) = config.outbound_listen {
-        let (sockets, at) = open_all(address, workers)?;
-        (outbound, outbound_at) = (sockets, Some(at));
+    let mut all: Vec<Sockets> = (0..workers).map(|_| Sockets::default()).collect();
+    let mut front = |listener: Listener| {
+        let (sockets, at) = open_all(listener.address, workers)?;
+        let listener = listeners.add(listener);
+        for (worker, socket) in all.iter_mut().zip(sockets) {
+            let listener = Arc::clone(&listener);
+            worker.fronts.push(Front { listener, socket });
+        }
+        Ok::<_, ListenError>(at)
+    };
+    let ingress = front(Listener::http("ingress", config.listen, config))?;
+    let outbound = config.outbound_listen;
+    let outbound = outbound.map(|address| front(Listener::http("outbound", address, config)));
+    let outbound = outbound.transpose()?;
+    let mut by_name = BTreeMap::new();
+    for listener in own {
+        let name = listener.name.clone();
+        by_name.insert(name, front(listener)?);
+    }
+    let (sockets, mesh) = open_all(config.mesh_listen, workers)?;
+    for (worker, socket) in all.iter_mut().zip(sockets) {
+        worker.mesh = Some(socket);
     }
     let (admin, admin_at) = open_all(config.admin_listen, 1)?;
-    let mut outbound = outbound.into_iter();
-    let sockets = ingress
-        .into_iter()
-        .zip(mesh)
-        .map(|(ingress, mesh)| Sockets {
-            ingress: Some(ingress),
-            mesh: Some(mesh),
-            outbound: outbound.next(),
-        })
-        .collect();
     let addresses = Addresses {
-        ingress: ingress_at,
-        mesh: mesh_at,
-        outbound: outbound_at,
+        ingress,
+        mesh,
+        outbound,
         admin: admin_at,
+        listeners: by_name,
     };
     let admin = admin.into_iter().next().ok_or(ListenError {
         address: admin_at,
         source: io::ErrorKind::AddrNotAvailable.into(),
     })?;
-    Ok((sockets, admin, addresses))
+    Ok((all, admin, addresses))
 }
 
 /// Tells others where the proxy listens.

@@ -17,6 +17,7 @@ use crate::gate::Gate;
 use crate::limit::{self, Limit};
 use crate::retry::{self, Budget};
 use crate::spread::Spread;
+use crate::tcp::copy::Bytes;
 
 /// A new latency counts one part in this many.
 const LATENCY_SMOOTHING: u32 = 16;
@@ -32,11 +33,22 @@ pub struct ServiceLive {
     pub duration: metrics::Histogram,
     /// What its retries may still do.
     pub retries: RetriesLive,
+    /// Its TCP connections.
+    pub tcp: TcpLive,
     latency_us: AtomicU32,
     pressed_us: AtomicU64,
     workers: Box<[WorkerLive]>,
     moved_out: Mutex<BTreeMap<NodeId, Arc<MovedOutLive>>>,
     moved_in: Mutex<BTreeMap<NodeId, Arc<MovedInLive>>>,
+}
+
+/// TCP connections of a service at this node, moved-in ones included. One set for all workers.
+#[derive(Debug, Default)]
+pub struct TcpLive {
+    /// Open now.
+    pub open: AtomicU32,
+    /// Bytes since the start.
+    pub bytes: Bytes,
 }
 
 /// One worker's part, on its own cache lines.
@@ -189,6 +201,7 @@ impl ServiceLive {
             gate: Arc::new(Gate::default()),
             duration,
             retries: RetriesLive::default(),
+            tcp: TcpLive::default(),
             latency_us: AtomicU32::new(0),
             pressed_us: AtomicU64::new(0),
             workers: (0..threads).map(|_| WorkerLive::default()).collect(),

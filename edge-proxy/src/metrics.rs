@@ -4,13 +4,16 @@
 //! somebody asks. Only the duration is recorded as it happens.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use isobar_mesh_api::names::ServiceName;
 use metrics::{Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 
 use crate::circuit::State;
+use crate::config::listener::ListenerProtocol;
 use crate::limit::Limit;
+use crate::listener::Listener;
 use crate::live::ServiceLive;
 use crate::proxy::Proxy;
 use crate::routing::RoutingCounts;
@@ -41,6 +44,13 @@ const WAITING: &str = "isobar_proxy_requests_waiting";
 const WEIGHT: &str = "isobar_proxy_weight_ratio";
 const RTT: &str = "isobar_proxy_neighbour_rtt_seconds";
 const CONNECTIONS: &str = "isobar_proxy_connections";
+const LISTENER_CONNECTIONS: &str = "isobar_proxy_listener_connections_total";
+const LISTENER_REFUSED: &str = "isobar_proxy_listener_refused_total";
+const LISTENER_DETECTED: &str = "isobar_proxy_listener_detected_total";
+const LISTENER_HANDSHAKES: &str = "isobar_proxy_listener_handshakes_total";
+const LISTENER_RELOADS: &str = "isobar_proxy_listener_certificate_reloads_total";
+const TCP_OPEN: &str = "isobar_proxy_tcp_connections";
+const TCP_BYTES: &str = "isobar_proxy_tcp_bytes_total";
 const PLAN_EPOCH: &str = "isobar_proxy_plan_epoch";
 const PLAN_GENERATION: &str = "isobar_proxy_plan_generation";
 const SHARE_LEFT: &str = "isobar_proxy_plan_share_left_ratio";
@@ -90,6 +100,9 @@ impl Metrics {
         for live in proxy.table.services() {
             self.update_service(&live, proxy);
         }
+        for listener in proxy.listeners.all() {
+            self.update_listener(&listener);
+        }
         let routes = proxy.table.load();
         for route in &routes.services {
             let label = service_label(&route.live.service);
@@ -137,6 +150,40 @@ impl Metrics {
         self.0.handle().render()
     }
 
+    fn update_listener(&self, listener: &Listener) {
+        let counts = &listener.counts;
+        let labels = |more: &[(&'static str, &'static str)]| {
+            let own = Label::new("listener", listener.name.clone());
+            let more = more.iter().map(|(name, value)| Label::new(*name, *value));
+            [own].into_iter().chain(more).collect::<Vec<_>>()
+        };
+        self.counter(
+            LISTENER_CONNECTIONS,
+            labels(&[]),
+            counts.accepted.load(Relaxed),
+        );
+        for (cause, count) in counts.refused() {
+            self.counter(LISTENER_REFUSED, labels(&[("cause", cause)]), count);
+        }
+        if listener.protocol == ListenerProtocol::Detect {
+            for (protocol, count) in counts.detected() {
+                self.counter(LISTENER_DETECTED, labels(&[("protocol", protocol)]), count);
+            }
+        }
+        if listener.termination.is_some() {
+            self.counter(
+                LISTENER_HANDSHAKES,
+                labels(&[]),
+                counts.handshakes.load(Relaxed),
+            );
+            let reloads = [("ok", &counts.reloaded), ("failed", &counts.reload_failed)];
+            for (outcome, count) in reloads {
+                let labels = labels(&[("outcome", outcome)]);
+                self.counter(LISTENER_RELOADS, labels, count.load(Relaxed));
+            }
+        }
+    }
+
     fn update_service(&self, live: &ServiceLive, proxy: &Proxy) {
         let service = || vec![service_label(&live.service)];
         let with = |name: &'static str, value: String| {
@@ -160,8 +207,13 @@ impl Metrics {
         }
         self.gauge(IN_FLIGHT, service(), f64::from(live.gate.active()));
         self.gauge(WAITING, service(), f64::from(live.gate.waiting()));
-        let read =
-            |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
+        let read = |count: &AtomicU64| count.load(Relaxed);
+        self.gauge(TCP_OPEN, service(), f64::from(live.tcp.open.load(Relaxed)));
+        let bytes = &live.tcp.bytes;
+        for (direction, count) in [("received", &bytes.received), ("sent", &bytes.sent)] {
+            let labels = with("direction", direction.to_owned());
+            self.counter(TCP_BYTES, labels, read(count));
+        }
         for (to, counts) in live.moved_out_all() {
             for (cause, count) in [("plan", &counts.plan), ("spill", &counts.spill)] {
                 let mut labels = with("to", to.to_string());
@@ -187,7 +239,7 @@ impl Metrics {
             (NOT_DELAYED, &counts.not_delayed),
             (ABORTED, &counts.aborted),
         ] {
-            let value = count.load(std::sync::atomic::Ordering::Relaxed);
+            let value = count.load(Relaxed);
             self.counter(name, Vec::new(), value);
         }
     }

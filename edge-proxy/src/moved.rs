@@ -102,7 +102,7 @@ pub(crate) fn hint(headers: &HeaderMap) -> Option<LoadHint> {
     LoadHint::parse(headers.get(headers::LOAD)?.to_str().ok()?)
 }
 
-fn mark(head: &mut HeaderMap, exchange: &Exchange<'_>, now_us: u64) {
+pub(crate) fn mark(head: &mut HeaderMap, exchange: &Exchange<'_>, now_us: u64) {
     deadline::tell(&exchange.deadline, head, now_us);
     head.insert(headers::HOP, HeaderValue::from_static("1"));
     head.insert(headers::SERVICE, exchange.route.name.clone());

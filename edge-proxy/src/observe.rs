@@ -129,6 +129,21 @@ impl Observation {
         }
     }
 
+    /// An endpoint took a TCP connection; that is all that can be said of it.
+    pub fn connected(&mut self) {
+        if let Some(slot) = &self.slot {
+            self.is_told = true;
+            let verdict = Verdict::of(http::StatusCode::OK, None);
+            let circuit = &slot.endpoint().circuit;
+            circuit.answered(self.worker, verdict, slot.is_probe(), self.clock);
+        }
+    }
+
+    /// A TCP connection broke off; which side did it is not known.
+    pub fn cut(mut self) {
+        self.outcome = Outcome::Cut;
+    }
+
     /// The answer ended as it should.
     pub fn completed(mut self) {
         if self.outcome == Outcome::Abandoned {

@@ -18,6 +18,7 @@ use crate::config::{Config, ConfigError};
 use crate::drain::Drain;
 use crate::identity::{IdentityCell, files};
 use crate::listen::{self, Addresses, ListenError};
+use crate::listener::{self, Listeners};
 use crate::metrics::Metrics;
 use crate::proxy::{Press, Proxy};
 use crate::routes::{Local, Table};
@@ -26,6 +27,9 @@ use crate::{admin, control, prober, snapshot_file, watch, worker};
 
 /// How often recorded durations are sorted into buckets.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// How often certificates' files are looked at.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(2);
 
 /// Why the proxy does not run.
 #[derive(Debug, thiserror::Error)]
@@ -80,9 +84,10 @@ pub async fn run_telling(
     };
     std::fs::create_dir_all(&data_dir).map_err(unusable)?;
     let workers = config.worker_count();
-    let (sockets, admin, addresses) = listen::open(&config, workers)?;
-    let admin = TcpListener::from_std(admin).map_err(ProgramError::Thread)?;
+    let own = listener::resolve(&config)?;
     let proxy = Arc::new(assemble(config, workers)?);
+    let (sockets, admin, addresses) = listen::open(&proxy.config, own, &proxy.listeners, workers)?;
+    let admin = TcpListener::from_std(admin).map_err(ProgramError::Thread)?;
 
     let mut threads = Vec::with_capacity(workers);
     for (index, sockets) in sockets.into_iter().enumerate() {
@@ -101,6 +106,7 @@ pub async fn run_telling(
     tasks.spawn(prober::run(Arc::clone(&proxy)));
     tasks.spawn(watch::run(Arc::clone(&proxy)));
     tasks.spawn(upkeep(proxy.metrics.clone()));
+    tasks.spawn(certificates(Arc::clone(&proxy)));
     let control_end = CancellationToken::new();
     let control = spawn_control(&proxy, &addresses, &control_end);
 
@@ -142,6 +148,7 @@ fn assemble(config: Config, workers: usize) -> Result<Proxy, ProgramError> {
         config,
         clock,
         table,
+        listeners: Listeners::default(),
         identity,
         drain: Drain::default(),
         press: Press::default(),
@@ -193,6 +200,14 @@ async fn end(proxy: &Arc<Proxy>, threads: Vec<std::thread::JoinHandle<()>>) {
         }
     });
     let _ = joined.await;
+}
+
+/// Looks now and then whether certificates' files have changed.
+async fn certificates(proxy: Arc<Proxy>) {
+    loop {
+        tokio::time::sleep(CERTIFICATES_EVERY).await;
+        proxy.listeners.reload_certificates();
+    }
 }
 
 async fn upkeep(metrics: Metrics) {

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::expiry::Expiry;
 use crate::identity::IdentityCell;
+use crate::listener::Listeners;
 use crate::metrics::Metrics;
 use crate::routes::Table;
 use crate::routing::RoutingCounts;
@@ -26,6 +27,8 @@ pub struct Proxy {
     pub clock: Clock,
     /// Where requests go.
     pub table: Table,
+    /// Where clients and local applications come in.
+    pub listeners: Listeners,
     /// Who this proxy is.
     pub identity: IdentityCell,
     /// Whether it is ending.

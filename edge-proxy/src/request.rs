@@ -32,6 +32,7 @@ use crate::proxy::Worker;
 use crate::route::is_grpc;
 use crate::routes::ServiceRoute;
 use crate::routing;
+use crate::tcp::tunnel;
 use crate::traffic::Waits;
 
 /// A request is offered to at most this many neighbours, one after another.
@@ -61,6 +62,7 @@ pub async fn entered(
     let told_us = deadline::told_by_client(&request);
     let (mut head, body) = request.into_parts();
     headers::clean_request(&mut head);
+    downstream.client.set(&mut head.headers);
     let way = match routing::way(worker, &mut head).await {
         Ok(way) => way,
         Err(instead) => return instead,
@@ -116,6 +118,18 @@ pub async fn moved_in(
         counters.refused.fetch_add(1, Relaxed);
         return answer(refusal);
     }
+    if request.method() == Method::CONNECT {
+        return match tunnel::moved_in(&exchange, request).await {
+            Ok(response) => {
+                counters.accepted.fetch_add(1, Relaxed);
+                exchange.with_load(response)
+            }
+            Err(_) => {
+                counters.refused.fetch_add(1, Relaxed);
+                answer(Answer::RefusedFull)
+            }
+        };
+    }
     let (mut head, body) = request.into_parts();
     headers::clean_request(&mut head);
     let grpc = is_grpc(&head.headers);
@@ -140,7 +154,7 @@ pub async fn moved_in(
 
 impl<'a> Exchange<'a> {
     /// A request that the client, or the hop before, gave so long from now, in microseconds.
-    fn new(
+    pub(crate) fn new(
         worker: &'a Worker,
         route: &'a Arc<ServiceRoute>,
         waits: Waits,
@@ -181,7 +195,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Who serves; `refused` is who did not.
-    fn choose(&self, refused: Option<usize>) -> Choice {
+    pub(crate) fn choose(&self, refused: Option<usize>) -> Choice {
         let (proxy, route) = (&self.worker.proxy, self.route);
         let now = Now {
             home: route.home_load(),

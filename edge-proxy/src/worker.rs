@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::connection::{self, Way};
-use crate::listen::Sockets;
+use crate::listen::{Front, Sockets};
 use crate::proxy::{Proxy, Worker};
 
 /// How often idle connections are looked through.
@@ -54,9 +55,8 @@ async fn run(worker: Arc<Worker>, sockets: Sockets) {
     let wait_max = worker.proxy.config.limits.drain_wait_max();
     let listen = async {
         tokio::join!(
-            listen(&worker, sockets.ingress, Way::Plain),
-            listen(&worker, sockets.outbound, Way::Plain),
-            listen(&worker, sockets.mesh, Way::Mesh),
+            fronts(&worker, sockets.fronts),
+            mesh(&worker, sockets.mesh),
             sweep(&worker),
         )
     };
@@ -71,14 +71,35 @@ async fn run(worker: Arc<Worker>, sockets: Sockets) {
     }
 }
 
+/// Accepts on all listeners, each in a task of its own.
+async fn fronts(worker: &Arc<Worker>, fronts: Vec<Front>) {
+    let mut listening = JoinSet::new();
+    for Front { listener, socket } in fronts {
+        let worker = Arc::clone(worker);
+        listening.spawn(async move {
+            let way = || Way::Front(listener.get());
+            tokio::select! {
+                () = listen(&worker, socket, way) => {}
+                () = listener.removed.cancelled() => {}
+            }
+        });
+    }
+    while listening.join_next().await.is_some() {}
+}
+
+async fn mesh(worker: &Arc<Worker>, socket: Option<std::net::TcpListener>) {
+    if let Some(socket) = socket {
+        listen(worker, socket, || Way::Mesh).await;
+    }
+}
+
 /// Accepts connections until the drain begins. At the limit it waits for one to end, and the
 /// kernel's backlog fills.
-async fn listen(worker: &Arc<Worker>, socket: Option<std::net::TcpListener>, way: Way) {
+async fn listen(worker: &Arc<Worker>, socket: std::net::TcpListener, way: impl Fn() -> Way) {
     let drain = &worker.proxy.drain;
-    let listener = match socket.map(TcpListener::from_std) {
-        None => return,
-        Some(Ok(listener)) => listener,
-        Some(Err(error)) => {
+    let listener = match TcpListener::from_std(socket) {
+        Ok(listener) => listener,
+        Err(error) => {
             tracing::error!(%error, "a socket cannot be used");
             return drain.begin();
         }
@@ -95,10 +116,10 @@ async fn listen(worker: &Arc<Worker>, socket: Option<std::net::TcpListener>, way
         };
         match accepted {
             Ok((stream, peer)) => {
-                let worker = Arc::clone(worker);
+                let (worker, way) = (Arc::clone(worker), way());
                 drain.spawn(async move {
                     let _permit = permit;
-                    if let Err(error) = connection::run(&worker, stream, peer, way).await {
+                    if let Err(error) = connection::run(&worker, stream, peer, &way).await {
                         tracing::debug!(%error, "a connection ended");
                     }
                 });

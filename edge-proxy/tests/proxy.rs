@@ -10,6 +10,8 @@ mod drain;
 mod faulty;
 #[path = "proxy/forward.rs"]
 mod forward;
+#[path = "proxy/listeners.rs"]
+mod listeners;
 #[path = "proxy/mesh.rs"]
 mod mesh;
 #[path = "proxy/resilience.rs"]
@@ -18,3 +20,5 @@ mod resilience;
 mod routes;
 #[path = "proxy/support.rs"]
 mod support;
+#[path = "proxy/tcp.rs"]
+mod tcp;

@@ -15,6 +15,8 @@ pub const SERVICE: &str = "isobar-service";
 pub const REFUSED: &str = "isobar-refused";
 /// On every answer of a receiver: how busy it is, a [`LoadHint`].
 pub const LOAD: &str = "isobar-load";
+/// On a moved TCP connection: whom it came from and whom it was for, `<address>:<port> <address>:<port>`.
+pub const CLIENT: &str = "isobar-client";
 /// The request path that a proxy probes a neighbour with, on the mesh port.
 pub const PROBE_PATH: &str = "/.isobar/probe";
 
@@ -23,7 +25,7 @@ pub const PROBE_PATH: &str = "/.isobar/probe";
 pub const TIMEOUT: &str = "isobar-timeout";
 
 /// All headers that a client must not set.
-pub const RESERVED: [&str; 6] = [HOP, HOME, SERVICE, REFUSED, LOAD, TIMEOUT];
+pub const RESERVED: [&str; 7] = [HOP, HOME, SERVICE, REFUSED, LOAD, TIMEOUT, CLIENT];
 
 /// How busy a node is with one service: the value of [`LOAD`],
 /// `<in flight>/<workers>;<latency µs>`, for example `6/4;31000`.

@@ -43,7 +43,7 @@ const EDGES: [(&str, &[&str]); 7] = [
 
 /// Modules that decide and must give the same answer for the same input: a file, or a folder and the
 /// file of the same name beside it.
-const PURE: [&str; 16] = [
+const PURE: &[&str] = &[
     "mesh-api/src",
     "geo-data/src",
     "controller/src/control_loop",
@@ -60,6 +60,10 @@ const PURE: [&str; 16] = [
     "edge-proxy/src/circuit",
     "edge-proxy/src/retry",
     "edge-proxy/src/route",
+    "edge-proxy/src/client_hello",
+    "edge-proxy/src/detect",
+    "edge-proxy/src/forwarded",
+    "edge-proxy/src/proxy_protocol",
 ];
 
 /// What pure modules must not name: runtimes, sockets, clocks, entropy.

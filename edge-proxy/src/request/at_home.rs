@@ -145,7 +145,11 @@ impl Exchange<'_> {
         (Request::from_parts(head, body), again)
     }
 
-    async fn slot(&self, class: Class, avoid: Option<&Arc<EndpointLive>>) -> Result<Slot, Answer> {
+    pub(crate) async fn slot(
+        &self,
+        class: Class,
+        avoid: Option<&Arc<EndpointLive>>,
+    ) -> Result<Slot, Answer> {
         let route = self.route;
         if let Some(slot) = route.live.gate.try_enter(&route.endpoints, avoid) {
             return Ok(slot);

@@ -270,7 +270,7 @@ async fn without_a_certificate_there_is_no_way_in() {
 
 /// Believes every server: here the client is the one that lies.
 #[derive(Debug)]
-struct Anyone;
+pub struct Anyone;
 
 impl ServerCertVerifier for Anyone {
     fn verify_server_cert(

@@ -1,0 +1,201 @@
+//! A listener as connections need it: its configuration with names resolved and certificates read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use isobar_mesh_api::names::ServiceName;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::check::Problem;
+use crate::config::listener::{Intercept, ListenerConfig, ListenerProtocol, ProxyProtocol};
+use crate::config::sources::Sources;
+use crate::config::{Config, ConfigError};
+use crate::connection::counts::ListenerCounts;
+use crate::tls::Termination;
+
+/// The listener of a name, replaced as a whole when its configuration changes. Connections look at it when they begin.
+#[derive(Debug)]
+pub struct ListenerCell {
+    now: ArcSwap<Listener>,
+    /// Cancelled when the configuration no longer has it.
+    pub removed: CancellationToken,
+}
+
+impl ListenerCell {
+    /// The listener of now.
+    pub fn get(&self) -> Arc<Listener> {
+        self.now.load_full()
+    }
+}
+
+/// All listeners of a proxy, in order of name.
+#[derive(Debug, Default)]
+pub struct Listeners(Mutex<BTreeMap<String, Arc<ListenerCell>>>);
+
+impl Listeners {
+    /// Adds one, or replaces the one of its name.
+    pub fn add(&self, listener: Listener) -> Arc<ListenerCell> {
+        let name = listener.name.clone();
+        let cell = Arc::new(ListenerCell {
+            now: ArcSwap::from_pointee(listener),
+            removed: CancellationToken::new(),
+        });
+        self.lock().insert(name, Arc::clone(&cell));
+        cell
+    }
+
+    /// Reads certificates again whose files have changed. Those that cannot be used are counted and logged, and what
+    /// was read before stays in force.
+    pub fn reload_certificates(&self) {
+        for listener in self.all() {
+            let reloaded = listener.termination.as_ref().and_then(Termination::reload);
+            match reloaded {
+                None => {}
+                Some(Ok(())) => {
+                    listener.counts.reloaded.fetch_add(1, Relaxed);
+                    tracing::info!(listener = listener.name, "new certificates are in force");
+                }
+                Some(Err(error)) => {
+                    listener.counts.reload_failed.fetch_add(1, Relaxed);
+                    let error = crate::chain(&error);
+                    tracing::warn!(listener = listener.name, %error, "new certificates are not used");
+                }
+            }
+        }
+    }
+
+    /// Each as it is now.
+    pub fn all(&self) -> Vec<Arc<Listener>> {
+        self.lock().values().map(|cell| cell.get()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<ListenerCell>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The listeners of a configuration, in its order, with their certificates read.
+///
+/// # Errors
+/// The first certificate that cannot be used.
+pub fn resolve(config: &Config) -> Result<Vec<Listener>, ConfigError> {
+    let each = config
+        .listeners
+        .iter()
+        .enumerate()
+        .map(|(index, listener)| {
+            Listener::new(listener, config).map_err(|Problem { key, problem }| ConfigError::Range {
+                key: format!("listeners[{index}].{key}"),
+                problem,
+            })
+        });
+    each.collect()
+}
+
+/// One listener.
+#[derive(Debug)]
+pub struct Listener {
+    /// What it is called.
+    pub name: String,
+    /// Where it listens, as configured.
+    pub address: SocketAddr,
+    /// What its clients speak.
+    pub protocol: ListenerProtocol,
+    /// TLS, where it ends here.
+    pub termination: Option<Termination>,
+    /// Whether connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: ProxyProtocol,
+    /// Whose word counts.
+    pub trusted_sources: Sources,
+    /// Who gets a TCP connection that nothing else decides about.
+    pub service: Option<ServiceName>,
+    /// How connections that were going elsewhere come here.
+    pub intercept: Intercept,
+    /// How long first bytes are waited for, where they decide.
+    pub detect_wait_max: Duration,
+    /// What happened on it.
+    pub counts: Arc<ListenerCounts>,
+    by_server_name: HashMap<String, ServiceName>,
+    by_destination: BTreeMap<SocketAddr, ServiceName>,
+}
+
+impl Listener {
+    /// One of the proxy's own, for HTTP.
+    pub fn http(name: &str, address: SocketAddr, config: &Config) -> Listener {
+        let listener = ListenerConfig::new(name, address, ListenerProtocol::Http);
+        Listener::resolve(&listener, None, config)
+    }
+
+    /// One of the configuration's list.
+    ///
+    /// # Errors
+    /// A certificate that cannot be read; the key is the listener's: `certificates[0].chain_file`.
+    pub fn new(listener: &ListenerConfig, config: &Config) -> Result<Listener, Problem> {
+        let is_http = listener.protocol != ListenerProtocol::Tcp;
+        let termination = match listener.certificates.is_empty() {
+            true => None,
+            false => {
+                let handshakes_max = config.limits.handshakes_max;
+                let read = Termination::new(&listener.certificates, is_http, handshakes_max);
+                Some(read.map_err(|(index, error)| {
+                    Problem::new(format!("certificates[{index}]"), crate::chain(&error))
+                })?)
+            }
+        };
+        Ok(Listener::resolve(listener, termination, config))
+    }
+
+    fn resolve(
+        listener: &ListenerConfig,
+        termination: Option<Termination>,
+        config: &Config,
+    ) -> Listener {
+        let trusted_sources = listener
+            .trusted_sources
+            .as_ref()
+            .unwrap_or(&config.trusted_sources);
+        Listener {
+            name: listener.name.clone(),
+            address: listener.address,
+            protocol: listener.protocol,
+            termination,
+            proxy_protocol: listener.proxy_protocol,
+            trusted_sources: trusted_sources.clone(),
+            service: listener.service.clone(),
+            intercept: listener.intercept,
+            detect_wait_max: Duration::from_millis(listener.detect_wait_ms_max),
+            counts: Arc::default(),
+            by_server_name: listener.by_server_name.clone().into_iter().collect(),
+            by_destination: listener.by_destination.clone(),
+        }
+    }
+
+    /// Who gets a TLS connection for this name: its own service, else its wildcard's (one label), else any name's,
+    /// else the listener's.
+    pub fn by_server_name(&self, name: Option<&str>) -> Option<&ServiceName> {
+        let named = name.and_then(|name| {
+            let wildcard = || {
+                self.by_server_name
+                    .get(&format!("*.{}", name.split_once('.')?.1))
+            };
+            self.by_server_name.get(name).or_else(wildcard)
+        });
+        let any = || self.by_server_name.get("*");
+        named.or_else(any).or(self.service.as_ref())
+    }
+
+    /// Who gets an intercepted connection that was going there, else the listener's service.
+    pub fn by_destination(&self, destination: SocketAddr) -> Option<&ServiceName> {
+        let named = self.by_destination.get(&destination);
+        named.or(self.service.as_ref())
+    }
+
+    /// Whether a connection that was going there was intercepted.
+    pub fn intercepts(&self, destination: SocketAddr) -> bool {
+        self.intercept != Intercept::Off && destination.port() != 0
+    }
+}

@@ -1,0 +1,269 @@
+//! The life of a TCP connection that is not HTTP's.
+//!
+//! ```text
+//! accepted ─ whose? ─ pick ─┬─ home: queue, endpoint ───────────── bytes both ways
+//!                           ├─ a neighbour: a tunnel over its mesh port ─ refused? ─ home, or one other
+//!                           └─ the upstream of last resort
+//! ```
+//!
+//! To everything that decides a connection is one request that lasts long: it enters, is picked for by the same weights
+//! and the same spill, holds one of its endpoint's workers, and is counted when it ends.
+//!
+//! - [`copy`]: bytes both ways, half-closed both ways, without a buffer while nothing comes;
+//! - [`tunnel`]: a moved connection, at both ends.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use isobar_mesh_api::names::ServiceName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use crate::connection::Stream;
+use crate::connection::counts::Refusal;
+use crate::endpoint::{EndpointError, EndpointLive};
+use crate::gate::Class;
+use crate::listener::Listener;
+use crate::live::ServiceLive;
+use crate::observe::Observation;
+use crate::pick::Choice;
+use crate::proxy::Worker;
+use crate::proxy_protocol::Ends;
+use crate::request::{Exchange, NEIGHBOURS_TRIED_MAX};
+
+pub mod copy;
+pub mod tunnel;
+
+use copy::both_ways;
+use tunnel::Asked;
+
+/// Longest wait for a connection to an address outside the mesh.
+const OUTSIDE_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Whom a connection is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A service of the mesh.
+    Service(ServiceName),
+    /// An address outside the mesh that an intercepted connection was going to.
+    Outside(SocketAddr),
+}
+
+impl Target {
+    /// By where the connection was going.
+    pub(crate) fn by_destination(
+        listener: &Listener,
+        destination: SocketAddr,
+    ) -> Result<Target, Refusal> {
+        match listener.by_destination(destination) {
+            Some(service) => Ok(Target::Service(service.clone())),
+            None => Target::outside(listener, destination),
+        }
+    }
+
+    /// By the name that a TLS client asks for.
+    pub(crate) fn by_server_name(
+        listener: &Listener,
+        name: Option<&str>,
+        destination: SocketAddr,
+    ) -> Result<Target, Refusal> {
+        match listener.by_server_name(name) {
+            Some(service) => Ok(Target::Service(service.clone())),
+            None => Target::by_destination(listener, destination),
+        }
+    }
+
+    fn outside(listener: &Listener, destination: SocketAddr) -> Result<Target, Refusal> {
+        match listener.intercepts(destination) {
+            true => Ok(Target::Outside(destination)),
+            false => Err(Refusal::NoService),
+        }
+    }
+}
+
+/// Serves a connection that entered the mesh here.
+///
+/// # Errors
+/// Nobody takes it; it is closed then.
+pub(crate) async fn entered(
+    worker: &Arc<Worker>,
+    listener: &Listener,
+    ends: Ends,
+    target: Target,
+    stream: Stream,
+) -> Result<(), Refusal> {
+    let refused = |refusal| {
+        listener.counts.refuse(refusal);
+        refusal
+    };
+    let service = match target {
+        Target::Service(service) => service,
+        Target::Outside(address) => return outside(worker, address, stream).await.map_err(refused),
+    };
+    let route = worker.proxy.table.load().by_name(&service).cloned();
+    let route = route.ok_or(Refusal::NoService).map_err(refused)?;
+    let exchange = Exchange::new(worker, &route, route.traffic.waits, None);
+    exchange.counters().entered.fetch_add(1, Relaxed);
+    match place(&exchange, ends).await {
+        Ok(Placed {
+            upstream,
+            observation,
+        }) => {
+            let live = &route.live;
+            match upstream {
+                Upstream::Tcp(upstream) => run(worker, live, observation, stream, upstream).await,
+                Upstream::Tunnel(upstream) => {
+                    run(worker, live, observation, stream, *upstream).await
+                }
+            }
+            Ok(())
+        }
+        Err(shed) => {
+            match shed {
+                true => &exchange.counters().shed,
+                false => &exchange.counters().failed,
+            }
+            .fetch_add(1, Relaxed);
+            copy::reset(stream.tcp());
+            Err(refused(Refusal::NoRoom))
+        }
+    }
+}
+
+/// A connection and who serves it.
+struct Placed {
+    upstream: Upstream,
+    observation: Observation,
+}
+
+enum Upstream {
+    Tcp(TcpStream),
+    Tunnel(Box<tunnel::Tunnel>),
+}
+
+/// Follows choices until somebody serves the connection. Else: whether nobody had room.
+async fn place(exchange: &Exchange<'_>, ends: Ends) -> Result<Placed, bool> {
+    let mut choice = exchange.choose(None);
+    for _ in 0..NEIGHBOURS_TRIED_MAX {
+        let (neighbour, cause) = match choice {
+            Choice::Home => break,
+            Choice::Cloud => match at_cloud(exchange).await {
+                Some(placed) => return Ok(placed),
+                None => break,
+            },
+            Choice::Move { neighbour, cause } => (neighbour, cause),
+        };
+        match tunnel::ask(exchange, neighbour, cause, ends).await {
+            Asked::Opened(tunnel, observation) => {
+                let upstream = Upstream::Tunnel(tunnel);
+                return Ok(Placed {
+                    upstream,
+                    observation,
+                });
+            }
+            Asked::Refused => choice = exchange.choose(Some(neighbour)),
+            Asked::Lost => return Err(false),
+        }
+    }
+    let (upstream, observation) = at_home(exchange, Class::Own).await?;
+    let upstream = Upstream::Tcp(upstream);
+    Ok(Placed {
+        upstream,
+        observation,
+    })
+}
+
+/// A connection to an endpoint of this node, in its turn. Else: whether nobody had room.
+async fn at_home(exchange: &Exchange<'_>, class: Class) -> Result<(TcpStream, Observation), bool> {
+    let route = exchange.route;
+    let mut avoid = None;
+    // When one endpoint cannot be reached, one other is tried.
+    for attempt in 0..route.endpoints.len().min(2) {
+        let slot = exchange
+            .slot(class, avoid.as_ref())
+            .await
+            .map_err(|_| true)?;
+        if class == Class::Own && attempt == 0 {
+            exchange.counters().served_home.fetch_add(1, Relaxed);
+        }
+        let endpoint = Arc::clone(slot.endpoint());
+        let mut observation = Observation::at_home(exchange, class, slot);
+        match connect(exchange, &endpoint).await {
+            Ok(stream) => {
+                observation.connected();
+                return Ok((stream, observation));
+            }
+            Err(error) => {
+                tracing::debug!(error = %crate::chain(&error), "an endpoint is down");
+                observation.unanswered();
+                avoid = Some(endpoint);
+            }
+        }
+    }
+    Err(route.endpoints.is_empty())
+}
+
+async fn at_cloud(exchange: &Exchange<'_>) -> Option<Placed> {
+    let cloud = exchange.route.cloud.as_ref()?;
+    exchange.counters().cloud.fetch_add(1, Relaxed);
+    let observation = Observation::away(exchange);
+    let upstream = Upstream::Tcp(connect(exchange, cloud).await.ok()?);
+    Some(Placed {
+        upstream,
+        observation,
+    })
+}
+
+async fn connect(
+    exchange: &Exchange<'_>,
+    endpoint: &EndpointLive,
+) -> Result<TcpStream, EndpointError> {
+    let wait_max = Duration::from_micros(exchange.route.traffic.waits.connect_us);
+    endpoint
+        .open_tcp(exchange.worker.proxy.clock, wait_max)
+        .await
+}
+
+/// Passes an intercepted connection on to where it was going.
+async fn outside(worker: &Worker, address: SocketAddr, mut stream: Stream) -> Result<(), Refusal> {
+    let connect = tokio::time::timeout(OUTSIDE_WAIT_MAX, TcpStream::connect(address));
+    let Ok(Ok(mut upstream)) = connect.await else {
+        copy::reset(stream.tcp());
+        return Err(Refusal::NoRoom);
+    };
+    let idle_max = worker.proxy.config.limits.tcp_idle_max();
+    let counts = copy::Bytes::default();
+    let ended = both_ways(&mut stream, &mut upstream, &counts, idle_max).await;
+    if ended.is_err() {
+        copy::reset(stream.tcp());
+        copy::reset(&upstream);
+    }
+    Ok(())
+}
+
+/// Copies bytes until both sides have ended, and notes how it went.
+async fn run<U>(
+    worker: &Worker,
+    live: &ServiceLive,
+    observation: Observation,
+    mut downstream: Stream,
+    mut upstream: U,
+) where
+    U: AsyncRead + AsyncWrite + Unpin + copy::Abort,
+{
+    let idle_max = worker.proxy.config.limits.tcp_idle_max();
+    live.tcp.open.fetch_add(1, Relaxed);
+    let ended = both_ways(&mut downstream, &mut upstream, &live.tcp.bytes, idle_max).await;
+    live.tcp.open.fetch_sub(1, Relaxed);
+    match ended {
+        Ok(()) => observation.completed(),
+        Err(error) => {
+            tracing::debug!(%error, service = %live.service, "a TCP connection broke off");
+            copy::Abort::abort(&mut downstream);
+            upstream.abort();
+            observation.cut();
+        }
+    }
+}

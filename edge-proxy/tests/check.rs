@@ -1,0 +1,175 @@
+//! `isobar-proxy check`: what is wrong is said with its line and column, and what would be right.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::process::Command;
+
+/// Exit status, standard output and error for a configuration of this text. The directory's name is left out.
+fn check(text: &str) -> (i32, String, String) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("proxy.toml"), text).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let other = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["shop.example".to_owned()]).unwrap();
+    let chain = params.self_signed(&key).unwrap();
+    std::fs::write(dir.path().join("chain.pem"), chain.pem()).unwrap();
+    std::fs::write(dir.path().join("key.pem"), key.serialize_pem()).unwrap();
+    std::fs::write(dir.path().join("other.pem"), other.serialize_pem()).unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_isobar-proxy"))
+        .args(["check", "--config", "proxy.toml"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        out.status.code().unwrap(),
+        text(out.stdout),
+        text(out.stderr),
+    )
+}
+
+const HEAD: &str = "node = \"edge-1\"\ndata_dir = \"/var/lib/isobar\"\n";
+
+/// What is said of [`HEAD`] and these lines, the first of which is line 3.
+fn said(lines: &str) -> String {
+    let (code, out, error) = check(&format!("{HEAD}{lines}\n"));
+    assert_eq!((code, out.as_str()), (1, ""), "{lines}\n{error}");
+    error
+}
+
+#[test]
+fn a_good_one() {
+    let text = format!(
+        "{HEAD}[[listeners]]\nname = \"web\"\naddress = \"0.0.0.0:443\"\nprotocol = \"https\"\n\
+         certificates = [{{ chain_file = \"chain.pem\", key_file = \"key.pem\" }}]\n"
+    );
+    let (code, out, error) = check(&text);
+    assert_eq!(error, "");
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "proxy.toml: good; node edge-1, 1 listeners of its own\n")
+    );
+}
+
+#[test]
+fn what_cannot_be_read() {
+    let run = |args: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_isobar-proxy"))
+            .args(args)
+            .output()
+            .unwrap();
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (code, error) = run(&["check", "--config", "nothing.toml"]);
+    assert_eq!(code, Some(2));
+    assert!(
+        error.contains("reading nothing.toml: No such file"),
+        "{error}"
+    );
+    let (code, error) = run(&["check"]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("--config <FILE>"), "{error}");
+}
+
+#[test]
+fn what_is_wrong_and_where() {
+    let web = "[[listeners]]\nname = \"web\"\naddress = \"0.0.0.0:443\"\n";
+    let cases = [
+        (
+            "lisen = \"0.0.0.0:1\"",
+            "proxy.toml:3:1: unknown field `lisen`, expected one of `node`,",
+        ),
+        (
+            "workers = \"two\"",
+            "proxy.toml:3:11: invalid type: string \"two\", expected",
+        ),
+        ("workers = ", "proxy.toml:3:"),
+        (
+            "workers = 0",
+            "proxy.toml:3:1: workers: must be from 1 to 256",
+        ),
+        (
+            "\n  controller = \"nowhere\"",
+            "proxy.toml:4:3: controller: must be written host:port",
+        ),
+        (
+            "admin_listen = \"0.0.0.0:1\"",
+            "proxy.toml:3:1: admin_listen: must be a loopback address",
+        ),
+        (
+            "limits = { connections_max = 0 }",
+            "proxy.toml:3:12: limits.connections_max: must not be 0",
+        ),
+        (
+            "trusted_sources = [\"10.0.0.0/8\", \"all\"]",
+            "\"all\" is no address (10.0.0.1) and no range",
+        ),
+        (
+            "[[services]]\nservice = \"shop/cart\"\nendpoints = [{ address = \"a:1\", workers = 0 }]",
+            "proxy.toml:5:33: services[0].endpoints[0].workers: must be at least 1",
+        ),
+        (
+            &format!("{web}protocol = \"htps\""),
+            "proxy.toml:6:12: unknown variant `htps`, expected one of `http`, `https`",
+        ),
+        (
+            &format!("{web}protocol = \"https\""),
+            "proxy.toml:6:1: listeners[0].protocol: \"https\" needs certificates",
+        ),
+        (
+            &format!("{web}protocol = \"tcp\""),
+            "proxy.toml:6:1: listeners[0].protocol: \"tcp\" needs a service",
+        ),
+        (
+            &format!("{web}protocol = \"http\"\nproxy_protocol = \"require\""),
+            "proxy.toml:7:1: listeners[0].proxy_protocol: needs trusted_sources",
+        ),
+        (
+            &format!(
+                "{web}protocol = \"tls-passthrough\"\nby_server_name = {{ \"DB\" = \"shop/db\" }}"
+            ),
+            "proxy.toml:7:20: listeners[0].by_server_name.\"DB\": must be a host name in lower case",
+        ),
+        (
+            &format!(
+                "{web}protocol = \"https\"\ncertificates = [{{ chain_file = \"chain.pem\", key_file = \"other.pem\" }}]"
+            ),
+            "proxy.toml:7:17: listeners[0].certificates[0]: key and certificate cannot be used together",
+        ),
+        (
+            &format!(
+                "{web}protocol = \"https\"\ncertificates = [{{ chain_file = \"none.pem\", key_file = \"key.pem\" }}]"
+            ),
+            "listeners[0].certificates[0]: reading none.pem: No such file",
+        ),
+        (
+            &format!(
+                "{web}protocol = \"http\"\n{}protocol = \"http\"",
+                web.replace("web", "mesh")
+            ),
+            "proxy.toml:8:1: listeners[1].name: \"mesh\" is the name of another listener\n\
+             proxy.toml:9:1: listeners[1].address: 0.0.0.0:443 is taken by listeners[0].address\n",
+        ),
+    ];
+    for (lines, expected) in cases {
+        let error = said(lines);
+        assert!(error.contains(expected), "{lines}\n{error}");
+    }
+}
+
+#[test]
+fn the_examples_of_the_documentation_are_good() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let examples: Vec<&str> = page
+        .split("```toml\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(examples.len() >= 3, "{} examples", examples.len());
+    for example in examples {
+        if let Err(faults) = isobar_edge_proxy::config::Config::parse("configuration.md", example) {
+            panic!("{faults}\nin\n{example}");
+        }
+    }
+}
