@@ -13,6 +13,7 @@
 //! - service: who has or wants a service, and what is known of it there;
 //! - planning and rows: one service's tick;
 //! - push: snapshots and deltas;
+//! - traffic: which traffic policy a service has;
 //! - stored and view: what outlives the loop, and what people see of it.
 //!
 //! **Invariant**: calls that say what is known already change nothing and push nothing.
@@ -34,6 +35,7 @@ mod registry;
 mod rows;
 mod service;
 mod stored;
+mod traffic;
 mod view;
 
 use mesh::Nodes;
@@ -103,6 +105,7 @@ pub struct ControlLoop {
     services: Vec<Service>,
     places: BTreeMap<ServiceName, usize>,
     policies: Vec<(String, WeightPolicySpec)>,
+    traffic_policies: Vec<traffic::Policy>,
     /// Positions, sites, addresses or cordons changed.
     geography_stale: bool,
     waiting: Waiting,
@@ -127,6 +130,7 @@ impl ControlLoop {
             services: Vec::new(),
             places: BTreeMap::new(),
             policies: Vec::new(),
+            traffic_policies: Vec::new(),
             geography_stale: false,
             waiting: Waiting::new(),
             waiting_until: None,

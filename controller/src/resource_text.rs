@@ -10,7 +10,9 @@
 use std::sync::Arc;
 
 use isobar_mesh_api::names::{NodeId, ServiceName};
-use isobar_mesh_api::resource::{Metadata, NodeSpec, Resource, ServiceSpec, WeightPolicySpec};
+use isobar_mesh_api::resource::{
+    Metadata, NodeSpec, Resource, ServiceSpec, TrafficPolicySpec, WeightPolicySpec,
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -33,11 +35,18 @@ pub enum Kind {
     Service,
     /// What may move.
     WeightPolicy,
+    /// How requests are treated.
+    TrafficPolicy,
 }
 
 impl Kind {
     /// All kinds, in the order in which they are restored.
-    pub const ALL: [Kind; 3] = [Kind::Node, Kind::Service, Kind::WeightPolicy];
+    pub const ALL: [Kind; 4] = [
+        Kind::Node,
+        Kind::Service,
+        Kind::WeightPolicy,
+        Kind::TrafficPolicy,
+    ];
 
     /// As written in `kind`.
     pub fn as_str(self) -> &'static str {
@@ -45,6 +54,7 @@ impl Kind {
             Kind::Node => "Node",
             Kind::Service => "Service",
             Kind::WeightPolicy => "WeightPolicy",
+            Kind::TrafficPolicy => "TrafficPolicy",
         }
     }
 
@@ -54,6 +64,7 @@ impl Kind {
             Kind::Node => Tree::Nodes,
             Kind::Service => Tree::Services,
             Kind::WeightPolicy => Tree::Policies,
+            Kind::TrafficPolicy => Tree::TrafficPolicies,
         }
     }
 }
@@ -93,6 +104,8 @@ pub enum Meaning {
     Service(ServiceName),
     /// A policy; its name is the key's.
     WeightPolicy,
+    /// A policy; its name is the key's.
+    TrafficPolicy,
 }
 
 /// How a text is written.
@@ -165,9 +178,14 @@ pub fn decode(value: Value) -> Result<Declared, FieldProblem> {
             metadata,
             spec: field::<WeightPolicySpec>("#/spec", spec)?,
         },
+        "TrafficPolicy" => Resource::TrafficPolicy {
+            metadata,
+            spec: field::<TrafficPolicySpec>("#/spec", spec)?,
+        },
         other => {
             let other: String = other.chars().take(64).collect();
-            let detail = format!("is {other:?}; known are Node, Service and WeightPolicy");
+            let known = Kind::ALL.map(Kind::as_str).join(", ");
+            let detail = format!("is {other:?}; known are {known}");
             return Err(FieldProblem::new("#/kind", detail));
         }
     };

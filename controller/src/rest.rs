@@ -3,8 +3,8 @@
 //! | path | methods |
 //! |---|---|
 //! | `/livez`, `/readyz`, `/metrics` | GET |
-//! | `/v1/nodes`, `/v1/services`, `/v1/weight-policies` | GET |
-//! | `/v1/nodes/{name}`, `/v1/services/{namespace}/{name}`, `/v1/weight-policies/{name}` | GET, PUT, DELETE |
+//! | `/v1/nodes`, `/v1/services`, `/v1/weight-policies`, `/v1/traffic-policies` | GET |
+//! | `/v1/nodes/{name}`, `/v1/services/{namespace}/{name}`, `/v1/weight-policies/{name}`, `/v1/traffic-policies/{name}` | GET, PUT, DELETE |
 //! | `/v1/status`, `/v1/plans/current` | GET |
 //!
 //! Nobody is asked who they are, so by default only this machine can reach it, and a request must
@@ -33,6 +33,7 @@ mod nodes;
 mod resources;
 mod services;
 mod status;
+mod traffic_policies;
 mod weight_policies;
 
 /// What every request needs.
@@ -66,6 +67,7 @@ impl Rest {
             .merge(nodes::routes())
             .merge(services::routes())
             .merge(weight_policies::routes())
+            .merge(traffic_policies::routes())
             .merge(status::routes())
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)

@@ -32,6 +32,8 @@ pub enum Tree {
     Services,
     /// Declared weight policies, by name.
     Policies,
+    /// Declared traffic policies, by name.
+    TrafficPolicies,
     /// The last plan with the nodes it was made from, under one key.
     Plan,
     /// The last epoch used, under one key.
@@ -45,6 +47,7 @@ impl Tree {
             Tree::Nodes => "nodes",
             Tree::Services => "services",
             Tree::Policies => "policies",
+            Tree::TrafficPolicies => "traffic-policies",
             Tree::Plan => "plan",
             Tree::Epoch => "epoch",
         }

@@ -85,6 +85,13 @@ pub enum Resource {
         /// What it says.
         spec: GrpcRouteSpec,
     },
+    /// How requests are treated.
+    TrafficPolicy {
+        /// Its name and labels.
+        metadata: Metadata,
+        /// What it says.
+        spec: TrafficPolicySpec,
+    },
 }
 
 impl Resource {
@@ -95,7 +102,8 @@ impl Resource {
             | Resource::Service { metadata, .. }
             | Resource::WeightPolicy { metadata, .. }
             | Resource::HttpRoute { metadata, .. }
-            | Resource::GrpcRoute { metadata, .. } => metadata,
+            | Resource::GrpcRoute { metadata, .. }
+            | Resource::TrafficPolicy { metadata, .. } => metadata,
         }
     }
 
@@ -107,6 +115,7 @@ impl Resource {
             Resource::WeightPolicy { .. } => "WeightPolicy",
             Resource::HttpRoute { .. } => "HTTPRoute",
             Resource::GrpcRoute { .. } => "GRPCRoute",
+            Resource::TrafficPolicy { .. } => "TrafficPolicy",
         }
     }
 }

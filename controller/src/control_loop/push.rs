@@ -220,7 +220,7 @@ impl Service {
             spill: ways.iter().filter_map(|&(to, _)| name(to)).collect(),
             cloud_address: self.policy.cloud_address.clone(),
             queue: QueueLimits::default(),
-            traffic: None,
+            traffic: self.traffic.clone(),
         })
     }
 }
@@ -316,7 +316,11 @@ fn line_len(plan: &ServicePlan) -> usize {
     let credits: usize = plan.credits.iter().map(|c| named(&c.home)).sum();
     let spill: usize = plan.spill.iter().map(named).sum();
     let cloud = plan.cloud_address.as_deref().map_or(0, free);
+    // Names and texts of a policy are escaped already.
+    let traffic = plan.traffic.as_ref().map(serde_json::to_vec);
+    let traffic = traffic.map_or(0, |json| json.map_or(SERVICES_LEN_MAX, |json| json.len()));
     4 * ENTRY_LEN
+        + traffic
         + plan.service.as_str().len()
         + hosts
         + endpoints

@@ -1,5 +1,6 @@
 //! The registry: who is there, what they serve, what may move. Every call says a whole thing again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use isobar_mesh_api::message::Hello;
@@ -7,6 +8,7 @@ use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::resource::{ServiceSpec, WeightPolicySpec};
 
 use super::service::Service;
+use super::traffic::traffic_for;
 use super::{
     ControlLoop, NODES_MAX, NodeSeat, POLICY_DEFAULT, SEATS_EAGER_MAX, SERVICES_MAX, stored,
 };
@@ -50,6 +52,7 @@ impl ControlLoop {
     pub fn remove_service(&mut self, name: &ServiceName) {
         if let Some(&place) = self.places.get(name) {
             self.services[place].set_spec(None);
+            self.set_labels(name, BTreeMap::new());
             self.compose(place);
             self.drop_undeclared();
         }
@@ -152,6 +155,7 @@ impl ControlLoop {
         }
         let (policy_name, policy) = self.policy_for(name);
         let mut service = Service::new(name.clone(), policy_name, policy);
+        service.traffic = traffic_for(&self.traffic_policies, name, &service.labels);
         if self.nodes.len().saturating_mul(self.services.len() + 1) <= SEATS_EAGER_MAX {
             let connected = self
                 .nodes

@@ -1,12 +1,15 @@
 //! One service: which nodes have or want it, what is known of it on each, and what was planned.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use isobar_mesh_api::message::LocalService;
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::report::ServiceReport;
-use isobar_mesh_api::resource::{CapacitySource, EndpointSpec, ServiceSpec, WeightPolicySpec};
+use isobar_mesh_api::resource::{
+    CapacitySource, EndpointSpec, ServiceSpec, TrafficPolicySpec, WeightPolicySpec,
+};
 use isobar_mesh_api::snapshot::{Endpoint, SNAPSHOT_ENDPOINTS_MAX};
 
 use super::planning::Planning;
@@ -98,6 +101,9 @@ pub(super) struct Service {
     local: BTreeMap<u32, LocalService>,
     pub policy_name: String,
     pub policy: WeightPolicySpec,
+    pub labels: BTreeMap<String, String>,
+    /// How its requests are treated; absent: by the proxies' defaults.
+    pub traffic: Option<Arc<TrafficPolicySpec>>,
     pub seats: Vec<Seat>,
     seat_of: Vec<u32>,
     pub planning: Planning,
@@ -115,6 +121,8 @@ impl Service {
             planning: Planning::new(policy.algorithm),
             policy_name,
             policy,
+            labels: BTreeMap::new(),
+            traffic: None,
             seats: Vec::new(),
             seat_of: Vec::new(),
         }

@@ -12,6 +12,7 @@ use isobar_mesh_api::resource::ServiceSpec;
 
 mod closed_loop;
 mod registry;
+mod traffic;
 
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
 

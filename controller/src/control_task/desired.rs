@@ -7,7 +7,9 @@ use std::sync::Arc;
 use isobar_geo_data::position::Position;
 use isobar_mesh_api::message::Hello;
 use isobar_mesh_api::names::NodeId;
-use isobar_mesh_api::resource::{Metadata, NodeSpec, Resource, WeightPolicySpec};
+use isobar_mesh_api::resource::{
+    Metadata, NodeSpec, Resource, TrafficPolicySpec, WeightPolicySpec,
+};
 
 use super::streams::Streams;
 use crate::control_loop::{ControlLoop, NodeSeat};
@@ -17,7 +19,7 @@ use crate::resource_text::{Declared, Key, Kind, Meaning};
 pub const NODES_MAX: usize = 100_000;
 /// Most declared services.
 pub const SERVICES_MAX: usize = 1024;
-/// Most weight policies.
+/// Most weight policies, and most traffic policies.
 pub const POLICIES_MAX: usize = 1024;
 
 /// There are as many of a kind as the controller keeps.
@@ -56,8 +58,12 @@ impl Desired {
             (Meaning::Node(node), Resource::Node { spec, .. }) => {
                 control_loop.set_node(node.clone(), seat(spec));
             }
-            (Meaning::Service(service), Resource::Service { spec, .. }) => {
+            (Meaning::Service(service), Resource::Service { spec, metadata }) => {
                 control_loop.set_service(service.clone(), spec.clone());
+                control_loop.set_labels(service, metadata.labels.clone());
+            }
+            (Meaning::TrafficPolicy, _) => {
+                control_loop.set_traffic_policies(self.traffic_policies());
             }
             _ => control_loop.set_policies(self.policies()),
         }
@@ -85,6 +91,9 @@ impl Desired {
                 }
             }
             (Kind::WeightPolicy, _) => control_loop.set_policies(self.policies()),
+            (Kind::TrafficPolicy, _) => {
+                control_loop.set_traffic_policies(self.traffic_policies());
+            }
         }
         existed
     }
@@ -137,6 +146,7 @@ impl Desired {
             Kind::Node => ("nodes", declared + self.hellos.len(), NODES_MAX),
             Kind::Service => ("services", declared, SERVICES_MAX),
             Kind::WeightPolicy => ("weight policies", declared, POLICIES_MAX),
+            Kind::TrafficPolicy => ("traffic policies", declared, POLICIES_MAX),
         };
         match have >= max {
             true => Err(MemoryLimit { what, max }),
@@ -150,6 +160,14 @@ impl Desired {
             _ => None,
         };
         self.all(Kind::WeightPolicy).filter_map(policy).collect()
+    }
+
+    fn traffic_policies(&self) -> Vec<(String, TrafficPolicySpec)> {
+        let policy = |declared: &Declared| match &*declared.resource {
+            Resource::TrafficPolicy { spec, .. } => Some((declared.key.name.clone(), spec.clone())),
+            _ => None,
+        };
+        self.all(Kind::TrafficPolicy).filter_map(policy).collect()
     }
 
     fn declared(&self, key: &Key) -> Option<&Declared> {

@@ -51,6 +51,18 @@ pub(super) fn check(resource: &Resource) -> Result<(Key, Meaning), FieldProblem>
             let detail = "is read by proxies alone, from their own configuration";
             return Err(FieldProblem::new("#/kind", detail));
         }
+        Resource::TrafficPolicy { spec, .. } => {
+            no_namespace(metadata)?;
+            let name = name(&metadata.name)?;
+            spec.check().map_err(|error| {
+                FieldProblem::new(format!("#/spec/{}", error.field), error.problem)
+            })?;
+            (
+                Kind::TrafficPolicy,
+                name.to_string(),
+                Meaning::TrafficPolicy,
+            )
+        }
     };
     Ok((Key { kind, name }, meaning))
 }

@@ -37,6 +37,14 @@ async fn each_kind_is_created_read_replaced_listed_and_deleted() {
             "{neighbours: 3}",
             "{neighbours: 4}",
         ),
+        (
+            "/v1/traffic-policies",
+            "all",
+            "TrafficPolicy",
+            "{name: all}",
+            "{timeouts: {request: 5s}}",
+            "{timeouts: {request: 250ms}}",
+        ),
     ];
     for (list, name, kind, metadata, first, second) in cases {
         let path = format!("{list}/{name}");
@@ -83,6 +91,8 @@ async fn bad_input_is_refused_with_its_field() {
     let node = |spec: &str| format!("{{kind: Node, metadata: {{name: a}}, spec: {{{spec}}}}}");
     let policy =
         |spec: &str| format!("{{kind: WeightPolicy, metadata: {{name: a}}, spec: {{{spec}}}}}");
+    let traffic =
+        |spec: &str| format!("{{kind: TrafficPolicy, metadata: {{name: a}}, spec: {{{spec}}}}}");
     let cases = [
         ("/v1/nodes/a", "{".to_owned(), 400, "#"),
         ("/v1/nodes/a", String::new(), 422, "#"),
@@ -95,6 +105,10 @@ async fn bad_input_is_refused_with_its_field() {
         ("/v1/weight-policies/a", policy("neighbours: -1"), 422, "#/spec/neighbours"),
         ("/v1/weight-policies/a", policy("ceiling_utilisation: 0.1"), 422, "#/spec/ceiling_utilisation"),
         ("/v1/weight-policies/a", policy("static_weights: {a: {b: 2000000}}"), 422, "#/spec/static_weights"),
+        ("/v1/traffic-policies/a", traffic("timeouts: {request: 5}"), 422, "#/spec/timeouts/request"),
+        ("/v1/traffic-policies/a", traffic("timeouts: {request: 25h}"), 422, "#/spec/timeouts/request"),
+        ("/v1/traffic-policies/a", traffic("retries: {atempts: 2}"), 422, "#/spec/retries/atempts"),
+        ("/v1/traffic-policies/a", traffic("retries: {attempts: 0}"), 422, "#/spec/retries/attempts"),
         (
             "/v1/services/s/a",
             "{kind: Service, metadata: {name: a, namespace: s}, spec: {endpoints: [{node: n, address: x}]}}".to_owned(),
@@ -111,7 +125,12 @@ async fn bad_input_is_refused_with_its_field() {
             "{body}: {problem}"
         );
     }
-    for list in ["/v1/nodes", "/v1/services", "/v1/weight-policies"] {
+    for list in [
+        "/v1/nodes",
+        "/v1/services",
+        "/v1/weight-policies",
+        "/v1/traffic-policies",
+    ] {
         let (_, left) = mesh.rest(Method::GET, list, "").await;
         assert_eq!(left, json!({"items": []}));
     }

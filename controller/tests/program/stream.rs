@@ -2,6 +2,7 @@
 
 use http::{Method, StatusCode};
 use isobar_mesh_api::message::{Down, LINE_LEN_MAX, Nack, Up};
+use isobar_mesh_api::snapshot::ServicePlan;
 
 use crate::mesh::Mesh;
 use crate::proxy::{Proxy, report, row};
@@ -214,5 +215,47 @@ async fn a_hello_out_of_range_is_told_which_field() {
         assert!(problem.to_string().contains(word), "{word}: {problem}");
     }
     proxy.stream(&door, sound).await.unwrap();
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_traffic_policy_is_kept_and_reaches_the_proxies_it_is_for() {
+    let mesh = Mesh::start().await;
+    let policy = "{kind: TrafficPolicy, metadata: {name: a}, spec: {labels: {tier: front}, retries: {attempts: 4}}}";
+    let path = "/v1/traffic-policies/a";
+    let (status, _) = mesh.rest(Method::PUT, path, policy).await;
+    assert_eq!(status, StatusCode::CREATED);
+    let service =
+        "{kind: Service, metadata: {name: cart, namespace: shop, labels: {tier: front}}, spec: {}}";
+    mesh.rest(Method::PUT, "/v1/services/shop/cart", service)
+        .await;
+    // What was written outlives the controller.
+    let Mesh {
+        directory,
+        program,
+        shutdown,
+    } = mesh;
+    shutdown.cancel();
+    program.wait().await.unwrap();
+    let mesh = Mesh::start_in(directory).await;
+    let door = mesh.door();
+    let proxy = Proxy::enrolled(&door, "a").await;
+    let hello = proxy.hello_at(9.0, 100.0);
+    let mut stream = proxy.stream(&door, hello).await.unwrap();
+    let attempts = |services: Vec<ServicePlan>| {
+        let cart = services
+            .into_iter()
+            .find(|s| s.service.as_str() == "shop/cart");
+        cart.map(|s| s.traffic.map(|traffic| traffic.retries.attempts))
+    };
+    assert_eq!(attempts(stream.snapshot().await.services), Some(Some(4)));
+    mesh.rest(Method::DELETE, path, "").await;
+    loop {
+        if let Down::Delta(delta) = stream.next().await.unwrap()
+            && attempts(delta.services) == Some(None)
+        {
+            break;
+        }
+    }
     mesh.stop().await;
 }
