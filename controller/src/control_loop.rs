@@ -32,6 +32,7 @@ mod mesh;
 mod planning;
 mod push;
 mod registry;
+mod routes;
 mod rows;
 mod service;
 mod stored;
@@ -106,6 +107,7 @@ pub struct ControlLoop {
     places: BTreeMap<ServiceName, usize>,
     policies: Vec<(String, WeightPolicySpec)>,
     traffic_policies: Vec<traffic::Policy>,
+    routes: routes::Routes,
     /// Positions, sites, addresses or cordons changed.
     geography_stale: bool,
     waiting: Waiting,
@@ -131,6 +133,7 @@ impl ControlLoop {
             places: BTreeMap::new(),
             policies: Vec::new(),
             traffic_policies: Vec::new(),
+            routes: routes::Routes::default(),
             geography_stale: false,
             waiting: Waiting::new(),
             waiting_until: None,

@@ -25,21 +25,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control_loop::{ControlLoop, MeshView, StoredPlan, Tick};
 use crate::metrics::Metrics;
-use crate::resource_text::{Declared, Key};
+use crate::resource_text::{Declared, Key, Meaning};
 use crate::store::{Store, Write};
 
 mod desired;
 mod handle;
 mod restore;
+mod route_status;
 mod streams;
+mod timestamp;
 
-pub use desired::{MemoryLimit, NODES_MAX, POLICIES_MAX, SERVICES_MAX};
-pub use handle::{ControlError, ControlHandle, Durable};
+pub use desired::{MemoryLimit, NODES_MAX, POLICIES_MAX, ROUTES_LEN_MAX, ROUTES_MAX, SERVICES_MAX};
+pub use handle::{ControlError, ControlHandle, Durable, Shown};
 pub use restore::{RestoreError, keep_plans, restore};
 pub use streams::{StreamEnd, StreamId};
 
 use desired::Desired;
 use handle::Message;
+use route_status::RouteStatus;
 use streams::Streams;
 
 /// Most messages waiting for the control task; senders of further ones wait at their own socket.
@@ -143,10 +146,12 @@ impl ControlTask {
                 let _ = reply.send(self.delete(&key));
             }
             Message::Get { key, reply } => {
-                let _ = reply.send(self.desired.get(&key));
+                let found = self.desired.get(&key);
+                let _ = reply.send(found.map(|declared| self.shown(declared)));
             }
             Message::List { kind, reply } => {
-                let _ = reply.send(self.desired.list(kind));
+                let found = self.desired.list(kind).into_iter();
+                let _ = reply.send(found.map(|declared| self.shown(declared)).collect());
             }
             Message::View { reply } => {
                 let _ = reply.send(self.view());
@@ -220,6 +225,9 @@ impl ControlTask {
     }
 
     fn put(&mut self, declared: Declared) -> Result<Durable, ControlError> {
+        let declared = self
+            .desired
+            .dated(declared, &timestamp::rfc3339(clock_ms() / 1000));
         let key = declared.key.clone();
         let write = Write::put(key.kind.tree(), &key.name, &*declared.resource)?;
         let created = self.desired.put(declared, &mut self.control_loop)?;
@@ -244,6 +252,21 @@ impl ControlTask {
             changed: existed,
             on_disk: self.store.apply(vec![write]),
         })
+    }
+
+    /// A resource with its status, if its kind has one.
+    fn shown(&self, declared: Declared) -> Shown {
+        let status = match &declared.meaning {
+            Meaning::Route(route) => {
+                let is_known = |service: &_| self.control_loop.has_service(service);
+                Some(RouteStatus::new(route, is_known))
+            }
+            _ => None,
+        };
+        Shown {
+            resource: declared.resource,
+            status,
+        }
     }
 
     /// Lays the plan down for [`keep_plans`].

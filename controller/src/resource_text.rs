@@ -10,9 +10,12 @@
 use std::sync::Arc;
 
 use isobar_mesh_api::names::{NodeId, ServiceName};
+use isobar_mesh_api::resource::route::GATEWAY_API_VERSION;
 use isobar_mesh_api::resource::{
-    Metadata, NodeSpec, Resource, ServiceSpec, TrafficPolicySpec, WeightPolicySpec,
+    GrpcRouteSpec, HttpRouteSpec, Metadata, NodeSpec, Resource, ServiceSpec, TrafficPolicySpec,
+    WeightPolicySpec,
 };
+use isobar_mesh_api::route::{Route, RouteKind};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -37,15 +40,21 @@ pub enum Kind {
     WeightPolicy,
     /// How requests are treated.
     TrafficPolicy,
+    /// Where HTTP requests go.
+    HttpRoute,
+    /// Where gRPC calls go.
+    GrpcRoute,
 }
 
 impl Kind {
     /// All kinds, in the order in which they are restored.
-    pub const ALL: [Kind; 4] = [
+    pub const ALL: [Kind; 6] = [
         Kind::Node,
         Kind::Service,
         Kind::WeightPolicy,
         Kind::TrafficPolicy,
+        Kind::HttpRoute,
+        Kind::GrpcRoute,
     ];
 
     /// As written in `kind`.
@@ -55,6 +64,8 @@ impl Kind {
             Kind::Service => "Service",
             Kind::WeightPolicy => "WeightPolicy",
             Kind::TrafficPolicy => "TrafficPolicy",
+            Kind::HttpRoute => RouteKind::Http.as_str(),
+            Kind::GrpcRoute => RouteKind::Grpc.as_str(),
         }
     }
 
@@ -65,6 +76,8 @@ impl Kind {
             Kind::Service => Tree::Services,
             Kind::WeightPolicy => Tree::Policies,
             Kind::TrafficPolicy => Tree::TrafficPolicies,
+            Kind::HttpRoute => Tree::HttpRoutes,
+            Kind::GrpcRoute => Tree::GrpcRoutes,
         }
     }
 }
@@ -106,6 +119,8 @@ pub enum Meaning {
     WeightPolicy,
     /// A policy; its name is the key's.
     TrafficPolicy,
+    /// A route, as proxies get it.
+    Route(Arc<Route>),
 }
 
 /// How a text is written.
@@ -158,6 +173,13 @@ pub fn decode(value: Value) -> Result<Declared, FieldProblem> {
     let metadata: Metadata = field("#/metadata", metadata)?;
     let spec = fields.remove("spec");
     let spec = spec.ok_or_else(|| FieldProblem::new("#/spec", "is missing"))?;
+    if kind.ends_with("Route")
+        && let Some(version) = fields.remove("apiVersion")
+        && version != GATEWAY_API_VERSION
+    {
+        let detail = format!("must be {GATEWAY_API_VERSION:?}");
+        return Err(FieldProblem::new("#/apiVersion", detail));
+    }
     // Status is ours; what is read from the API can be written back.
     fields.remove("status");
     if let Some((unknown, _)) = fields.into_iter().next() {
@@ -180,7 +202,15 @@ pub fn decode(value: Value) -> Result<Declared, FieldProblem> {
         },
         "TrafficPolicy" => Resource::TrafficPolicy {
             metadata,
-            spec: field::<TrafficPolicySpec>("#/spec", spec)?,
+            spec: field::<Box<TrafficPolicySpec>>("#/spec", spec)?,
+        },
+        "HTTPRoute" => Resource::HttpRoute {
+            metadata,
+            spec: field::<HttpRouteSpec>("#/spec", spec)?,
+        },
+        "GRPCRoute" => Resource::GrpcRoute {
+            metadata,
+            spec: field::<GrpcRouteSpec>("#/spec", spec)?,
         },
         other => {
             let other: String = other.chars().take(64).collect();
@@ -197,7 +227,9 @@ pub fn decode(value: Value) -> Result<Declared, FieldProblem> {
 /// # Errors
 /// The first field out of range.
 pub fn declare(mut resource: Resource) -> Result<Declared, FieldProblem> {
-    if let Resource::Service { metadata, .. } = &mut resource
+    if let Resource::Service { metadata, .. }
+    | Resource::HttpRoute { metadata, .. }
+    | Resource::GrpcRoute { metadata, .. } = &mut resource
         && metadata.namespace.is_empty()
     {
         metadata.namespace = "default".to_owned();

@@ -3,8 +3,8 @@
 //! | path | methods |
 //! |---|---|
 //! | `/livez`, `/readyz`, `/metrics` | GET |
-//! | `/v1/nodes`, `/v1/services`, `/v1/weight-policies`, `/v1/traffic-policies` | GET |
-//! | `/v1/nodes/{name}`, `/v1/services/{namespace}/{name}`, `/v1/weight-policies/{name}`, `/v1/traffic-policies/{name}` | GET, PUT, DELETE |
+//! | `/v1/nodes`, `/v1/services`, `/v1/weight-policies`, `/v1/traffic-policies`, `/v1/http-routes`, `/v1/grpc-routes` | GET |
+//! | `/v1/nodes/{name}`, `/v1/services/{namespace}/{name}`, `/v1/weight-policies/{name}`, `/v1/traffic-policies/{name}`, `/v1/http-routes/{namespace}/{name}`, `/v1/grpc-routes/{namespace}/{name}` | GET, PUT, DELETE |
 //! | `/v1/status`, `/v1/plans/current` | GET |
 //!
 //! Nobody is asked who they are, so by default only this machine can reach it, and a request must
@@ -31,6 +31,7 @@ mod body;
 mod health;
 mod nodes;
 mod resources;
+mod routes;
 mod services;
 mod status;
 mod traffic_policies;
@@ -68,6 +69,7 @@ impl Rest {
             .merge(services::routes())
             .merge(weight_policies::routes())
             .merge(traffic_policies::routes())
+            .merge(routes::routes())
             .merge(status::routes())
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)

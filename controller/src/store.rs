@@ -34,6 +34,10 @@ pub enum Tree {
     Policies,
     /// Declared traffic policies, by name.
     TrafficPolicies,
+    /// Declared HTTP routes, by `namespace/name`.
+    HttpRoutes,
+    /// Declared gRPC routes, by `namespace/name`.
+    GrpcRoutes,
     /// The last plan with the nodes it was made from, under one key.
     Plan,
     /// The last epoch used, under one key.
@@ -48,6 +52,8 @@ impl Tree {
             Tree::Services => "services",
             Tree::Policies => "policies",
             Tree::TrafficPolicies => "traffic-policies",
+            Tree::HttpRoutes => "http-routes",
+            Tree::GrpcRoutes => "grpc-routes",
             Tree::Plan => "plan",
             Tree::Epoch => "epoch",
         }

@@ -90,7 +90,7 @@ pub enum Resource {
         /// Its name and labels.
         metadata: Metadata,
         /// What it says.
-        spec: TrafficPolicySpec,
+        spec: Box<TrafficPolicySpec>,
     },
 }
 

@@ -183,7 +183,7 @@ fn metadata() -> Metadata {
     }
 }
 
-/// Every field that an `HTTPRoute` can have.
+/// Every field that an `HTTPRoute` may have.
 fn http_route() -> Arc<Route> {
     let spec: HttpRouteSpec = serde_json::from_value(serde_json::json!({
         "parentRefs": [{ "name": "isobar" }],
@@ -205,8 +205,6 @@ fn http_route() -> Arc<Route> {
                     { "type": "ResponseHeaderModifier", "responseHeaderModifier": { "remove": ["server"] } },
                     { "type": "URLRewrite", "urlRewrite": { "hostname": "new.example",
                         "path": { "type": "ReplacePrefixMatch", "replacePrefixMatch": "/" } } },
-                    { "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "shadow" },
-                        "fraction": { "numerator": 1, "denominator": 1000 } } },
                     { "type": "Fault", "fault": {
                         "delay": { "duration": "100ms", "percent": 5 },
                         "abort": { "httpStatus": 500, "grpcStatus": 13, "percent": 1 } } }
@@ -216,9 +214,7 @@ fn http_route() -> Arc<Route> {
                     { "name": "cart", "namespace": "beta", "filters": [
                         { "type": "RequestHeaderModifier", "requestHeaderModifier": { "remove": ["x-d"] } }] }
                 ],
-                "timeouts": { "request": "10s", "backendRequest": "2s500ms" },
-                "sessionPersistence": { "sessionName": "cart", "absoluteTimeout": "1h",
-                    "type": "Cookie", "cookieConfig": { "lifetimeType": "Permanent" } }
+                "timeouts": { "request": "10s", "backendRequest": "2s500ms" }
             },
             {
                 "matches": [{ "path": { "type": "Exact", "value": "/old" } }],

@@ -4,9 +4,11 @@
 //! otherwise, and then the next push is a whole snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use isobar_mesh_api::message::{Down, LINE_LEN_MAX};
 use isobar_mesh_api::names::{NodeId, ServiceName};
+use isobar_mesh_api::route::{Route, RouteKey};
 use isobar_mesh_api::snapshot::{
     Credit, Delta, Move, Neighbour, PlanId, QueueLimits, Row, SNAPSHOT_NEIGHBOURS_MAX, ServicePlan,
     Snapshot,
@@ -14,6 +16,7 @@ use isobar_mesh_api::snapshot::{
 
 use super::ControlLoop;
 use super::mesh::Nodes;
+use super::routes::Measured;
 use super::service::Service;
 use crate::planner::damp::Weights;
 
@@ -48,7 +51,8 @@ impl ControlLoop {
             let neighbours = (whole || relist).then(|| self.neighbours(number));
             let moved =
                 neighbours.filter(|list| whole || !same_ways(list, &node.stream.neighbours));
-            if !whole && moved.is_none() && services.is_none() && removed.is_none() {
+            let quiet = moved.is_none() && services.is_none() && removed.is_none();
+            if !whole && quiet && !self.routes.has_changes() {
                 continue;
             }
             let all: Vec<usize> = (0..self.services.len()).collect();
@@ -68,6 +72,7 @@ impl ControlLoop {
                 sent: (!whole).then_some(node.stream.sent),
                 neighbours: moved.clone(),
                 removed: removed.cloned().unwrap_or_default(),
+                routes_removed: Vec::new(),
             };
             self.mark_pushed(number, told, moved);
             let Some(id) = self.nodes.id(number).cloned() else {
@@ -78,7 +83,12 @@ impl ControlLoop {
                 // Between two deltas old services would name nodes that the new list no longer has.
                 message.sent = None;
             }
-            for part in parts {
+            let routes = match message.sent {
+                None => self.routes.whole(),
+                Some(_) => self.routes.changes(),
+            };
+            message.routes_removed = routes.removed;
+            for part in with_routes(parts, routes.routes) {
                 last = last.max(message.plan);
                 pushes.push((id.clone(), message.next(&id, self.period_ms(), part)));
             }
@@ -88,6 +98,7 @@ impl ControlLoop {
             }
         }
         self.plan = last;
+        self.routes.told();
         pushes
     }
 
@@ -97,13 +108,15 @@ impl ControlLoop {
         let neighbours = self.neighbours(number);
         let all: Vec<usize> = (0..self.services.len()).collect();
         let plans = self.service_plans(number, &all, &neighbours);
+        let parts = with_routes(cut(plans), self.routes.whole().routes);
+        let first = parts.into_iter().next().unwrap_or_default();
         Some(Snapshot {
             plan: self.plan,
             node,
             period_ms: self.period_ms(),
             neighbours,
-            services: cut(plans).into_iter().next().unwrap_or_default(),
-            routes: Vec::new(),
+            services: first.services,
+            routes: first.routes,
         })
     }
 
@@ -249,10 +262,19 @@ struct Message {
     sent: Option<PlanId>,
     neighbours: Option<Vec<Neighbour>>,
     removed: Vec<ServiceName>,
+    routes_removed: Vec<RouteKey>,
+}
+
+/// What one message has room for.
+#[derive(Debug, Default)]
+struct Part {
+    services: Vec<ServicePlan>,
+    routes: Vec<Arc<Route>>,
 }
 
 impl Message {
-    fn next(&mut self, node: &NodeId, period_ms: u64, services: Vec<ServicePlan>) -> Down {
+    fn next(&mut self, node: &NodeId, period_ms: u64, part: Part) -> Down {
+        let Part { services, routes } = part;
         let plan = self.plan;
         let base = self.sent.replace(plan);
         self.plan.generation += 1;
@@ -263,7 +285,7 @@ impl Message {
                 period_ms,
                 neighbours: self.neighbours.take().unwrap_or_default(),
                 services,
-                routes: Vec::new(),
+                routes,
             }),
             Some(base) => Down::Delta(Delta {
                 plan,
@@ -271,8 +293,8 @@ impl Message {
                 neighbours: self.neighbours.take(),
                 services,
                 removed: std::mem::take(&mut self.removed),
-                routes: Vec::new(),
-                routes_removed: Vec::new(),
+                routes,
+                routes_removed: std::mem::take(&mut self.routes_removed),
             }),
         }
     }
@@ -301,6 +323,31 @@ fn cut(plans: Vec<ServicePlan>) -> Vec<Vec<ServicePlan>> {
         room -= len;
         if let Some(part) = parts.last_mut() {
             part.push(plan);
+        }
+    }
+    parts
+}
+
+/// Adds routes to messages of services: to the last while it has room, then in messages of their own.
+fn with_routes(services: Vec<Vec<ServicePlan>>, routes: Vec<Measured>) -> Vec<Part> {
+    let mut parts: Vec<Part> = services
+        .into_iter()
+        .map(|services| Part {
+            services,
+            routes: Vec::new(),
+        })
+        .collect();
+    let last = parts.last().map_or(&[][..], |part| &part.services);
+    let used: usize = last.iter().map(line_len).sum();
+    let mut room = SERVICES_LEN_MAX.saturating_sub(used);
+    for Measured { route, len } in routes {
+        if len > room {
+            parts.push(Part::default());
+            room = SERVICES_LEN_MAX;
+        }
+        room = room.saturating_sub(len);
+        if let Some(part) = parts.last_mut() {
+            part.routes.push(route);
         }
     }
     parts

@@ -1,11 +1,13 @@
 //! The registry: who is there, what they serve, what may move. Every call says a whole thing again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use isobar_mesh_api::message::Hello;
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::resource::{ServiceSpec, WeightPolicySpec};
+use isobar_mesh_api::route::{Route, RouteKey};
 
 use super::service::Service;
 use super::traffic::traffic_for;
@@ -56,6 +58,26 @@ impl ControlLoop {
             self.compose(place);
             self.drop_undeclared();
         }
+    }
+
+    /// Whether there is such a service, declared or by a node's own word.
+    pub fn has_service(&self, name: &ServiceName) -> bool {
+        self.places.contains_key(name)
+    }
+
+    /// A route, new or instead of the one with its key. The next tick sends it to every node.
+    pub fn set_route(&mut self, route: Arc<Route>) {
+        self.routes.set(route);
+    }
+
+    /// A route is gone.
+    pub fn remove_route(&mut self, key: &RouteKey) {
+        self.routes.remove(key);
+    }
+
+    /// What all routes take with this one, in bytes as proxies get them.
+    pub fn routes_len_with(&self, route: &Route) -> usize {
+        self.routes.len_with(route)
     }
 
     /// All policies. Of those that select a service, the first by name that names it wins, else the first that is for

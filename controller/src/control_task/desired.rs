@@ -13,7 +13,7 @@ use isobar_mesh_api::resource::{
 
 use super::streams::Streams;
 use crate::control_loop::{ControlLoop, NodeSeat};
-use crate::resource_text::{Declared, Key, Kind, Meaning};
+use crate::resource_text::{Declared, Key, Kind, Meaning, declare};
 
 /// Most nodes, declared or by their own word; the hello of one more is refused.
 pub const NODES_MAX: usize = 100_000;
@@ -21,6 +21,10 @@ pub const NODES_MAX: usize = 100_000;
 pub const SERVICES_MAX: usize = 1024;
 /// Most weight policies, and most traffic policies.
 pub const POLICIES_MAX: usize = 1024;
+/// Most HTTP routes, and most gRPC routes.
+pub const ROUTES_MAX: usize = 1024;
+/// Most that all routes together take, in bytes as proxies get them: a proxy keeps them in the file of its snapshot.
+pub const ROUTES_LEN_MAX: usize = 8 << 20;
 
 /// There are as many of a kind as the controller keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +56,12 @@ impl Desired {
         if is_new && !matches!(&declared.meaning, Meaning::Node(node) if known(node)) {
             self.check_room(key.kind)?;
         }
+        if let Meaning::Route(route) = &declared.meaning
+            && control_loop.routes_len_with(route) > ROUTES_LEN_MAX
+        {
+            let (what, max) = ("bytes of routes", ROUTES_LEN_MAX);
+            return Err(MemoryLimit { what, max });
+        }
         let siblings = self.declared.entry(key.kind).or_default();
         siblings.insert(key.name, declared.clone());
         match (&declared.meaning, &*declared.resource) {
@@ -65,9 +75,26 @@ impl Desired {
             (Meaning::TrafficPolicy, _) => {
                 control_loop.set_traffic_policies(self.traffic_policies());
             }
+            (Meaning::Route(route), _) => control_loop.set_route(Arc::clone(route)),
             _ => control_loop.set_policies(self.policies()),
         }
         Ok(is_new)
+    }
+
+    /// The same resource with the instant at which a route of its key was first written: `now` when there is none.
+    pub fn dated(&self, declared: Declared, now: &str) -> Declared {
+        let before = self.declared(&declared.key).map(|d| d.resource.metadata());
+        let since = before.and_then(|m| m.creation_timestamp.clone());
+        let since = Some(since.unwrap_or_else(|| now.to_owned()));
+        let mut resource = (*declared.resource).clone();
+        match &mut resource {
+            Resource::HttpRoute { metadata, .. } | Resource::GrpcRoute { metadata, .. } => {
+                metadata.creation_timestamp = since;
+            }
+            _ => return declared,
+        }
+        // It was fine without a date. With one it is still.
+        declare(resource).unwrap_or(declared)
     }
 
     /// Removes a resource. A node without an open stream is forgotten altogether; one that is
@@ -93,6 +120,11 @@ impl Desired {
             (Kind::WeightPolicy, _) => control_loop.set_policies(self.policies()),
             (Kind::TrafficPolicy, _) => {
                 control_loop.set_traffic_policies(self.traffic_policies());
+            }
+            (Kind::HttpRoute | Kind::GrpcRoute, _) => {
+                if let Some(Meaning::Route(route)) = declared.map(|d| d.meaning) {
+                    control_loop.remove_route(route.key());
+                }
             }
         }
         existed
@@ -147,6 +179,8 @@ impl Desired {
             Kind::Service => ("services", declared, SERVICES_MAX),
             Kind::WeightPolicy => ("weight policies", declared, POLICIES_MAX),
             Kind::TrafficPolicy => ("traffic policies", declared, POLICIES_MAX),
+            Kind::HttpRoute => ("HTTP routes", declared, ROUTES_MAX),
+            Kind::GrpcRoute => ("gRPC routes", declared, ROUTES_MAX),
         };
         match have >= max {
             true => Err(MemoryLimit { what, max }),
@@ -164,7 +198,9 @@ impl Desired {
 
     fn traffic_policies(&self) -> Vec<(String, TrafficPolicySpec)> {
         let policy = |declared: &Declared| match &*declared.resource {
-            Resource::TrafficPolicy { spec, .. } => Some((declared.key.name.clone(), spec.clone())),
+            Resource::TrafficPolicy { spec, .. } => {
+                Some((declared.key.name.clone(), (**spec).clone()))
+            }
             _ => None,
         };
         self.all(Kind::TrafficPolicy).filter_map(policy).collect()

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use isobar_mesh_api::message::{Hello, Up};
 use isobar_mesh_api::names::NodeId;
+use isobar_mesh_api::resource::Resource;
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::desired::MemoryLimit;
+use super::route_status::RouteStatus;
 use super::streams::{StreamEnd, StreamId};
 use crate::control_loop::{MeshView, StoredPlan};
 use crate::resource_text::{Declared, Key, Kind};
@@ -38,11 +41,11 @@ pub(super) enum Message {
     },
     Get {
         key: Key,
-        reply: oneshot::Sender<Option<Declared>>,
+        reply: oneshot::Sender<Option<Shown>>,
     },
     List {
         kind: Kind,
-        reply: oneshot::Sender<Vec<Declared>>,
+        reply: oneshot::Sender<Vec<Shown>>,
     },
     View {
         reply: oneshot::Sender<Arc<MeshView>>,
@@ -67,6 +70,17 @@ pub enum ControlError {
     /// The program is about to end.
     #[error("the controller is stopping")]
     Stopping,
+}
+
+/// A resource as it is read: what was written, and what became of it.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    /// What was written.
+    #[serde(flatten)]
+    pub resource: Arc<Resource>,
+    /// What became of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<RouteStatus>,
 }
 
 /// A change that is in force and on its way to the disk.
@@ -135,7 +149,7 @@ impl ControlHandle {
     ///
     /// # Errors
     /// The controller is stopping.
-    pub async fn get(&self, key: Key) -> Result<Option<Declared>, ControlError> {
+    pub async fn get(&self, key: Key) -> Result<Option<Shown>, ControlError> {
         self.ask(|reply| Message::Get { key, reply }).await
     }
 
@@ -143,7 +157,7 @@ impl ControlHandle {
     ///
     /// # Errors
     /// The controller is stopping.
-    pub async fn list(&self, kind: Kind) -> Result<Vec<Declared>, ControlError> {
+    pub async fn list(&self, kind: Kind) -> Result<Vec<Shown>, ControlError> {
         self.ask(|reply| Message::List { kind, reply }).await
     }
 

@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, watch};
 use super::desired::{Desired, MemoryLimit};
 use super::handle::ControlHandle;
 use super::streams::Streams;
-use super::{ControlTask, INBOX_LEN_MAX};
+use super::timestamp;
+use super::{ControlTask, INBOX_LEN_MAX, clock_ms};
 use crate::control_loop::{ControlLoop, StoredPlan};
 use crate::metrics::Metrics;
 use crate::resource_text::{Declared, Kind, declare};
@@ -57,7 +58,9 @@ pub async fn restore(
     let mut desired = Desired::default();
     put_stored(&*store, &mut desired, &mut control_loop).await?;
     let mut batch = Vec::new();
+    let now = timestamp::rfc3339(clock_ms() / 1000);
     for declared in resources {
+        let declared = desired.dated(declared, &now);
         let key = declared.key.clone();
         batch.push(Write::put(key.kind.tree(), &key.name, &*declared.resource)?);
         desired.put(declared, &mut control_loop)?;

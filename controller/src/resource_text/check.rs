@@ -1,6 +1,7 @@
 //! Ranges and lengths of resources.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use isobar_geo_data::position::{Position, PositionError};
 use isobar_mesh_api::message::{Hello, Location};
@@ -10,6 +11,7 @@ use isobar_mesh_api::resource::{
     EndpointSpec, LABELS_MAX, Metadata, NodeSpec, Resource, ServiceSpec, WeightPolicySpec,
     service_name,
 };
+use isobar_mesh_api::route::{Route, RouteError, RouteKind};
 use isobar_mesh_api::snapshot::SNAPSHOT_ENDPOINTS_MAX;
 
 use super::{Key, Kind, Meaning, escape};
@@ -47,10 +49,6 @@ pub(super) fn check(resource: &Resource) -> Result<(Key, Meaning), FieldProblem>
             policy(spec)?;
             (Kind::WeightPolicy, name.to_string(), Meaning::WeightPolicy)
         }
-        Resource::HttpRoute { .. } | Resource::GrpcRoute { .. } => {
-            let detail = "is read by proxies alone, from their own configuration";
-            return Err(FieldProblem::new("#/kind", detail));
-        }
         Resource::TrafficPolicy { spec, .. } => {
             no_namespace(metadata)?;
             let name = name(&metadata.name)?;
@@ -63,8 +61,26 @@ pub(super) fn check(resource: &Resource) -> Result<(Key, Meaning), FieldProblem>
                 Meaning::TrafficPolicy,
             )
         }
+        Resource::HttpRoute { metadata, spec } => route(Route::from_http(metadata, spec))?,
+        Resource::GrpcRoute { metadata, spec } => route(Route::from_grpc(metadata, spec))?,
     };
     Ok((Key { kind, name }, meaning))
+}
+
+fn route(made: Result<Route, RouteError>) -> Result<(Kind, String, Meaning), FieldProblem> {
+    let route = made.map_err(|error| match error {
+        RouteError::Name(error) => FieldProblem::new("#/metadata/name", error.to_string()),
+        RouteError::Field(error) => {
+            FieldProblem::new(format!("#/spec/{}", error.path), error.problem)
+        }
+        RouteError::TooLong(_) => FieldProblem::new("#/spec", error.to_string()),
+    })?;
+    let kind = match route.key().kind {
+        RouteKind::Http => Kind::HttpRoute,
+        RouteKind::Grpc => Kind::GrpcRoute,
+    };
+    let name = route.key().name.to_string();
+    Ok((kind, name, Meaning::Route(Arc::new(route))))
 }
 
 fn name(text: &str) -> Result<NodeId, FieldProblem> {

@@ -4,30 +4,29 @@ use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use isobar_mesh_api::resource::Resource;
 use serde::Serialize;
 
 use super::{Rest, body};
+use crate::control_task::Shown;
 use crate::problem::{FieldProblem, Problem};
 use crate::resource_text::{Key, Kind, decode};
 
 /// A list's wire form.
 #[derive(Serialize)]
 struct List<'a> {
-    items: Vec<&'a Resource>,
+    items: &'a [Shown],
 }
 
 /// All resources of a kind, by name.
 pub(super) async fn list(rest: &Rest, kind: Kind) -> Result<Response, Problem> {
     let found = rest.control.list(kind).await?;
-    let items = found.iter().map(|d| &*d.resource).collect();
-    Ok(body::json(StatusCode::OK, &List { items }))
+    Ok(body::json(StatusCode::OK, &List { items: &found }))
 }
 
 /// One resource, or 404.
 pub(super) async fn get(rest: &Rest, key: Key) -> Result<Response, Problem> {
     match rest.control.get(key.clone()).await? {
-        Some(found) => Ok(body::json(StatusCode::OK, &*found.resource)),
+        Some(found) => Ok(body::json(StatusCode::OK, &found)),
         None => Err(not_found(&key)),
     }
 }
@@ -51,14 +50,17 @@ pub(super) async fn put(
         );
         return Err(FieldProblem::new("#/metadata/name", detail).into());
     }
-    let resource = declared.resource.clone();
     let durable = rest.control.put(declared).await?;
     on_disk(durable.on_disk).await?;
     let status = match durable.changed {
         true => StatusCode::CREATED,
         false => StatusCode::OK,
     };
-    Ok(body::json(status, &*resource))
+    match rest.control.get(key.clone()).await? {
+        Some(written) => Ok(body::json(status, &written)),
+        // Somebody deleted it since.
+        None => Err(not_found(&key)),
+    }
 }
 
 /// Removes (204), or 404; answered when the change is on the disk.

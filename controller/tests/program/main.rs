@@ -8,4 +8,5 @@ mod process;
 mod proxy;
 mod rest;
 mod restart;
+mod routes;
 mod stream;

@@ -45,6 +45,22 @@ async fn each_kind_is_created_read_replaced_listed_and_deleted() {
             "{timeouts: {request: 5s}}",
             "{timeouts: {request: 250ms}}",
         ),
+        (
+            "/v1/http-routes",
+            "shop/cart",
+            "HTTPRoute",
+            "{name: cart, namespace: shop}",
+            "{hostnames: [a.example], rules: [{backendRefs: [{name: cart}]}]}",
+            "{rules: [{matches: [{path: {type: Exact, value: /a}}], backendRefs: [{name: cart}]}]}",
+        ),
+        (
+            "/v1/grpc-routes",
+            "shop/cart",
+            "GRPCRoute",
+            "{name: cart, namespace: shop}",
+            "{rules: [{matches: [{method: {service: shop.Cart}}]}]}",
+            "{rules: [{matches: [{method: {method: Add}}]}]}",
+        ),
     ];
     for (list, name, kind, metadata, first, second) in cases {
         let path = format!("{list}/{name}");
@@ -130,6 +146,8 @@ async fn bad_input_is_refused_with_its_field() {
         "/v1/services",
         "/v1/weight-policies",
         "/v1/traffic-policies",
+        "/v1/http-routes",
+        "/v1/grpc-routes",
     ] {
         let (_, left) = mesh.rest(Method::GET, list, "").await;
         assert_eq!(left, json!({"items": []}));

@@ -213,6 +213,13 @@ fn rule(path: &str, rule: &HttpRule) -> Checked {
     for (at, backend) in rule.backend_refs.iter().enumerate() {
         self::backend(&format!("{path}/backendRefs/{at}"), backend)?;
     }
+    if rule.session_persistence.is_some() {
+        // Understood, and carried out by nobody yet: better refused than ignored.
+        return fail(
+            format!("{path}/sessionPersistence"),
+            "is not supported by this version",
+        );
+    }
     match &rule.timeouts {
         Some(spans) => timeouts(&format!("{path}/timeouts"), spans),
         None => Ok(()),

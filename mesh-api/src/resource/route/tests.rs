@@ -45,6 +45,16 @@ fn what_is_not_supported_is_refused_by_name() {
         with_match(json!({ "path": { "type": "Glob", "value": "/" } })),
         &["Glob", "PathPrefix"],
     );
+    refused(
+        with_filter(
+            json!({ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "a" } } }),
+        ),
+        &["rules/0/filters/0/type", "RequestMirror"],
+    );
+    refused(
+        json!({ "rules": [{ "sessionPersistence": { "sessionName": "a" } }] }),
+        &["rules/0/sessionPersistence", "not supported"],
+    );
     let backend = |backend: Value| json!({ "rules": [{ "backendRefs": [backend] }] });
     refused(
         backend(json!({ "name": "a", "port": 80 })),
