@@ -7,7 +7,7 @@
 //! ```text
 //!               ┌─▶ filtered   jump up at once, down by 0.35, in noise by 0.2 ─┐ far off, or off twice
 //! count / window┤                                                             ├────────▶ held ──▶ solver
-//!               └─▶ mean       of the windows since the last jump, at most 10 ─┘ off by about a deviation
+//!               └─▶ mean       of the time since the last jump, at most 10 s ─┘ off by about a deviation
 //! ```
 //!
 //! One window in 700 is a jump by chance; in a mesh of a hundred nodes that is one every few seconds. The filtered
@@ -32,10 +32,10 @@ pub const NOISE_GAIN: f64 = 0.2;
 pub const CERTAIN_DEVIATIONS: f64 = 5.0;
 /// How many of its own deviations the mean of few windows must be off the held demand to replace it.
 pub const MEAN_DEVIATIONS: f64 = 3.0;
-/// Windows after a jump in which half of that is enough: what is held is one noisy sample, and weights settle still.
-pub const SETTLE_WINDOWS: u8 = 3;
-/// Windows that the mean reaches back; its deviation is then 0.23 of one window's.
-pub const MEAN_WINDOWS: u8 = 10;
+/// Seconds after a jump in which half of that is enough: what is held is one noisy sample, and weights settle still.
+pub const SETTLE_S: f64 = 3.0;
+/// Seconds that the mean reaches back; its deviation is then 0.23 of a window's of one second.
+pub const MEAN_SPAN_S: f64 = 10.0;
 /// How many deviations of one window the mean may be off the held demand where nothing is moved. Replacing it there
 /// changes no weight.
 pub const CALM_DEVIATIONS: f64 = 0.8;
@@ -53,8 +53,8 @@ pub const BACKLOG_SPREAD: Duration = Duration::from_secs(2);
 pub struct Demand {
     filtered_rps: f64,
     mean_rps: f64,
-    /// Windows in the mean, counted to [`MEAN_WINDOWS`].
-    windows: u8,
+    /// Time that the mean covers, in seconds, counted to [`MEAN_SPAN_S`].
+    span_s: f64,
     /// Whether the filtered demand was off by a jump in the last window.
     off: bool,
     held_rps: f64,
@@ -80,7 +80,7 @@ impl Demand {
         let jumped = off.abs() > JUMP_DEVIATIONS;
         if off.abs() > CERTAIN_DEVIATIONS || (jumped && confirmed) {
             self.off = true;
-            self.windows = 1;
+            self.span_s = window_s;
             self.mean_rps = self.filtered_rps;
             return self.hold(now_rps, waiting_rps, window_s);
         }
@@ -89,8 +89,8 @@ impl Demand {
             true => (MOVING_DEVIATIONS, MOVING_SHARE),
             false => (CALM_DEVIATIONS, 0.0),
         };
-        let few = MEAN_DEVIATIONS / f64::from(self.windows).sqrt();
-        let slack = if self.windows <= SETTLE_WINDOWS {
+        let few = MEAN_DEVIATIONS * (window_s / self.span_s).sqrt();
+        let slack = if self.span_s <= SETTLE_S {
             few / 2.0
         } else {
             slack.max(few)
@@ -113,8 +113,8 @@ impl Demand {
             NOISE_GAIN
         };
         self.filtered_rps += gain * off_rps;
-        self.windows = (self.windows + 1).min(MEAN_WINDOWS);
-        self.mean_rps += (rate_rps - self.mean_rps) / f64::from(self.windows);
+        self.span_s = (self.span_s + window_s).min(MEAN_SPAN_S.max(window_s));
+        self.mean_rps += (rate_rps - self.mean_rps) * window_s / self.span_s;
     }
 
     fn hold(&mut self, rps: f64, waiting_rps: f64, window_s: f64) -> bool {

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use isobar_mesh_api::snapshot::Snapshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::alert::Alert;
 use crate::decay;
 use crate::enrol::{EnrolError, enrol};
 use crate::proxy::Proxy;
@@ -60,6 +61,7 @@ pub struct Control {
     mesh_listen: SocketAddr,
     book: ReportBook,
     cpu: CpuMeter,
+    alert: Alert,
     /// When the controller was last heard.
     heard: Instant,
     /// When a renewal of the certificate was last tried.
@@ -83,6 +85,7 @@ pub async fn run(
         mesh_listen,
         book: ReportBook::default(),
         cpu: CpuMeter::default(),
+        alert: Alert::default(),
         heard: Instant::now(),
         renewal_tried: None,
         saved,

@@ -3,7 +3,7 @@
 //! The controller agrees a credit per home: the plan's flow plus a share of
 //! this node's headroom. A moved-in request is taken
 //!
-//! - always, when a worker is idle: nobody waits for it;
+//! - always, while fewer than [`OPEN_FACTOR`] × workers are in flight: nobody waits long for it;
 //! - within credit, while fewer than [`RECEIVE_FACTOR`] × workers are in flight;
 //! - else it is refused at once, so that its home can serve it or try one other.
 //!
@@ -28,6 +28,10 @@ use isobar_mesh_api::snapshot::Credit;
 /// finds its neighbours' shorter ones open in a spike's first second, before any plan; own requests go first in any
 /// case (see [`crate::turns`]), and homes move only to who is clearly better.
 pub const RECEIVE_FACTOR: u32 = 6;
+
+/// Up to so many in flight per worker, moved-in requests are taken whatever the credit: in a spike's first second, before
+/// any plan, credits are guesses, and a home with a long queue must not be refused by one with next to none.
+pub const OPEN_FACTOR: u32 = 2;
 
 /// A home may use this much of its credit at once.
 pub const CREDIT_BURST_US: u64 = 250_000;
@@ -81,7 +85,7 @@ impl CreditBook {
             return Admission::BeyondCredit;
         };
         let within = bucket.draw(now_us * 1000);
-        if own.in_flight < own.workers {
+        if own.in_flight < own.workers.saturating_mul(OPEN_FACTOR) {
             return Admission::Take;
         }
         if own.in_flight >= own.workers.saturating_mul(RECEIVE_FACTOR) {
@@ -157,8 +161,9 @@ mod tests {
         let cases = [
             (100.0, "a", 0, Admission::Take),
             (0.0, "a", 3, Admission::Take),
-            (0.0, "a", 4, Admission::BeyondCredit),
-            (100.0, "a", 7, Admission::Take),
+            (0.0, "a", 7, Admission::Take),
+            (0.0, "a", 8, Admission::BeyondCredit),
+            (100.0, "a", 8, Admission::Take),
             (100.0, "a", 24, Admission::Full),
             (100.0, "stranger", 0, Admission::BeyondCredit),
         ];
@@ -174,7 +179,7 @@ mod tests {
         let second = |s: u64| {
             let tries = (0..1000_u64).map(|i| s * 1_000_000 + i * 1000);
             tries
-                .filter(|&now_us| book.admit(&home("a"), load(5), now_us) == Admission::Take)
+                .filter(|&now_us| book.admit(&home("a"), load(9), now_us) == Admission::Take)
                 .count()
         };
         let first = second(1);
@@ -190,10 +195,10 @@ mod tests {
             credit_rps: 10.0,
         };
         let first = CreditBook::new(std::slice::from_ref(&credit), None);
-        while first.admit(&home("a"), load(5), 5) == Admission::Take {}
+        while first.admit(&home("a"), load(9), 5) == Admission::Take {}
         let second = CreditBook::new(&[credit], Some(&first));
         assert_eq!(
-            second.admit(&home("a"), load(5), 5),
+            second.admit(&home("a"), load(9), 5),
             Admission::BeyondCredit
         );
     }

@@ -27,6 +27,7 @@
 //!
 //! - [`route`]: which rule a request follows, and what the rule says;
 //! - [`spread`]: weights become a sequence of choices;
+//! - [`pressure`]: whether home is hot, or only met a crowd; [`alert`]: the controller hears of a spike at once;
 //! - [`neighbour_load`]: what was last heard of neighbours' load;
 //! - [`pick`]: who serves one request;
 //! - [`credit`]: what a node takes for others;
@@ -37,6 +38,7 @@
 //! - [`decay`]: weights go home when the controller is silent.
 
 pub mod admin;
+pub mod alert;
 pub mod answer;
 pub mod body;
 pub mod circuit;
@@ -69,6 +71,7 @@ pub mod neighbour;
 pub mod neighbour_load;
 pub mod observe;
 pub mod pick;
+pub mod pressure;
 pub mod prober;
 pub mod program;
 pub mod proxy;

@@ -16,8 +16,8 @@ use crate::endpoint::EndpointLive;
 use crate::gate::Gate;
 use crate::limit::{self, Limit};
 use crate::retry::{self, Budget};
-use crate::spread::Spread;
 use crate::tcp::copy::Bytes;
+use crate::pick::Memory;
 
 /// A new latency counts one part in this many.
 const LATENCY_SMOOTHING: u32 = 16;
@@ -64,8 +64,8 @@ pub struct WorkerLive {
 /// State of a worker's choices.
 #[derive(Debug, Default)]
 pub struct Chooser {
-    /// Turns weights into choices.
-    pub spread: Spread,
+    /// What was chosen and met before.
+    pub memory: Memory,
     /// Random candidates; only spreads load, needs no secrecy.
     pub rng: fastrand::Rng,
 }

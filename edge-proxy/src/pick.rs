@@ -5,10 +5,10 @@
 //!
 //! ```text
 //! home has an idle worker ───────────────────────────────► home (recall)
-//! weights say home, fewer than 1.75 × workers in flight ─► home
+//! weights say home, calm, under 2 × workers in flight ───► home
 //! weights say home, more in flight ──┬─ nobody clearly better ─► home
 //!                                    └─ better of two random ──► that neighbour (spill)
-//! weights say neighbour ─────────────┬─ it is not crowded ─────► that neighbour (plan)
+//! weights say neighbour ─────────────┬─ it has an idle worker ─► that neighbour (plan)
 //!                                    └─ better of two random ──► another, or home
 //! ```
 //!
@@ -26,12 +26,15 @@ use isobar_mesh_api::names::NodeId;
 use isobar_mesh_api::snapshot::{Neighbour, Row, ServicePlan};
 
 use crate::neighbour_load::NeighbourLoad;
+use crate::pressure::Pressure;
 use crate::spread::Spread;
 
-/// Home compares with neighbours before queueing when this many are in flight per hundred workers.
-pub const SPILL_PERCENT: u32 = 175;
+/// A calm home compares with neighbours before queueing when this many are in flight per hundred workers.
+pub const SPILL_PERCENT: u32 = 200;
+/// The same of a home under [pressure](crate::pressure): before anybody queues.
+pub const SPILL_PRESSED_PERCENT: u32 = 100;
 /// A neighbour is clearly better when it saves at least this part of one service time.
-pub const CLEARLY: f64 = 0.25;
+pub const CLEARLY: f64 = 0.1;
 /// Assumed service time while none has been measured, in microseconds.
 const LATENCY_UNKNOWN_US: u32 = 10_000;
 
@@ -71,6 +74,20 @@ pub struct Route {
     spill: Vec<u16>,
     /// Round trip by neighbour index, in microseconds.
     rtt_us: Vec<u32>,
+}
+
+/// What one worker thread remembers between its choices for one service.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    spread: Spread,
+    pressure: Pressure,
+}
+
+impl Memory {
+    /// Whether home came under pressure since this was asked last: the controller should hear of it soon.
+    pub fn take_onset(&mut self) -> bool {
+        self.pressure.take_onset()
+    }
 }
 
 /// What is known at the instant of a choice.
@@ -134,16 +151,22 @@ impl Route {
 
     /// Chooses for one request that entered here. A moved-in request is never asked about: it is
     /// served here or refused.
-    pub fn pick(&self, now: &Now<'_>, spread: &mut Spread, rng: &mut fastrand::Rng) -> Choice {
+    pub fn pick(&self, now: &Now<'_>, memory: &mut Memory, rng: &mut fastrand::Rng) -> Choice {
         let may_correct = !self.spill.is_empty();
         // The weights are drawn first in any case, so that what recall keeps home does not
         // change who gets the rest.
-        let drawn = spread.next(&self.weights_ppm);
+        let drawn = memory.spread.next(&self.weights_ppm);
+        let spill_percent = match memory.pressure.arrived(now.home, now.now_us) {
+            true => SPILL_PRESSED_PERCENT,
+            false => SPILL_PERCENT,
+        };
         if may_correct && now.home.in_flight < now.home.workers {
             return Choice::Home;
         }
         match drawn {
-            0 if may_correct && is_crowded(now.home) => self.spill_or(Choice::Home, now, rng),
+            0 if may_correct && reaches(now.home, spill_percent) => {
+                self.spill_or(Choice::Home, now, rng)
+            }
             0 => Choice::Home,
             1 => Choice::Cloud,
             drawn => self.move_by_plan(usize::from(self.moves[drawn - 2]), now, rng),
@@ -153,7 +176,7 @@ impl Route {
     /// Chooses again after a neighbour refused or could not be reached: one other, or home.
     pub fn pick_again(&self, refused: usize, now: &Now<'_>, rng: &mut fastrand::Rng) -> Choice {
         now.neighbours.forget(refused);
-        if now.home.workers > 0 && !is_crowded(now.home) {
+        if now.home.workers > 0 && !is_busy(now.home) {
             return Choice::Home;
         }
         self.spill_or(Choice::Home, now, rng)
@@ -164,11 +187,11 @@ impl Route {
             neighbour,
             cause: Cause::Plan,
         };
-        let crowded = now
+        let busy = now
             .neighbours
             .fresh(neighbour, now.now_us)
-            .is_some_and(is_crowded);
-        if !crowded {
+            .is_some_and(is_busy);
+        if !busy {
             return planned;
         }
         self.spill_or(planned, now, rng)
@@ -231,9 +254,14 @@ impl Route {
     }
 }
 
-/// Whether a newcomer should look elsewhere first.
-pub fn is_crowded(load: LoadHint) -> bool {
-    u64::from(load.in_flight) * 100 >= u64::from(load.workers) * u64::from(SPILL_PERCENT)
+/// Whether a newcomer would wait.
+pub fn is_busy(load: LoadHint) -> bool {
+    load.in_flight >= load.workers
+}
+
+/// Whether so many are in flight per hundred workers.
+fn reaches(load: LoadHint, percent: u32) -> bool {
+    u64::from(load.in_flight) * 100 >= u64::from(load.workers) * u64::from(percent)
 }
 
 /// How long a newcomer would wait before an endpoint takes it, in microseconds. Infinite without

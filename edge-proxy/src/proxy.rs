@@ -37,6 +37,8 @@ pub struct Proxy {
     pub press: Press,
     /// What routes did.
     pub routing: RoutingCounts,
+    /// Tells the control stream that a spike has begun here.
+    pub spike: Notify,
     /// What is measured.
     pub metrics: Metrics,
 }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::report::{
@@ -91,6 +92,11 @@ impl ReportBook {
             return None;
         }
         Some(draft)
+    }
+
+    /// Time since the last report's end, as of `now_us`.
+    pub fn window(&self, now_us: u64) -> Duration {
+        Duration::from_micros(now_us.saturating_sub(self.since_us))
     }
 
     /// The draft was sent: the next report begins where it ends.

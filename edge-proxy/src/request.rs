@@ -208,11 +208,15 @@ impl<'a> Exchange<'a> {
         }
         let chooser = &route.live.worker(self.worker.index).chooser;
         let mut chooser = chooser.lock().unwrap_or_else(|e| e.into_inner());
-        let Chooser { spread, rng } = &mut *chooser;
-        match refused {
-            None => route.pick.pick(&now, spread, rng),
+        let Chooser { memory, rng } = &mut *chooser;
+        let choice = match refused {
+            None => route.pick.pick(&now, memory, rng),
             Some(neighbour) => route.pick.pick_again(neighbour, &now, rng),
+        };
+        if memory.take_onset() {
+            proxy.spike.notify_one();
         }
+        choice
     }
 
     /// The proxy's own answer to a request that nobody serves.

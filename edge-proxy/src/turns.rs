@@ -6,7 +6,7 @@
 //! one's.
 
 /// One turn in so many goes to a moved-in request, when one waits.
-pub const TURN_LENGTH: u32 = 4;
+pub const TURN_LENGTH: u32 = 3;
 
 /// How many own requests went first in a row while moved-in ones waited.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,7 +35,7 @@ mod tests {
     fn own_first_but_moved_in_ones_get_their_turn() {
         let mut turns = Turns::default();
         let both: Vec<bool> = (0..8).map(|_| turns.own_next(true, true)).collect();
-        assert_eq!(both, [true, true, true, false, true, true, true, false]);
+        assert_eq!(both, [true, true, false, true, true, false, true, true]);
         assert!(turns.own_next(true, false));
         assert!(!turns.own_next(false, true));
     }

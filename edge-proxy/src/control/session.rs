@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::dial::{ControlBody, DialError, Dialled, dial};
 use super::{Control, DECAY_EVERY};
+use crate::alert;
 use crate::decay::SILENT_PERIODS;
 use crate::enrol;
 
@@ -92,6 +93,7 @@ impl Control {
         let mut period = self.period();
         let mut report_due = ticker(period);
         let mut look_due = ticker(DECAY_EVERY);
+        let proxy = Arc::clone(&self.proxy);
         loop {
             tokio::select! {
                 frame = stream.answer.frame() => {
@@ -101,7 +103,20 @@ impl Control {
                         self.save_if_due().await;
                     }
                 }
-                _ = report_due.tick() => self.report(&stream),
+                _ = report_due.tick() => {
+                    if !alert::is_too_short(self.book.window(proxy.clock.now_us()), period) {
+                        self.report(&stream);
+                    }
+                }
+                () = proxy.spike.notified() => {
+                    if self.alert.on_onset(self.now(), period) {
+                        self.report(&stream);
+                    }
+                }
+                () = self.alert_due() => {
+                    self.alert.on_reported();
+                    self.report(&stream);
+                }
                 _ = look_due.tick() => {
                     self.follow_decay();
                     let silence_max = SILENCE_MIN.max(period * SILENT_PERIODS);
@@ -237,6 +252,22 @@ impl Control {
     fn apply_delta(&self, delta: Delta) -> Result<(), SnapshotError> {
         let have = Arc::clone(&self.proxy.table.load().snapshot);
         self.proxy.table.apply(Arc::new(have.apply(delta)?))
+    }
+
+    /// The proxy's clock.
+    fn now(&self) -> Duration {
+        Duration::from_micros(self.proxy.clock.now_us())
+    }
+
+    /// Waits for the report that holds a spike's beginning; for ever when there is none.
+    fn alert_due(&self) -> impl Future<Output = ()> + use<> {
+        let wait = self.alert.due_at().map(|at| at.saturating_sub(self.now()));
+        async move {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Sends what happened since the last report; when it cannot be sent, the next one tells it.

@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use isobar_controller::control_loop::{ControlLoop, NodeSeat, StoredPlan};
+use isobar_edge_proxy::alert::is_too_short;
 use isobar_edge_proxy::decay::share_left;
 use isobar_edge_proxy::pick::{Cause, Choice};
 use isobar_mesh_api::hop::LoadHint;
@@ -48,6 +49,8 @@ const WINDOW_NS_MAX: u64 = 60_000_000_000;
 #[derive(Debug)]
 enum Pending {
     ReportTimer(u32),
+    /// The report with a spike's beginning is due.
+    SpikeReport(u32),
     Report(u32, Box<Report>),
     Tick,
     Push(u32, Box<Down>),
@@ -186,6 +189,13 @@ impl Production {
             let period_ns = self.period.as_nanos() as u64;
             self.after(period_ns, Pending::ReportTimer(node), mesh);
         }
+        let window_ns = mesh.now_ns - self.proxies[node as usize].window_from_ns();
+        if !is_too_short(Duration::from_nanos(window_ns), self.period) {
+            self.report(node, mesh);
+        }
+    }
+
+    fn report(&mut self, node: u32, mesh: &mut Mesh<'_>) {
         let silent = self.is_silent(node, mesh.now_ns);
         let proxy = &mut self.proxies[node as usize];
         // The last word everybody heard, unless the node was deaf.
@@ -309,7 +319,12 @@ impl Policy for Production {
         }
         let proxy = &mut self.proxies[home as usize];
         let choice = proxy.pick(own, mesh);
-        Self::step(choice, proxy)
+        let step = Self::step(choice, proxy);
+        if let Some(due_ns) = self.proxies[home as usize].spike_began(mesh.now_ns, self.period) {
+            self.report(home, mesh);
+            self.after(due_ns, Pending::SpikeReport(home), mesh);
+        }
+        step
     }
 
     fn admit(&mut self, at: u32, home: u32, mesh: &mut Mesh<'_>) -> bool {
@@ -350,6 +365,10 @@ impl Policy for Production {
         let name = |node: u32| &mesh.field.names[node as usize];
         match pending {
             Pending::ReportTimer(node) => self.report_due(node, mesh),
+            Pending::SpikeReport(node) => {
+                self.proxies[node as usize].spike_told();
+                self.report(node, mesh);
+            }
             Pending::Tick => self.tick(mesh),
             Pending::Push(node, down) => self.pushed(node, *down, mesh),
             Pending::Probe { home, to } => {

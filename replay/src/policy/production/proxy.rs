@@ -1,10 +1,13 @@
 //! One node's proxy: what the program around the pure modules keeps.
 
+use std::time::Duration;
+
+use isobar_edge_proxy::alert::Alert;
 use isobar_edge_proxy::credit::{Admission, CreditBook};
 use isobar_edge_proxy::decay::decay;
 use isobar_edge_proxy::neighbour_load::NeighbourLoad;
-use isobar_edge_proxy::pick::{Cause, Choice, Now, Route};
-use isobar_edge_proxy::spread::Spread;
+use isobar_edge_proxy::pick::{Cause, Choice, Memory, Now, Route};
+
 use isobar_mesh_api::hop::LoadHint;
 use isobar_mesh_api::names::ServiceName;
 use isobar_mesh_api::report::{MovedIn, MovedOut, NeighbourReport, Report, ServiceReport};
@@ -55,11 +58,12 @@ pub(super) struct Proxy {
     row: Row,
     share_left: f64,
     route: Route,
-    spread: Spread,
+    memory: Memory,
     loads: NeighbourLoad,
     book: CreditBook,
     heard_ns: u64,
     probed_ns: Option<u64>,
+    alert: Alert,
     counts: Counts,
     window_from_ns: u64,
     seq: u64,
@@ -76,11 +80,12 @@ impl Proxy {
             row: Row::home(),
             share_left: 1.0,
             route: Route::home_only(),
-            spread: Spread::default(),
+            memory: Memory::default(),
             loads: NeighbourLoad::default(),
             book: CreditBook::default(),
             heard_ns: 0,
             probed_ns: None,
+            alert: Alert::default(),
             counts: Counts::default(),
             window_from_ns: 0,
             seq: 0,
@@ -223,7 +228,20 @@ impl Proxy {
             neighbours: &self.loads,
             now_us: mesh.now_ns / 1000,
         };
-        self.route.pick(&now, &mut self.spread, &mut mesh.rng)
+        self.route.pick(&now, &mut self.memory, &mut mesh.rng)
+    }
+
+    /// Whether a spike began here that the controller should hear of now; if so, the time from now until the report that
+    /// holds its beginning, in nanoseconds.
+    pub(super) fn spike_began(&mut self, now_ns: u64, period: Duration) -> Option<u64> {
+        let now = Duration::from_nanos(now_ns);
+        let tell = self.memory.take_onset() && self.alert.on_onset(now, period);
+        let due_at = self.alert.due_at().filter(|_| tell)?;
+        Some(due_at.saturating_sub(now).as_nanos() as u64)
+    }
+
+    pub(super) fn spike_told(&mut self) {
+        self.alert.on_reported();
     }
 
     /// `by` refused: one other or home (`None`).
