@@ -33,6 +33,7 @@
 //! - [`credit`]: what a node takes for others;
 //! - [`circuit`]: whether an endpoint gets requests;
 //! - [`retry`]: what is tried again, how often, after what pause;
+//! - [`shed`]: how long a queue may be when nobody has room;
 //! - [`turns`]: whose turn it is when own and moved-in requests wait;
 //! - [`proxy_protocol`], [`client_hello`], [`detect`], [`forwarded`]: what first bytes and headers say;
 //! - [`decay`]: weights go home when the controller is silent.
@@ -82,6 +83,7 @@ pub mod retry;
 pub mod route;
 pub mod routes;
 pub mod routing;
+pub mod shed;
 pub mod snapshot_file;
 pub mod spread;
 pub mod tcp;

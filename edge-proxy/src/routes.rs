@@ -30,6 +30,7 @@ use crate::neighbour::NeighbourLive;
 use crate::neighbour_load::NeighbourLoad;
 use crate::pick::Route;
 use crate::route::{Found, Lost, RouteTable, Services};
+use crate::shed;
 use crate::traffic::Traffic;
 
 /// All routes of one snapshot.
@@ -355,16 +356,18 @@ impl Book {
             .map(|address| self.endpoint(&plan.service, address, u32::MAX, &traffic));
         let row = decay::decay(&plan.row, share_left);
         let homes = plan.credits.iter().map(|credit| &credit.home);
+        let workers = plan
+            .endpoints
+            .iter()
+            .fold(0, |sum: u32, e| sum.saturating_add(e.workers));
+        let queue = match *traffic.spec == TrafficPolicySpec::default() {
+            true => plan.queue,
+            false => traffic.queue(),
+        };
         ServiceRoute {
-            workers: plan
-                .endpoints
-                .iter()
-                .fold(0, |sum, e| sum.saturating_add(e.workers)),
+            workers,
             endpoints,
-            queue: match *traffic.spec == TrafficPolicySpec::default() {
-                true => plan.queue,
-                false => traffic.queue(),
-            },
+            queue: shed::limits(queue, &row, workers),
             traffic,
             pick: Route::with_row(plan, &row, neighbours),
             row,

@@ -74,6 +74,11 @@ pub(crate) trait Policy {
         Step::Shed
     }
 
+    /// Most requests that may wait at a node, when the queue's own limit is `waiting_max`.
+    fn waiting_max(&self, _at: u32, waiting_max: u32) -> u32 {
+        waiting_max
+    }
+
     /// A request of `home` was served by `by`, and its answer is home.
     fn responded(&mut self, _home: u32, _by: u32, _reply: Reply, _mesh: &mut Mesh<'_>) {}
 

@@ -229,7 +229,7 @@ impl<'a, P: Policy> Simulator<'a, P> {
             self.mesh.schedule(service_ns, What::Done, id);
             return true;
         }
-        if station.waiting >= self.waiting_max {
+        if station.waiting >= self.policy.waiting_max(at, self.waiting_max) {
             return false;
         }
         let first = !self.own_first || self.requests[id].home == at;

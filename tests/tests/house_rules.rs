@@ -55,6 +55,7 @@ const PURE: &[&str] = &[
     "edge-proxy/src/alert",
     "edge-proxy/src/pick",
     "edge-proxy/src/pressure",
+    "edge-proxy/src/shed",
     "edge-proxy/src/spread",
     "edge-proxy/src/neighbour_load",
     "edge-proxy/src/credit",

@@ -25,8 +25,8 @@ use crate::load_book::Standing;
 use crate::planner::Arc;
 use crate::planner::damp::Weights;
 
-/// Load above the ceiling that is put down to rounding and noise, as a share of the ceiling.
-const CEILING_SLACK: f64 = 0.01;
+/// Load above the ceiling that is put down to the rounding of weights, as a share of the ceiling.
+const CEILING_SLACK: f64 = 0.001;
 /// Load above what is planned that a node bears before rows change, as a share of its capacity: the noise of a demand
 /// that fills it.
 const BEAR_SHARE: f64 = 0.05;
@@ -180,27 +180,33 @@ impl Service {
         })
     }
 
-    /// Rows on their way home go all the way at once where someone would else be above the ceiling.
+    /// Rows on their way home go all the way at once where someone would else be above the ceiling. What one row takes
+    /// off a node another may have put there, so this is repeated; at last all rows are as planned, and the plan keeps
+    /// the ceiling.
     fn hold_limits(&mut self) {
-        let (load_mrps, moved_in_mrps) = self.loads_mrps(|seat| &seat.weights);
-        let over = self.above_ceiling(&load_mrps);
-        self.planning.load_mrps = load_mrps;
-        self.planning.moved_in_mrps = moved_in_mrps;
-        if !over.iter().any(|&o| o) {
-            return;
+        for round in 0..=ROUNDS_MAX {
+            let (load_mrps, moved_in_mrps) = self.loads_mrps(|seat| &seat.weights);
+            let over = self.above_ceiling(&load_mrps);
+            self.planning.load_mrps = load_mrps;
+            self.planning.moved_in_mrps = moved_in_mrps;
+            if !over.contains(&true) {
+                return;
+            }
+            let late = |&at: &usize| {
+                let seat = &self.seats[at];
+                seat.weights != seat.planned && (round == ROUNDS_MAX || self.relieves(at, &over))
+            };
+            let late: Vec<usize> = (0..self.seats.len()).filter(late).collect();
+            if late.is_empty() {
+                return;
+            }
+            for &at in &late {
+                let seat = &mut self.seats[at];
+                seat.weights.clone_from(&seat.planned);
+            }
         }
-        let late = |&at: &usize| {
-            self.seats[at].weights != self.seats[at].planned && self.relieves(at, &over)
-        };
-        let late: Vec<usize> = (0..self.seats.len()).filter(late).collect();
-        for &at in &late {
-            let seat = &mut self.seats[at];
-            seat.weights.clone_from(&seat.planned);
-        }
-        if !late.is_empty() {
-            (self.planning.load_mrps, self.planning.moved_in_mrps) =
-                self.loads_mrps(|seat| &seat.weights);
-        }
+        (self.planning.load_mrps, self.planning.moved_in_mrps) =
+            self.loads_mrps(|seat| &seat.weights);
     }
 
     /// Load by seat, and of it what is moved in, when every home follows `row`.

@@ -20,28 +20,26 @@ use isobar_mesh_api::hop::LoadHint;
 use isobar_mesh_api::message::{Down, Hello, PROTOCOL_VERSION};
 use isobar_mesh_api::names::ServiceName;
 use isobar_mesh_api::report::Report;
-use isobar_mesh_api::resource::{
-    Algorithm, CapacitySource, EndpointSpec, ServiceSpec, WeightPolicySpec,
-};
+use isobar_mesh_api::resource::{ServiceSpec, WeightPolicySpec};
 use isobar_mesh_api::snapshot::{PlanId, SnapshotError};
 
 use super::{Policy, Reply, Step};
 use crate::field::Field;
 use crate::measure::Outcome;
-use crate::options::{Capacity, Options, PolicyName, Silence, WARM_UP_S};
+use crate::options::{Options, PolicyName, Silence, WARM_UP_S};
 use crate::simulator::Mesh;
 use crate::simulator::request::{Moved, Request};
 
 mod proxy;
+mod spec;
 
 use proxy::Proxy;
+use spec::{service_spec, weight_policy};
 
 /// The one service that everybody asks for.
 const SERVICE: &str = "replay/app";
 /// Where the controller's clock stands when a run begins: away from 0, where "never" is.
 const CLOCK_START: Duration = Duration::from_secs(1_000);
-/// Home keeps this under the `static` policy; the rest goes to the neighbourhood in equal parts.
-const STATIC_HOME_PPM: u32 = 600_000;
 /// A proxy that could not report this long begins a new window.
 const WINDOW_NS_MAX: u64 = 60_000_000_000;
 
@@ -85,6 +83,7 @@ pub(crate) struct Production {
     spec: ServiceSpec,
     weight_policy: WeightPolicySpec,
     proxies: Vec<Proxy>,
+    workers: u32,
     /// When proxies last heard of the controller, in nanoseconds since the run's start.
     word_ns: u64,
     pending: Vec<Option<Pending>>,
@@ -115,6 +114,7 @@ impl Production {
                 .map(|node| Proxy::new(node, &service))
                 .collect(),
             service,
+            workers: field.workers,
             word_ns: 0,
             pending: Vec::new(),
             free: Vec::new(),
@@ -332,6 +332,11 @@ impl Policy for Production {
         self.proxies[at as usize].admit(home, own, mesh)
     }
 
+    fn waiting_max(&self, at: u32, waiting_max: u32) -> u32 {
+        let proxy = &self.proxies[at as usize];
+        proxy.waiting_max(waiting_max, self.workers)
+    }
+
     fn refused(&mut self, home: u32, by: u32, tries: u32, _: Reply, mesh: &mut Mesh<'_>) -> Step {
         let own = hint(home, mesh);
         let proxy = &mut self.proxies[home as usize];
@@ -448,62 +453,4 @@ fn planned_utilisation(control: &ControlLoop) -> f64 {
     nodes
         .map(|node| node.planned_utilisation)
         .fold(0.0, f64::max)
-}
-
-fn service_spec(options: &Options, field: &Field) -> ServiceSpec {
-    let factor = match options.capacity {
-        Capacity::Declared => 1.0,
-        Capacity::Learned(factor) => factor,
-    };
-    let endpoint = |name: &isobar_mesh_api::names::NodeId| EndpointSpec {
-        node: name.clone(),
-        address: format!("{name}.replay:80"),
-        workers: field.workers,
-        capacity_rps: Some(field.capacity_rps() * factor),
-    };
-    ServiceSpec {
-        hosts: vec!["*".to_owned()],
-        endpoints: field.names.iter().map(endpoint).collect(),
-    }
-}
-
-fn weight_policy(options: &Options, field: &Field, policy: PolicyName) -> WeightPolicySpec {
-    let algorithm = match policy {
-        PolicyName::Waterfall => Algorithm::Waterfall,
-        PolicyName::Threshold => Algorithm::Threshold,
-        PolicyName::Static => Algorithm::Static,
-        _ => Algorithm::Convex,
-    };
-    let mut spec = WeightPolicySpec {
-        algorithm,
-        spill: algorithm == Algorithm::Convex,
-        displacement: options.displacement,
-        neighbours: options.neighbours,
-        distance_max_m: options.radius_km.map(|km| km * 1000.0),
-        capacity: match options.capacity {
-            Capacity::Declared => CapacitySource::Auto,
-            Capacity::Learned(_) => CapacitySource::Learned,
-        },
-        ..WeightPolicySpec::default()
-    };
-    if let Some(rtt_ms) = options.cloud_rtt_ms {
-        spec.cloud_address = Some("cloud.replay:80".to_owned());
-        spec.cloud_rtt_us = (rtt_ms * 1000.0) as u64;
-    }
-    if algorithm == Algorithm::Static {
-        for (home, list) in field
-            .neighbours
-            .iter()
-            .enumerate()
-            .filter(|(_, l)| !l.is_empty())
-        {
-            let equal = (isobar_mesh_api::weight::WHOLE_PPM - STATIC_HOME_PPM) / list.len() as u32;
-            let row = list
-                .iter()
-                .map(|&to| (field.names[to as usize].clone(), equal))
-                .collect();
-            spec.static_weights.insert(field.names[home].clone(), row);
-        }
-    }
-    spec
 }

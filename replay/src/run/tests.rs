@@ -100,7 +100,9 @@ fn at_rest_nothing_is_moved_by_plan() {
     }
 }
 
-/// Where nobody has room, moving only costs; the plan must not make it worse.
+/// Where nobody has room, moving only costs, and waiting does not help: who is served is served sooner than at home
+/// alone. The number refused is the same but for what home alone carries out of the surge in its queues, which hold a
+/// second's capacity.
 #[test]
 fn a_surge_is_not_worse_than_home_alone() {
     for seed in 1..4 {
@@ -111,12 +113,18 @@ fn a_surge_is_not_worse_than_home_alone() {
             ..small(&[PolicyName::Home, PolicyName::Convex])
         };
         let report = replay(&options);
-        let failures = |policy| of(&report, policy).counted.figures.failures as f64;
-        let (home, convex) = (failures(PolicyName::Home), failures(PolicyName::Convex));
-        assert!(home > 1000.0, "seed {seed}: {home}");
+        let figures = |policy| &of(&report, policy).counted.figures;
+        let (home, convex) = (figures(PolicyName::Home), figures(PolicyName::Convex));
+        assert!(home.failures > 1000, "seed {seed}: {home:?}");
         assert!(
-            convex <= 1.02 * home,
-            "seed {seed}: {convex} against {home}"
+            home.hot_p50_ms > 500.0 && convex.hot_p50_ms < 0.3 * home.hot_p50_ms,
+            "seed {seed}: {home:?} {convex:?}"
+        );
+        assert!(convex.p99_ms <= home.p99_ms, "seed {seed}: {convex:?}");
+        let queues = 25.0 * 200.0;
+        assert!(
+            convex.failures as f64 <= 1.01 * home.failures as f64 + queues,
+            "seed {seed}: {} against {}", convex.failures, home.failures
         );
     }
 }

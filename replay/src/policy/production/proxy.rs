@@ -7,11 +7,12 @@ use isobar_edge_proxy::credit::{Admission, CreditBook};
 use isobar_edge_proxy::decay::decay;
 use isobar_edge_proxy::neighbour_load::NeighbourLoad;
 use isobar_edge_proxy::pick::{Cause, Choice, Memory, Now, Route};
+use isobar_edge_proxy::shed;
 
 use isobar_mesh_api::hop::LoadHint;
 use isobar_mesh_api::names::ServiceName;
 use isobar_mesh_api::report::{MovedIn, MovedOut, NeighbourReport, Report, ServiceReport};
-use isobar_mesh_api::snapshot::{Delta, PlanId, Row, Snapshot, SnapshotError};
+use isobar_mesh_api::snapshot::{Delta, PlanId, QueueLimits, Row, Snapshot, SnapshotError};
 
 use crate::measure::Outcome;
 use crate::simulator::Mesh;
@@ -369,6 +370,12 @@ impl Proxy {
             }],
             neighbours: self.near.iter().map(rtt).collect(),
         }
+    }
+
+    /// Most requests that may wait here, of `workers` workers, while the present row is in force.
+    pub(super) fn waiting_max(&self, waiting_max: u32, workers: u32) -> u32 {
+        let limits = shed::limits(QueueLimits::default(), &self.row, workers);
+        waiting_max.min(limits.per_worker_max.saturating_mul(workers))
     }
 
     /// Appends the weights that hold now, home first.
