@@ -15,9 +15,9 @@ use isobar_mesh_api::report::REPORT_NODES_MAX;
 use crate::endpoint::EndpointLive;
 use crate::gate::Gate;
 use crate::limit::{self, Limit};
+use crate::pick::Memory;
 use crate::retry::{self, Budget};
 use crate::tcp::copy::Bytes;
-use crate::pick::Memory;
 
 /// A new latency counts one part in this many.
 const LATENCY_SMOOTHING: u32 = 16;
