@@ -5,6 +5,11 @@
 //! repeat, and take endpoints that do not answer out of use for a while.
 //! `docs/traffic-policy.md` is the page for operators.
 //!
+//! **Invariant**: what proxies do not act on is refused by name
+//! ([`TrafficPolicySpec::check`]): outliers, health checks, balancing,
+//! priorities, rate limits and some limits of circuits and sizes have their
+//! form here, but a policy that uses them is not taken.
+//!
 //! A span of `"0s"` and a count of 0 mean "no such limit" where the field says
 //! so.
 

@@ -117,7 +117,31 @@ impl TrafficPolicySpec {
                 return wrong("rate_limits/name", format!("{} is there twice", limit.name));
             }
         }
-        Ok(())
+        self.is_in_effect()
+    }
+
+    /// Refuses what proxies do not act on: nobody must rely on a limit that is not kept.
+    fn is_in_effect(&self) -> Checked {
+        let written = [
+            ("outlier", self.outlier != Outlier::default()),
+            ("health_check", self.health_check.is_some()),
+            (
+                "load_balancing",
+                self.load_balancing != LoadBalancing::default(),
+            ),
+            ("queue/priority", self.queue.priority.is_some()),
+            ("circuit/connections_max", self.circuit.connections_max > 0),
+            ("circuit/requests_max", self.circuit.requests_max > 0),
+            (
+                "sizes/request_head_len_max",
+                self.sizes.request_head_len_max > 0,
+            ),
+            ("rate_limits", !self.rate_limits.is_empty()),
+        ];
+        match written.into_iter().find(|(_, written)| *written) {
+            Some((field, _)) => wrong(field, "is not in effect: proxies do not act on it"),
+            None => Ok(()),
+        }
     }
 }
 

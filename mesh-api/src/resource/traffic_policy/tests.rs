@@ -128,3 +128,60 @@ fn services_are_selected_by_name_or_by_labels() {
         );
     }
 }
+
+#[test]
+fn the_page_for_operators_has_an_example_that_is_taken() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/traffic-policy.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let example = page
+        .split("```json")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
+    let resource: crate::resource::Resource = serde_json::from_str(example).unwrap();
+    let crate::resource::Resource::TrafficPolicy { spec, .. } = resource else {
+        panic!("the example is no traffic policy");
+    };
+    spec.check().unwrap();
+}
+
+#[test]
+fn what_is_not_in_effect_is_refused_by_name() {
+    let cases = [
+        (r#"{"outlier": {"interval": "1s"}}"#, "outlier"),
+        (r#"{"health_check": {}}"#, "health_check"),
+        (
+            r#"{"load_balancing": {"algorithm": "random"}}"#,
+            "load_balancing",
+        ),
+        (
+            r#"{"queue": {"priority": {"header": "x", "classes": ["a"]}}}"#,
+            "queue/priority",
+        ),
+        (
+            r#"{"circuit": {"connections_max": 1}}"#,
+            "circuit/connections_max",
+        ),
+        (
+            r#"{"circuit": {"requests_max": 1}}"#,
+            "circuit/requests_max",
+        ),
+        (
+            r#"{"sizes": {"request_head_len_max": 1}}"#,
+            "sizes/request_head_len_max",
+        ),
+        (
+            r#"{"rate_limits": [{"name": "a", "requests": 1}]}"#,
+            "rate_limits",
+        ),
+    ];
+    for (text, field) in cases {
+        let error = read(text).unwrap_err();
+        assert!(
+            error.contains(&format!("{field} is not in effect")),
+            "{text}: {error}"
+        );
+    }
+}
