@@ -50,6 +50,15 @@ impl Client {
         self.is_trusted
     }
 
+    /// What the client of a request speaks, `http` or `https`, by the word of who is believed.
+    pub fn scheme(&self, headers: &HeaderMap) -> &'static str {
+        let told = headers.get(PROTO).filter(|_| self.is_trusted);
+        match told.unwrap_or(&self.proto) == "https" {
+            true => "https",
+            false => "http",
+        }
+    }
+
     /// Sets the headers of one request.
     pub fn set(&self, headers: &mut HeaderMap) {
         if self.which == Forwarded::Off {
@@ -147,6 +156,20 @@ mod tests {
         ("x-forwarded-host", "other.example"),
         ("forwarded", "for=198.51.100.1"),
     ];
+
+    #[test]
+    fn the_scheme_is_the_connections_or_what_is_believed() {
+        let mut headers = HeaderMap::new();
+        headers.insert(PROTO, HeaderValue::from_static("https"));
+        let scheme = |is_trusted, is_tls, headers: &HeaderMap| {
+            let ip = IpAddr::from([192, 0, 2, 1]);
+            Client::new(Forwarded::XForwarded, ip, is_trusted, is_tls).scheme(headers)
+        };
+        assert_eq!(scheme(false, false, &headers), "http");
+        assert_eq!(scheme(false, true, &HeaderMap::new()), "https");
+        assert_eq!(scheme(true, false, &headers), "https");
+        assert_eq!(scheme(true, false, &HeaderMap::new()), "http");
+    }
 
     #[test]
     fn the_word_of_a_stranger_is_replaced() {

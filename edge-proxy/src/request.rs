@@ -63,7 +63,8 @@ pub async fn entered(
     let (mut head, body) = request.into_parts();
     headers::clean_request(&mut head);
     downstream.client.set(&mut head.headers);
-    let way = match routing::way(worker, &mut head).await {
+    let scheme = downstream.client.scheme(&head.headers);
+    let way = match routing::way(worker, scheme, &mut head).await {
         Ok(way) => way,
         Err(instead) => return instead,
     };

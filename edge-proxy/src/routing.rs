@@ -53,14 +53,18 @@ pub(crate) struct Way {
     ruled: Option<(Arc<Rule>, usize)>,
 }
 
-/// Finds the way of a request that entered here and changes its head accordingly.
+/// Finds the way of a request that entered here by `scheme` and changes its head accordingly.
 ///
 /// # Errors
 /// An answer instead: there is no way, or the rule answers by itself.
-pub(crate) async fn way(worker: &Worker, head: &mut Parts) -> Result<Way, Response<ResponseBody>> {
+pub(crate) async fn way(
+    worker: &Worker,
+    scheme: &'static str,
+    head: &mut Parts,
+) -> Result<Way, Response<ResponseBody>> {
     let counts = &worker.proxy.routing;
     let grpc = is_grpc(&head.headers);
-    let (way, verdict) = match choose(worker, head, grpc) {
+    let (way, verdict) = match choose(worker, scheme, head, grpc) {
         Ok(chosen) => chosen,
         Err(Instead::Redirect(response)) => {
             counts.redirected.fetch_add(1, Relaxed);
@@ -104,7 +108,12 @@ impl From<Answer> for Instead {
 }
 
 /// All that needs the snapshot: what is found is of one and the same.
-fn choose(worker: &Worker, head: &mut Parts, grpc: bool) -> Result<(Way, Verdict), Instead> {
+fn choose(
+    worker: &Worker,
+    scheme: &'static str,
+    head: &mut Parts,
+    grpc: bool,
+) -> Result<(Way, Verdict), Instead> {
     let routes: &Routes = &worker.proxy.table.load();
     let host = headers::host(&head.uri, &head.headers);
     let (rule, prefix_len, plain) = match routes.find(host, head).map_err(Answer::from)? {
@@ -132,7 +141,7 @@ fn choose(worker: &Worker, head: &mut Parts, grpc: bool) -> Result<(Way, Verdict
     }
     if let Some(redirect) = &rule.redirect {
         let location = redirect
-            .location(head, "http", prefix_len)
+            .location(head, scheme, prefix_len)
             .ok_or(Answer::UnknownHost)?;
         return Err(Instead::Redirect(Box::new(moved_to(
             redirect.status,

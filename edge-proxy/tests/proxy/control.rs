@@ -23,6 +23,8 @@ use isobar_mesh_api::message::{
     Certificate, Down, Hello, LineBuffer, LocalService, Up, decode_line, encode_line,
 };
 use isobar_mesh_api::report::Report;
+use isobar_mesh_api::resource::Metadata;
+use isobar_mesh_api::route::Route;
 use isobar_mesh_api::snapshot::{Delta, Endpoint, PlanId, Snapshot};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -325,6 +327,57 @@ async fn a_proxy_enrols_reports_and_obeys() {
         .unwrap()
         .unwrap();
     assert_eq!(kept.plan, plan(1, 3));
+}
+
+/// A route of the service that fails so many of a hundred requests.
+fn failing(percent: u32) -> Arc<Route> {
+    let spec = serde_json::json!({ "hostnames": [HOST], "rules": [{
+        "filters": [{ "type": "Fault", "fault": { "abort": { "percent": percent } } }],
+        "backendRefs": [{ "name": "cart" }]
+    }] });
+    let metadata = Metadata {
+        name: "r".to_owned(),
+        namespace: "shop".to_owned(),
+        ..Metadata::default()
+    };
+    let spec = serde_json::from_value(spec).unwrap();
+    Arc::new(Route::from_http(&metadata, &spec).unwrap())
+}
+
+#[tokio::test]
+async fn a_route_changes_with_the_next_delta() {
+    let a = TestEndpoint::start("a").await;
+    let mut controller = Controller::start("ns/isobar/sa/controller").await;
+    let dir = tempfile::tempdir().unwrap();
+    let proxy = TestProxy::start(controller.config(&dir), dir).await;
+    let mut stream = controller.stream().await;
+    stream.hello().await;
+    let first = generation(snapshot("a", &a, 8), 1);
+    stream.say(&Down::Snapshot(first)).await;
+    assert_eq!(stream.answer().await, Up::Ack(plan(1, 1)));
+    assert_eq!(proxy.get("/").await.0, StatusCode::OK);
+    let gone = failing(0).key().clone();
+    let changes = [
+        (vec![failing(100)], vec![], StatusCode::SERVICE_UNAVAILABLE),
+        (vec![failing(0)], vec![], StatusCode::OK),
+        (vec![failing(100)], vec![], StatusCode::SERVICE_UNAVAILABLE),
+        (vec![], vec![gone], StatusCode::OK),
+    ];
+    for (base, (routes, routes_removed, status)) in (1..).zip(changes) {
+        let delta = Delta {
+            plan: plan(1, base + 1),
+            base: plan(1, base),
+            neighbours: None,
+            services: Vec::new(),
+            removed: Vec::new(),
+            routes,
+            routes_removed,
+        };
+        stream.say(&Down::Delta(delta)).await;
+        assert_eq!(stream.answer().await, Up::Ack(plan(1, base + 1)));
+        assert_eq!(proxy.get("/").await.0, status, "after delta {base}");
+    }
+    proxy.end().await;
 }
 
 #[tokio::test]
