@@ -29,13 +29,9 @@ use crate::resource_text::TEXT_LEN_MAX;
 
 mod body;
 mod health;
-mod nodes;
+mod kinds;
 mod resources;
-mod routes;
-mod services;
 mod status;
-mod traffic_policies;
-mod weight_policies;
 
 /// What every request needs.
 #[derive(Clone)]
@@ -65,11 +61,7 @@ impl Rest {
     fn router(self) -> Router {
         Router::new()
             .merge(health::routes())
-            .merge(nodes::routes())
-            .merge(services::routes())
-            .merge(weight_policies::routes())
-            .merge(traffic_policies::routes())
-            .merge(routes::routes())
+            .merge(kinds::routes())
             .merge(status::routes())
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
