@@ -44,24 +44,6 @@ impl Spread {
     }
 }
 
-/// Says of how many in a million it is so, evenly spaced. One per worker thread; never shared.
-#[derive(Debug, Clone, Default)]
-pub struct Share {
-    sum_ppm: u32,
-}
-
-impl Share {
-    /// Whether it is so this time, with a share of at most [`WHOLE_PPM`]. The share may change from one to the next.
-    pub fn next(&mut self, share_ppm: u32) -> bool {
-        self.sum_ppm += share_ppm.min(WHOLE_PPM);
-        let whole = self.sum_ppm >= WHOLE_PPM;
-        if whole {
-            self.sum_ppm -= WHOLE_PPM;
-        }
-        whole
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,14 +79,5 @@ mod tests {
             .collect();
         assert_eq!(after.iter().filter(|&&i| i == 0).count(), 3);
         assert_eq!(spread.next(&[]), 0);
-    }
-
-    #[test]
-    fn a_share_is_exact() {
-        for share_ppm in [0, 1, 250_000, 333_333, WHOLE_PPM] {
-            let mut share = Share::default();
-            let yes = (0..WHOLE_PPM).filter(|_| share.next(share_ppm)).count();
-            assert_eq!(yes, share_ppm as usize);
-        }
     }
 }

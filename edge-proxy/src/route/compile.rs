@@ -6,8 +6,7 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 use isobar_mesh_api::names::ServiceName;
 use isobar_mesh_api::resource::route::{
-    HttpFilter, HttpMatch, HttpRule, PathMatchType, Span, ValueMatch, ValueMatchType, share_ppm,
-    whole_regex,
+    HttpFilter, HttpMatch, HttpRule, PathMatchType, Span, ValueMatch, ValueMatchType, whole_regex,
 };
 use isobar_mesh_api::route::{Route, RouteKind, service};
 use isobar_mesh_api::weight::apportion_ppm;
@@ -15,7 +14,7 @@ use isobar_mesh_api::weight::apportion_ppm;
 use super::condition::{Condition, Value};
 use super::fault::Fault;
 use super::head::{HeadChange, HeaderChange, Redirect};
-use super::rule::{Backend, Mirror, Rule, Timeouts, Turns};
+use super::rule::{Backend, Rule, Timeouts, Turns};
 use super::{Candidate, Host, HostRules, Lookup, Pattern, RouteTable, path};
 
 /// What routes are compiled against.
@@ -290,10 +289,8 @@ fn compile_rule(
         change: change(&written.filters),
         redirect: None,
         fault: None,
-        mirrors: Vec::new(),
         backends: backends.collect(),
         timeouts: Timeouts::default(),
-        session_persistence: written.session_persistence.clone(),
         weights_ppm,
         turns,
     };
@@ -301,10 +298,8 @@ fn compile_rule(
         match filter {
             HttpFilter::RequestRedirect(redirect) => rule.redirect = Some(Redirect::new(redirect)),
             HttpFilter::Fault(fault) => rule.fault = Some(Fault::new(fault)),
-            HttpFilter::RequestMirror(mirror) => rule.mirrors.push(Mirror {
-                service: place_of(&mirror.backend_ref.namespace, &mirror.backend_ref.name),
-                share_ppm: share_ppm(mirror.percent, mirror.fraction),
-            }),
+            // Refused before it comes here.
+            HttpFilter::RequestMirror(_) => {}
             // Changes of the head, made above.
             HttpFilter::RequestHeaderModifier(_)
             | HttpFilter::ResponseHeaderModifier(_)

@@ -3,12 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use isobar_mesh_api::resource::route::SessionPersistence;
 use isobar_mesh_api::route::RouteKey;
 
 use super::fault::{Failure, Fault};
 use super::head::{HeadChange, Redirect};
-use crate::spread::{Share, Spread};
+use crate::spread::Spread;
 
 /// A rule of a route.
 #[derive(Debug)]
@@ -23,14 +22,10 @@ pub struct Rule {
     pub redirect: Option<Redirect>,
     /// Delays and failures on purpose.
     pub fault: Option<Fault>,
-    /// Who gets copies.
-    pub mirrors: Vec<Mirror>,
     /// Where requests go.
     pub backends: Vec<Backend>,
     /// How long they may take.
     pub timeouts: Timeouts,
-    /// Which of them belong together.
-    pub session_persistence: Option<SessionPersistence>,
     /// The backends' weights; empty when all are 0.
     pub(super) weights_ppm: Vec<u32>,
     pub(super) turns: Arc<Turns>,
@@ -43,15 +38,6 @@ pub struct Backend {
     pub service: Option<usize>,
     /// What is changed besides.
     pub change: HeadChange,
-}
-
-/// Who gets copies of requests.
-#[derive(Debug)]
-pub struct Mirror {
-    /// The service's place among all; `None` = there is no such service, and nobody gets copies.
-    pub service: Option<usize>,
-    /// How many requests of a million.
-    pub share_ppm: u32,
 }
 
 /// How long a request may take, in microseconds; `u64::MAX` = as long as it likes, `None` = as its service's policy says.
@@ -70,7 +56,6 @@ pub struct Turns(Box<[Mutex<Turn>]>);
 #[derive(Debug)]
 struct Turn {
     spread: Spread,
-    mirrors: Vec<Share>,
     rng: fastrand::Rng,
 }
 
@@ -83,8 +68,6 @@ pub struct Verdict {
     pub failure: Option<Failure>,
     /// Else it goes to this backend, if there is one.
     pub backend: Option<usize>,
-    /// And to these mirrors: bit n for the n-th.
-    pub mirrors: u32,
 }
 
 impl Turns {
@@ -93,7 +76,6 @@ impl Turns {
         let turn = |worker: usize| {
             Mutex::new(Turn {
                 spread: Spread::default(),
-                mirrors: Vec::new(),
                 rng: fastrand::Rng::with_seed(seed ^ (worker as u64) << 32),
             })
         };
@@ -105,7 +87,7 @@ impl Rule {
     /// Decides for the next request of a worker.
     pub fn next(&self, worker: usize) -> Verdict {
         let only = (self.weights_ppm.len() == 1).then_some(0);
-        if self.fault.is_none() && self.mirrors.is_empty() && self.weights_ppm.len() <= 1 {
+        if self.fault.is_none() && self.weights_ppm.len() <= 1 {
             return Verdict {
                 backend: only,
                 ..Verdict::default()
@@ -123,19 +105,10 @@ impl Rule {
                 return verdict;
             }
         }
-        let Turn {
-            spread, mirrors, ..
-        } = &mut *turn;
         verdict.backend = match self.weights_ppm.is_empty() {
             true => None,
-            false => only.or_else(|| Some(spread.next(&self.weights_ppm))),
+            false => only.or_else(|| Some(turn.spread.next(&self.weights_ppm))),
         };
-        mirrors.resize(self.mirrors.len(), Share::default());
-        for (at, (mirror, share)) in self.mirrors.iter().zip(mirrors).enumerate() {
-            if mirror.service.is_some() && share.next(mirror.share_ppm) {
-                verdict.mirrors |= 1 << at;
-            }
-        }
         verdict
     }
 }
@@ -146,7 +119,7 @@ mod tests {
     use isobar_mesh_api::names::ServiceName;
     use isobar_mesh_api::route::RouteKind;
 
-    fn rule(weights_ppm: &[u32], mirror_ppm: u32, turns: &Arc<Turns>) -> Rule {
+    fn rule(weights_ppm: &[u32], turns: &Arc<Turns>) -> Rule {
         Rule {
             route: RouteKey {
                 kind: RouteKind::Http,
@@ -156,13 +129,8 @@ mod tests {
             change: HeadChange::default(),
             redirect: None,
             fault: None,
-            mirrors: vec![Mirror {
-                service: Some(0),
-                share_ppm: mirror_ppm,
-            }],
             backends: Vec::new(),
             timeouts: Timeouts::default(),
-            session_persistence: None,
             weights_ppm: weights_ppm.to_vec(),
             turns: Arc::clone(turns),
         }
@@ -172,15 +140,13 @@ mod tests {
     fn shares_are_exact_and_outlive_a_rule() {
         let turns = Arc::new(Turns::new(2, 1));
         let mut got = [0; 3];
-        let mut mirrored = 0;
         for _ in 0..100 {
             // A new snapshot with every request.
-            let rule = rule(&[700_000, 200_000, 100_000], 250_000, &turns);
+            let rule = rule(&[700_000, 200_000, 100_000], &turns);
             let verdict = rule.next(1);
             got[verdict.backend.unwrap()] += 1;
-            mirrored += verdict.mirrors.count_ones();
         }
-        assert_eq!((got, mirrored), ([70, 20, 10], 25));
-        assert_eq!(rule(&[], 0, &turns).next(0), Verdict::default());
+        assert_eq!(got, [70, 20, 10]);
+        assert_eq!(rule(&[], &turns).next(0), Verdict::default());
     }
 }
