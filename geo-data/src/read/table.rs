@@ -196,6 +196,8 @@ impl<'a> Table<'a> {
     }
 
     fn split_line(&mut self) -> Result<(), Problem> {
+        // The whole line and not the fields' bytes together: a character must not be made of two fields.
+        std::str::from_utf8(&self.line_bytes).map_err(|_| Problem::NotText)?;
         let quotes = self.line_bytes.iter().filter(|byte| **byte == b'"').count();
         if quotes % 2 == 1 {
             return Err(Problem::UnpairedQuote);

@@ -606,6 +606,16 @@ fn pieces() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
 }
 
+/// Halves of a character on both sides of a separator are no text, though without the separator they would be.
+#[test]
+fn a_character_across_a_separator_is_not_text() {
+    let bytes = b"\xe1\x80,\x80site,2024-01-01T00:00,2024-01-01T01:00\na,b,1,2\n";
+    let error = read_trace(Input::new("x", &bytes[..]), &[]).unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains('x') && said.contains("line 1"), "{said}");
+    assert!(read_sites(Input::new("x", &bytes[..])).is_err());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
