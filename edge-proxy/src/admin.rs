@@ -3,10 +3,11 @@
 //! | path | answer |
 //! |---|---|
 //! | `GET /livez` | 200 while the program runs |
-//! | `GET /readyz` | 200 while requests are taken, 503 while draining |
+//! | `GET /readyz` | 200 while requests are taken and a service is known, else 503 |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /config` | configuration, plan and weights in force, JSON |
 //! | `GET /circuits` | every endpoint's circuit: state, since when, why, counters; JSON |
+//! | `POST /reload` | 202; the configuration file and certificates are read again |
 //! | `POST /drain` | 202; the proxy ends when its requests have |
 
 use std::convert::Infallible;
@@ -70,7 +71,7 @@ fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let text = |status, text: &str| reply(status, "text/plain; charset=utf-8", text.to_owned());
     let path = request.uri().path();
     let wanted = match path {
-        "/drain" => Method::POST,
+        "/drain" | "/reload" => Method::POST,
         _ => Method::GET,
     };
     let known = [
@@ -80,6 +81,7 @@ fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/config",
         "/circuits",
         "/drain",
+        "/reload",
     ]
     .contains(&path);
     if known && *request.method() != wanted {
@@ -95,6 +97,9 @@ fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     match path {
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" if proxy.drain.is_begun() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        "/readyz" if !proxy.is_ready() => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "no service is known yet\n")
+        }
         "/readyz" => text(StatusCode::OK, "ok\n"),
         "/metrics" => reply(
             StatusCode::OK,
@@ -103,6 +108,10 @@ fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         ),
         "/config" => reply(StatusCode::OK, "application/json", config(proxy)),
         "/circuits" => reply(StatusCode::OK, "application/json", circuits(proxy)),
+        "/reload" => {
+            proxy.reload.want();
+            text(StatusCode::ACCEPTED, "reading the configuration\n")
+        }
         "/drain" => {
             proxy.drain.begin();
             text(StatusCode::ACCEPTED, "draining\n")
@@ -114,7 +123,7 @@ fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
 fn config(proxy: &Proxy) -> String {
     let routes = proxy.table.load();
     let shown = serde_json::json!({
-        "config": proxy.config,
+        "config": **proxy.in_force.load(),
         "share_left": routes.share_left,
         "snapshot": &*routes.snapshot,
     });

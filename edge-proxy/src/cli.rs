@@ -11,7 +11,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
 
 use crate::config::{Config, ConfigError};
-use crate::{listener, program};
+use crate::{intercept, listener, program};
 
 const CHECK_EXITS: &str =
     "Exit status: 0 the configuration is good, 1 it is wrong, 2 it cannot be read";
@@ -41,6 +41,25 @@ enum Command {
         #[arg(long, short, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Prints the rules that bring connections to intercepting listeners
+    Intercept(InterceptArgs),
+}
+
+/// What `intercept` needs.
+#[derive(Debug, clap::Args)]
+struct InterceptArgs {
+    /// The configuration, TOML
+    #[arg(long, short, value_name = "FILE")]
+    config: PathBuf,
+    /// The user that the proxy runs as: its own connections are left alone
+    #[arg(long, value_name = "UID")]
+    exempt_uid: u32,
+    /// Puts the rules into force
+    #[arg(long, conflicts_with = "remove")]
+    apply: bool,
+    /// Takes the rules off this machine
+    #[arg(long)]
+    remove: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -68,15 +87,31 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let run = match args.command {
         Some(Command::Check { config }) => return check(&config),
+        Some(Command::Intercept(args)) => return ended(intercept(&args)),
         None => args.run,
     };
-    match self::run(run) {
+    ended(self::run(run))
+}
+
+fn ended(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("isobar-proxy: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn intercept(args: &InterceptArgs) -> anyhow::Result<()> {
+    let config = Config::read(&args.config)?;
+    let rules = intercept::rules(&config.listeners, args.exempt_uid)?;
+    match (args.apply, args.remove) {
+        (true, _) => rules.apply()?,
+        (_, true) => intercept::remove()?,
+        _ => print!("{}", rules.script()),
+    }
+    Ok(())
 }
 
 /// One line per fault, `file:line:column: key: problem`.

@@ -145,6 +145,9 @@ pub struct Config {
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
+    /// The file that all this was read from; read again when the proxy is told to.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 /// Which headers tell an endpoint whom a request comes from.
@@ -174,6 +177,8 @@ pub struct Limits {
     pub tcp_idle_ms_max: u64,
     /// TLS handshakes of clients at once, per listener; more wait, within their time.
     pub handshakes_max: usize,
+    /// When the proxy ends, idle connections stay that long for one more request, in milliseconds.
+    pub drain_idle_ms_max: u64,
     /// When the proxy ends, requests under way have this long, in milliseconds.
     pub drain_wait_ms_max: u64,
 }
@@ -186,6 +191,7 @@ impl Default for Limits {
             handshake_wait_ms_max: 5_000,
             tcp_idle_ms_max: 3_600_000,
             handshakes_max: 256,
+            drain_idle_ms_max: 1_000,
             drain_wait_ms_max: 10_000,
         }
     }
@@ -205,6 +211,11 @@ impl Limits {
     /// Longest silence of a TCP connection.
     pub fn tcp_idle_max(&self) -> Duration {
         Duration::from_millis(self.tcp_idle_ms_max)
+    }
+
+    /// How long idle connections stay when the proxy ends.
+    pub fn drain_idle_max(&self) -> Duration {
+        Duration::from_millis(self.drain_idle_ms_max)
     }
 
     /// Longest drain.
@@ -262,6 +273,7 @@ impl Config {
             trusted_sources: Sources::default(),
             forwarded: Forwarded::default(),
             limits: Limits::default(),
+            file: None,
         }
     }
 
@@ -274,7 +286,10 @@ impl Config {
             path: path.display().to_string(),
             source,
         })?;
-        Config::parse(&path.display().to_string(), &text).map_err(ConfigError::Faults)
+        let config = Config::parse(&path.display().to_string(), &text);
+        let mut config = config.map_err(ConfigError::Faults)?;
+        config.file = Some(path.to_owned());
+        Ok(config)
     }
 
     /// Reads and checks a text; `file` is what it is called in what is said of it.

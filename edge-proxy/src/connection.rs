@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::client_hello::{self, HELLO_LEN_MAX, Hello};
-use crate::config::listener::{ListenerProtocol, ProxyProtocol};
+use crate::config::listener::{Intercept, ListenerProtocol, ProxyProtocol};
 use crate::detect::{self, Protocol};
 use crate::forwarded::Client;
 use crate::identity::verify::spiffe_id;
@@ -111,22 +111,21 @@ async fn front(
         let purpose = purpose(worker, listener, stream, ends.destination).await?;
         Ok::<_, ConnectionError>((ends, purpose))
     };
-    // Until it is known what it is for, nothing was begun that the drain would have to let end.
+    // A connection that was accepted just before the drain began has its first request served.
     let (ends, purpose) = tokio::select! {
         arrived = arrival => arrived.inspect_err(|error| {
             if let Some(refusal) = error.downcast_ref::<Refusal>() {
                 listener.counts.refuse(*refusal);
             }
         })?,
-        () = worker.proxy.drain.begun() => return Ok(()),
+        () = worker.proxy.drain.idle_over() => return Ok(()),
     };
     // What stands in a request was written by its source, not by the proxy that told of the source.
     let is_trusted = listener.trusted_sources.contain(ends.source.ip());
     let downstream = |is_tls| {
-        let forwarded = worker.proxy.config.forwarded;
         Arc::new(Downstream {
             worker: Arc::clone(worker),
-            client: Client::new(forwarded, ends.source.ip(), is_trusted, is_tls),
+            client: Client::new(listener.forwarded, ends.source.ip(), is_trusted, is_tls),
         })
     };
     match purpose {
@@ -147,7 +146,7 @@ async fn ends(
 ) -> Result<Ends, ConnectionError> {
     let own = Ends {
         source: peer,
-        destination: stream.local_addr()?,
+        destination: destination(listener, stream)?,
     };
     if listener.proxy_protocol == ProxyProtocol::Off {
         return Ok(own);
@@ -177,6 +176,24 @@ async fn ends(
         _ if is_needed => Err(Refusal::ProxyHeader.into()),
         _ => Ok(own),
     }
+}
+
+/// Where the client meant to connect to.
+fn destination(listener: &Listener, stream: &TcpStream) -> io::Result<SocketAddr> {
+    let local = stream.local_addr()?;
+    if listener.intercept != Intercept::Redirect {
+        return Ok(local);
+    }
+    let socket = socket2::SockRef::from(stream);
+    let original = match local.is_ipv4() {
+        true => socket.original_dst_v4(),
+        false => socket.original_dst_v6(),
+    };
+    // Who connects to the listener itself has no other.
+    Ok(original
+        .ok()
+        .and_then(|address| address.as_socket())
+        .unwrap_or(local))
 }
 
 async fn purpose(
@@ -309,7 +326,7 @@ async fn mesh(worker: &Arc<Worker>, stream: TcpStream) -> Result<(), ConnectionE
     let acceptor = TlsAcceptor::from(Arc::clone(&identity.server));
     let accepted = tokio::select! {
         accepted = tokio::time::timeout(HANDSHAKE_WAIT_MAX, acceptor.accept(stream)) => accepted,
-        () = worker.proxy.drain.begun() => return Ok(()),
+        () = worker.proxy.drain.idle_over() => return Ok(()),
     };
     let stream = accepted??;
     // The verifier has seen this certificate; who it names counts for the whole connection.

@@ -17,6 +17,8 @@ pub struct Drain {
     /// Set before the token is cancelled: whoever the token wakes sees it.
     flag: Arc<AtomicBool>,
     begun: CancellationToken,
+    /// Cancelled when idle connections have had their time.
+    idle_over: CancellationToken,
     connections: TaskTracker,
 }
 
@@ -37,6 +39,22 @@ impl Drain {
         self.begun.cancelled().await;
     }
 
+    /// From here on idle connections are closed.
+    pub fn end_idle(&self) {
+        self.idle_over.cancel();
+    }
+
+    /// Waits until idle connections are to be closed. Between this and the beginning a client may still send one
+    /// request, which it could have sent before it knew; it is told with the answer that no other will follow.
+    pub async fn idle_over(&self) {
+        self.idle_over.cancelled().await;
+    }
+
+    /// Whether idle connections are to be closed.
+    pub fn is_idle_over(&self) -> bool {
+        self.idle_over.is_cancelled()
+    }
+
     /// Spawns the task of one connection on the calling thread's runtime.
     pub fn spawn<F>(&self, connection: F)
     where
@@ -50,10 +68,20 @@ impl Drain {
         self.connections.len()
     }
 
-    /// Waits until the last connection has ended, at most `wait_max`; whether it has.
-    pub async fn wait(&self, wait_max: Duration) -> bool {
+    /// Waits until the last connection has ended, at most `wait_max`; whether it has. Idle ones end after `idle_max`.
+    pub async fn wait(&self, idle_max: Duration, wait_max: Duration) -> bool {
         self.connections.close();
-        let ended = self.connections.wait();
+        let idle = async {
+            tokio::time::sleep(idle_max).await;
+            self.end_idle();
+            self.connections.wait().await;
+        };
+        let ended = async {
+            tokio::select! {
+                () = self.connections.wait() => {}
+                () = idle => {}
+            }
+        };
         tokio::time::timeout(wait_max, ended).await.is_ok()
     }
 }

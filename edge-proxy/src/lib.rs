@@ -21,7 +21,8 @@
 //! - [`report`]: counters become a report;
 //! - [`snapshot_file`]: the plan outlives the proxy;
 //! - [`identity`]: keys, certificates, whom to believe;
-//! - [`admin`], [`metrics`]: what an operator sees; [`drain`]: how it all ends.
+//! - [`admin`], [`metrics`]: what an operator sees; [`intercept`]: rules that bring connections here;
+//! - [`reload`], [`handover`], [`drain`]: how configuration and program change, how it all ends.
 //!
 //! Pure decisions, driven by the proxy and by the simulator alike:
 //!
@@ -59,8 +60,10 @@ pub mod enrol;
 pub mod expiry;
 pub mod forwarded;
 pub mod gate;
+pub mod handover;
 pub mod headers;
 pub mod identity;
+pub mod intercept;
 pub mod limit;
 pub mod listen;
 pub mod listener;
@@ -77,6 +80,7 @@ pub mod prober;
 pub mod program;
 pub mod proxy;
 pub mod proxy_protocol;
+pub mod reload;
 pub mod report;
 pub mod request;
 pub mod retry;

@@ -13,9 +13,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::config::Config;
+use crate::handover::Inherited;
 use crate::identity::files::replace;
-use crate::listener::{Listener, ListenerCell, Listeners};
+use crate::listener::{Listener, ListenerCell};
+use crate::proxy::Proxy;
 
 /// In the data directory: where the proxy listens, once it does.
 pub const ADDRESSES_FILE: &str = "addresses.json";
@@ -28,7 +29,7 @@ pub struct Sockets {
     /// For clients and for applications on this node.
     pub fronts: Vec<Front>,
     /// For peers.
-    pub mesh: Option<TcpListener>,
+    pub mesh: Vec<TcpListener>,
 }
 
 /// One worker's socket of a listener.
@@ -68,53 +69,96 @@ pub struct ListenError {
     pub source: io::Error,
 }
 
-/// Opens the sockets of all workers and the admin listener. `own` are the configuration's listeners, in its order; all
-/// are noted in `listeners`.
+/// Opens the sockets of all workers and the admin listener, or takes those of the process before. `own` are the
+/// configuration's listeners; all are noted in the proxy.
 ///
 /// # Errors
 /// An address that is taken or not this machine's.
 pub fn open(
-    config: &Config,
+    proxy: &Proxy,
     own: Vec<Listener>,
-    listeners: &Listeners,
     workers: usize,
+    inherited: Option<&mut Inherited>,
 ) -> Result<(Vec<Sockets>, TcpListener, Addresses), ListenError> {
+    let config = &proxy.config;
+    let mut opening = Opening { proxy, inherited };
     let mut all: Vec<Sockets> = (0..workers).map(|_| Sockets::default()).collect();
-    let mut front = |listener: Listener| {
-        let (sockets, at) = open_all(listener.address, workers)?;
-        let listener = listeners.add(listener);
-        for (worker, socket) in all.iter_mut().zip(sockets) {
+    let mut front = |opening: &mut Opening<'_>, listener: Listener| {
+        let (name, address) = (listener.name.clone(), listener.address);
+        let (sockets, at) = opening.all(&name, address, workers, listener.is_transparent())?;
+        let listener = proxy.listeners.add(listener);
+        for (index, socket) in sockets.into_iter().enumerate() {
             let listener = Arc::clone(&listener);
-            worker.fronts.push(Front { listener, socket });
+            all[index % workers].fronts.push(Front { listener, socket });
         }
-        Ok::<_, ListenError>(at)
+        Ok::<_, ListenError>((name, at))
     };
-    let ingress = front(Listener::http("ingress", config.listen, config))?;
+    let ingress = Listener::http("ingress", config.listen, config);
+    let (_, ingress) = front(&mut opening, ingress)?;
     let outbound = config.outbound_listen;
-    let outbound = outbound.map(|address| front(Listener::http("outbound", address, config)));
-    let outbound = outbound.transpose()?;
-    let mut by_name = BTreeMap::new();
+    let outbound = outbound.map(|address| Listener::http("outbound", address, config));
+    let outbound = outbound.map(|listener| front(&mut opening, listener));
+    let outbound = outbound.transpose()?.map(|(_, at)| at);
+    let mut listeners = BTreeMap::new();
     for listener in own {
-        let name = listener.name.clone();
-        by_name.insert(name, front(listener)?);
+        listeners.extend([front(&mut opening, listener)?]);
     }
-    let (sockets, mesh) = open_all(config.mesh_listen, workers)?;
-    for (worker, socket) in all.iter_mut().zip(sockets) {
-        worker.mesh = Some(socket);
+    let (sockets, mesh) = opening.all("mesh", config.mesh_listen, workers, false)?;
+    for (index, socket) in sockets.into_iter().enumerate() {
+        all[index % workers].mesh.push(socket);
     }
-    let (admin, admin_at) = open_all(config.admin_listen, 1)?;
+    let (mut sockets, admin) = opening.all("admin", config.admin_listen, 1, false)?;
     let addresses = Addresses {
         ingress,
         mesh,
         outbound,
-        admin: admin_at,
-        listeners: by_name,
+        admin,
+        listeners,
     };
-    let admin = admin.into_iter().next().ok_or(ListenError {
-        address: admin_at,
+    let socket = sockets.pop().ok_or(ListenError {
+        address: admin,
         source: io::ErrorKind::AddrNotAvailable.into(),
     })?;
-    Ok((all, admin, addresses))
+    Ok((all, socket, addresses))
+}
+
+/// Where sockets come from.
+struct Opening<'a> {
+    proxy: &'a Proxy,
+    inherited: Option<&'a mut Inherited>,
+}
+
+impl Opening<'_> {
+    /// At least `count` sockets of one address.
+    fn all(
+        &mut self,
+        name: &str,
+        address: SocketAddr,
+        count: usize,
+        transparent: bool,
+    ) -> Result<(Vec<TcpListener>, SocketAddr), ListenError> {
+        let failed = |source| ListenError { address, source };
+        let inherited = self.inherited.as_mut();
+        let mut sockets = inherited.map_or_else(Vec::new, |old| old.sockets(name, address));
+        let at = match sockets.first() {
+            Some(first) => first.local_addr().map_err(failed)?,
+            None => {
+                let (opened, at) = open_all(address, count, transparent)?;
+                sockets = opened;
+                at
+            }
+        };
+        // More workers than before: several accept from one queue. With fewer, one accepts from several: no queue may
+        // be left alone.
+        for index in sockets.len()..count {
+            let copy = sockets[index % sockets.len()].try_clone();
+            sockets.push(copy.map_err(failed)?);
+        }
+        for socket in &sockets {
+            self.proxy.kept.keep(name, socket).map_err(failed)?;
+        }
+        Ok((sockets, at))
+    }
 }
 
 /// Tells others where the proxy listens.
@@ -126,27 +170,29 @@ pub fn publish(data_dir: &Path, addresses: &Addresses) -> io::Result<()> {
     replace(&data_dir.join(ADDRESSES_FILE), &text, 0o644)
 }
 
-fn open_all(
+/// Opens `count` sockets that share one address; `transparent`: they take connections to any address (`TPROXY`).
+pub(crate) fn open_all(
     mut address: SocketAddr,
     count: usize,
+    transparent: bool,
 ) -> Result<(Vec<TcpListener>, SocketAddr), ListenError> {
     let mut sockets = Vec::with_capacity(count);
     if count > 1 && address.port() != 0 {
         // Shared sockets would let a second proxy take half of the connections unseen: only one
         // that does not share finds out.
-        let alone = open_one(address, false);
+        let alone = open_one(address, false, transparent);
         alone.map_err(|source| ListenError { address, source })?;
     }
     for _ in 0..count {
         let failed = |source| ListenError { address, source };
-        let socket = open_one(address, count > 1).map_err(failed)?;
+        let socket = open_one(address, count > 1, transparent).map_err(failed)?;
         address = socket.local_addr().map_err(failed)?;
         sockets.push(socket);
     }
     Ok((sockets, address))
 }
 
-fn open_one(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+fn open_one(address: SocketAddr, shared: bool, transparent: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -155,6 +201,12 @@ fn open_one(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
+    if transparent {
+        match address.is_ipv4() {
+            true => socket.set_ip_transparent_v4(true)?,
+            false => socket.set_ip_transparent_v6(true)?,
+        }
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::check::Problem;
 use crate::config::listener::{Intercept, ListenerConfig, ListenerProtocol, ProxyProtocol};
 use crate::config::sources::Sources;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Forwarded};
 use crate::connection::counts::ListenerCounts;
 use crate::tls::Termination;
 
@@ -46,6 +46,25 @@ impl Listeners {
         });
         self.lock().insert(name, Arc::clone(&cell));
         cell
+    }
+
+    /// Replaces the one of its name, which goes on counting; adds it when there is none.
+    pub fn replace(&self, mut listener: Listener) {
+        let cell = self.lock().get(&listener.name).cloned();
+        match cell {
+            Some(cell) => {
+                listener.counts = Arc::clone(&cell.get().counts);
+                cell.now.store(Arc::new(listener));
+            }
+            None => drop(self.add(listener)),
+        }
+    }
+
+    /// Ends the one of this name; its connections go on.
+    pub fn remove(&self, name: &str) {
+        if let Some(cell) = self.lock().remove(name) {
+            cell.removed.cancel();
+        }
     }
 
     /// Reads certificates again whose files have changed. Those that cannot be used are counted and logged, and what
@@ -115,6 +134,8 @@ pub struct Listener {
     pub service: Option<ServiceName>,
     /// How connections that were going elsewhere come here.
     pub intercept: Intercept,
+    /// What endpoints are told of clients.
+    pub forwarded: Forwarded,
     /// How long first bytes are waited for, where they decide.
     pub detect_wait_max: Duration,
     /// What happened on it.
@@ -167,6 +188,7 @@ impl Listener {
             trusted_sources: trusted_sources.clone(),
             service: listener.service.clone(),
             intercept: listener.intercept,
+            forwarded: config.forwarded,
             detect_wait_max: Duration::from_millis(listener.detect_wait_ms_max),
             counts: Arc::default(),
             by_server_name: listener.by_server_name.clone().into_iter().collect(),
@@ -194,8 +216,13 @@ impl Listener {
         named.or(self.service.as_ref())
     }
 
-    /// Whether a connection that was going there was intercepted.
+    /// Whether a connection that was going there was intercepted: one to the listener itself was not.
     pub fn intercepts(&self, destination: SocketAddr) -> bool {
-        self.intercept != Intercept::Off && destination.port() != 0
+        self.intercept != Intercept::Off && destination.port() != self.address.port()
+    }
+
+    /// Whether its sockets take connections to any address.
+    pub fn is_transparent(&self) -> bool {
+        self.intercept == Intercept::Tproxy
     }
 }

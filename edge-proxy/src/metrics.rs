@@ -51,6 +51,7 @@ const LISTENER_HANDSHAKES: &str = "isobar_proxy_listener_handshakes_total";
 const LISTENER_RELOADS: &str = "isobar_proxy_listener_certificate_reloads_total";
 const TCP_OPEN: &str = "isobar_proxy_tcp_connections";
 const TCP_BYTES: &str = "isobar_proxy_tcp_bytes_total";
+const CONFIG_RELOADS: &str = "isobar_proxy_config_reloads_total";
 const PLAN_EPOCH: &str = "isobar_proxy_plan_epoch";
 const PLAN_GENERATION: &str = "isobar_proxy_plan_generation";
 const SHARE_LEFT: &str = "isobar_proxy_plan_share_left_ratio";
@@ -99,6 +100,11 @@ impl Metrics {
     pub fn render(&self, proxy: &Proxy) -> String {
         for live in proxy.table.services() {
             self.update_service(&live, proxy);
+        }
+        let reload = &proxy.reload;
+        for (outcome, count) in [("ok", &reload.ok), ("failed", &reload.failed)] {
+            let labels = vec![Label::new("outcome", outcome)];
+            self.counter(CONFIG_RELOADS, labels, count.load(Relaxed));
         }
         for listener in proxy.listeners.all() {
             self.update_listener(&listener);

@@ -3,24 +3,29 @@
 //! Requests run on worker threads of their own ([`crate::worker`]); what is not
 //! a request (control stream, prober, admin) runs on the caller's runtime.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::HeaderValue;
 use isobar_mesh_api::names::NodeId;
 use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::drain::Drain;
+use crate::handover::{self, Inherited, Kept};
 use crate::identity::{IdentityCell, files};
-use crate::listen::{self, Addresses, ListenError};
+use crate::listen::{self, Addresses, Front, ListenError};
 use crate::listener::{self, Listeners};
 use crate::metrics::Metrics;
 use crate::proxy::{Press, Proxy};
+use crate::reload::{self, FRONTS_WAITING_MAX, Reload};
 use crate::routes::{Local, Table};
 use crate::routing::RoutingCounts;
 use crate::{admin, control, prober, snapshot_file, watch, worker};
@@ -83,36 +88,47 @@ pub async fn run_telling(
         source,
     };
     std::fs::create_dir_all(&data_dir).map_err(unusable)?;
-    let workers = config.worker_count();
-    let own = listener::resolve(&config)?;
-    let proxy = Arc::new(assemble(config, workers)?);
-    let (sockets, admin, addresses) = listen::open(&proxy.config, own, &proxy.listeners, workers)?;
-    let admin = TcpListener::from_std(admin).map_err(ProgramError::Thread)?;
-
-    let mut threads = Vec::with_capacity(workers);
-    for (index, sockets) in sockets.into_iter().enumerate() {
-        let thread = worker::start(Arc::clone(&proxy), index, sockets);
-        threads.push(thread.map_err(ProgramError::Thread)?);
-    }
-    listen::publish(&data_dir, &addresses).map_err(unusable)?;
+    let mut inherited = inherit(&data_dir).await;
+    let Started {
+        proxy,
+        threads,
+        fronts,
+        admin,
+        addresses,
+    } = start(config, inherited.as_mut())?;
+    proxy.set_addresses(addresses.clone()).map_err(unusable)?;
     tracing::info!(
         node = %proxy.config.node, ingress = %addresses.ingress, mesh = %addresses.mesh,
-        admin = %addresses.admin, workers, "listening"
+        admin = %addresses.admin, workers = threads.len(), "listening"
     );
+    if let Some(inherited) = inherited {
+        relieve(inherited).await;
+    }
     listening(&addresses);
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(admin::run(Arc::clone(&proxy), admin));
+    let admin = tasks.spawn(admin::run(Arc::clone(&proxy), admin));
     tasks.spawn(prober::run(Arc::clone(&proxy)));
     tasks.spawn(watch::run(Arc::clone(&proxy)));
     tasks.spawn(upkeep(proxy.metrics.clone()));
     tasks.spawn(certificates(Arc::clone(&proxy)));
+    tasks.spawn(reload::run(Arc::clone(&proxy), fronts));
+    tasks.spawn(hangups(Arc::clone(&proxy)));
     let control_end = CancellationToken::new();
-    let control = spawn_control(&proxy, &addresses, &control_end);
+    let mut control = spawn_control(&proxy, &addresses, &control_end);
 
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = proxy.drain.begun() => {}
+        new = succeeded(&proxy) => {
+            // The new process is to be alone with the controller and the operator.
+            admin.abort();
+            control_end.cancel();
+            if let Some(control) = control.take() {
+                let _ = control.await;
+            }
+            handover::over(new);
+        }
     }
     end(&proxy, threads).await;
     control_end.cancel();
@@ -122,6 +138,88 @@ pub async fn run_telling(
     }
     tasks.shutdown().await;
     Ok(())
+}
+
+/// A proxy that accepts connections.
+struct Started {
+    proxy: Arc<Proxy>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    /// Where each worker gets more listeners.
+    fronts: Vec<mpsc::Sender<Front>>,
+    admin: TcpListener,
+    addresses: Addresses,
+}
+
+fn start(config: Config, inherited: Option<&mut Inherited>) -> Result<Started, ProgramError> {
+    let workers = config.worker_count();
+    let own = listener::resolve(&config)?;
+    let proxy = Arc::new(assemble(config, workers)?);
+    let (sockets, admin, addresses) = listen::open(&proxy, own, workers, inherited)?;
+    let admin = TcpListener::from_std(admin).map_err(ProgramError::Thread)?;
+    let (mut threads, mut fronts) = (Vec::with_capacity(workers), Vec::with_capacity(workers));
+    for (index, sockets) in sockets.into_iter().enumerate() {
+        let (front, more) = mpsc::channel(FRONTS_WAITING_MAX);
+        let thread = worker::start(Arc::clone(&proxy), index, sockets, more);
+        threads.push(thread.map_err(ProgramError::Thread)?);
+        fronts.push(front);
+    }
+    Ok(Started {
+        proxy,
+        threads,
+        fronts,
+        admin,
+        addresses,
+    })
+}
+
+/// What a process that runs in this data directory hands over.
+async fn inherit(data_dir: &Path) -> Option<Inherited> {
+    let data_dir = data_dir.to_owned();
+    let taken = tokio::task::spawn_blocking(move || handover::take(&data_dir)).await;
+    match taken {
+        Ok(Ok(inherited)) => inherited,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the process before does not hand over its sockets");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Lets the process before end.
+async fn relieve(inherited: Inherited) {
+    let relieved = tokio::task::spawn_blocking(|| inherited.ready()).await;
+    match relieved {
+        Ok(Err(error)) => tracing::warn!(%error, "the process before does not say that it ends"),
+        _ => tracing::info!("the sockets of the process before are in use"),
+    }
+}
+
+/// Waits until a new process has started in this one's place.
+async fn succeeded(proxy: &Proxy) -> UnixStream {
+    match handover::listen(&proxy.config.data_dir) {
+        Ok(listener) => handover::serve(listener, &proxy.kept).await,
+        Err(error) => {
+            tracing::warn!(%error, "this process will not hand over its sockets");
+            std::future::pending().await
+        }
+    }
+}
+
+/// Reads the configuration again at each SIGHUP.
+async fn hangups(proxy: Arc<Proxy>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    if proxy.config.file.is_none() {
+        return;
+    }
+    match signal(SignalKind::hangup()) {
+        Ok(mut hangups) => {
+            while hangups.recv().await.is_some() {
+                proxy.reload.want();
+            }
+        }
+        Err(error) => tracing::warn!(%error, "SIGHUP is not heard"),
+    }
 }
 
 fn assemble(config: Config, workers: usize) -> Result<Proxy, ProgramError> {
@@ -145,6 +243,11 @@ fn assemble(config: Config, workers: usize) -> Result<Proxy, ProgramError> {
     }
     Ok(Proxy {
         home: HeaderValue::from_str(node.as_str()).expect("a node's name is a header value"),
+        in_force: ArcSwap::from_pointee(config.clone()),
+        reload: Reload::default(),
+        local_changed: Notify::new(),
+        kept: Kept::default(),
+        addresses: Mutex::default(),
         config,
         clock,
         table,
@@ -187,9 +290,12 @@ fn spawn_control(
 
 /// Waits for the requests under way, then for the threads.
 async fn end(proxy: &Arc<Proxy>, threads: Vec<std::thread::JoinHandle<()>>) {
+    proxy.kept.clear();
     proxy.drain.begin();
     tracing::info!(connections = proxy.drain.open(), "draining");
-    if !proxy.drain.wait(proxy.config.limits.drain_wait_max()).await {
+    let limits = &proxy.config.limits;
+    let (idle_max, wait_max) = (limits.drain_idle_max(), limits.drain_wait_max());
+    if !proxy.drain.wait(idle_max, wait_max).await {
         let left = proxy.drain.open();
         tracing::warn!(connections = left, "the drain's time is over");
     }

@@ -1,8 +1,10 @@
 //! What all threads of the proxy share.
 
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use http::HeaderValue;
 use tokio::sync::Notify;
 
@@ -10,16 +12,19 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::expiry::Expiry;
+use crate::handover::Kept;
 use crate::identity::IdentityCell;
+use crate::listen::{self, Addresses};
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
+use crate::reload::Reload;
 use crate::routes::Table;
 use crate::routing::RoutingCounts;
 
 /// The shared part of one proxy.
 #[derive(Debug)]
 pub struct Proxy {
-    /// As the operator wrote it.
+    /// As the operator wrote it before the start.
     pub config: Config,
     /// This node's name, as it stands in a header.
     pub home: HeaderValue,
@@ -31,6 +36,15 @@ pub struct Proxy {
     pub listeners: Listeners,
     /// Who this proxy is.
     pub identity: IdentityCell,
+    /// The configuration as it was read last; [`Proxy::config`] is the one of the start.
+    pub in_force: ArcSwap<Config>,
+    /// Asks for the configuration file to be read again.
+    pub reload: Reload,
+    /// Told when this node's own services have changed.
+    pub local_changed: Notify,
+    /// The listening sockets, for the process that comes after this one.
+    pub kept: Kept,
+    pub(crate) addresses: Mutex<Option<Addresses>>,
     /// Whether it is ending.
     pub drain: Drain,
     /// Wakes the prober.
@@ -41,6 +55,35 @@ pub struct Proxy {
     pub spike: Notify,
     /// What is measured.
     pub metrics: Metrics,
+}
+
+impl Proxy {
+    /// Where it listens now; nowhere before the start is over.
+    pub fn addresses(&self) -> Option<Addresses> {
+        self.lock_addresses().clone()
+    }
+
+    /// Notes where it listens now and writes it down for others.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn set_addresses(&self, addresses: Addresses) -> io::Result<()> {
+        let published = listen::publish(&self.config.data_dir, &addresses);
+        *self.lock_addresses() = Some(addresses);
+        published
+    }
+
+    /// Whether it can serve: it is not ending, and it knows a service, or needs to be told of none.
+    pub fn is_ready(&self) -> bool {
+        let is_alone = self.config.controller.is_none();
+        !self.drain.is_begun() && (is_alone || !self.table.load().services.is_empty())
+    }
+
+    fn lock_addresses(&self) -> MutexGuard<'_, Option<Addresses>> {
+        self.addresses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One worker thread's view of the proxy.

@@ -227,6 +227,17 @@ impl Table {
         Ok(())
     }
 
+    /// Replaces what this node's own configuration says.
+    pub fn set_local(&self, local: Local) {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        book.local = local;
+        let before = self.now.load_full();
+        let snapshot = Arc::clone(&before.snapshot);
+        let routes = book.resolve(snapshot, before.share_left, Some(&before));
+        self.now.store(Arc::new(routes));
+        book.forget_unused(&self.now.load());
+    }
+
     /// Scales what moves by plan, while the controller is silent. 1 = as planned.
     pub fn set_share_left(&self, share_left: f64) {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::connection::{self, Way};
@@ -28,7 +28,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(proxy: Arc<Proxy>, index: usize, sockets: Sockets) -> io::Result<JoinHandle<()>> {
+pub fn start(
+    proxy: Arc<Proxy>,
+    index: usize,
+    sockets: Sockets,
+    more: mpsc::Receiver<Front>,
+) -> io::Result<JoinHandle<()>> {
     let name = format!("worker-{index}");
     std::thread::Builder::new().name(name).spawn(move || {
         let expiry = Arc::default();
@@ -41,7 +46,7 @@ pub fn start(proxy: Arc<Proxy>, index: usize, sockets: Sockets) -> io::Result<Jo
             .enable_all()
             .build();
         match runtime {
-            Ok(runtime) => runtime.block_on(run(worker, sockets)),
+            Ok(runtime) => runtime.block_on(run(worker, sockets, more)),
             Err(error) => {
                 tracing::error!(%error, "a worker cannot start");
                 worker.proxy.drain.begin();
@@ -50,19 +55,21 @@ pub fn start(proxy: Arc<Proxy>, index: usize, sockets: Sockets) -> io::Result<Jo
     })
 }
 
-async fn run(worker: Arc<Worker>, sockets: Sockets) {
+async fn run(worker: Arc<Worker>, sockets: Sockets, more: mpsc::Receiver<Front>) {
     let drain = &worker.proxy.drain;
-    let wait_max = worker.proxy.config.limits.drain_wait_max();
+    let limits = &worker.proxy.config.limits;
     let listen = async {
         tokio::join!(
-            fronts(&worker, sockets.fronts),
+            fronts(&worker, sockets.fronts, more),
             mesh(&worker, sockets.mesh),
             sweep(&worker),
         )
     };
     let serve = async {
         listen.await;
-        drain.wait(wait_max).await;
+        drain
+            .wait(limits.drain_idle_max(), limits.drain_wait_max())
+            .await;
     };
     tokio::select! {
         () = serve => {}
@@ -71,26 +78,37 @@ async fn run(worker: Arc<Worker>, sockets: Sockets) {
     }
 }
 
-/// Accepts on all listeners, each in a task of its own.
-async fn fronts(worker: &Arc<Worker>, fronts: Vec<Front>) {
+/// Accepts on all listeners, each in a task of its own, also on those that come later.
+async fn fronts(worker: &Arc<Worker>, fronts: Vec<Front>, mut more: mpsc::Receiver<Front>) {
     let mut listening = JoinSet::new();
-    for Front { listener, socket } in fronts {
-        let worker = Arc::clone(worker);
-        listening.spawn(async move {
-            let way = || Way::Front(listener.get());
-            tokio::select! {
-                () = listen(&worker, socket, way) => {}
-                () = listener.removed.cancelled() => {}
-            }
-        });
+    for front in fronts {
+        listening.spawn(listen_on(Arc::clone(worker), front));
+    }
+    loop {
+        tokio::select! {
+            Some(front) = more.recv() => drop(listening.spawn(listen_on(Arc::clone(worker), front))),
+            Some(_) = listening.join_next() => {}
+            () = worker.proxy.drain.begun() => break,
+        }
     }
     while listening.join_next().await.is_some() {}
 }
 
-async fn mesh(worker: &Arc<Worker>, socket: Option<std::net::TcpListener>) {
-    if let Some(socket) = socket {
-        listen(worker, socket, || Way::Mesh).await;
+async fn listen_on(worker: Arc<Worker>, Front { listener, socket }: Front) {
+    let way = || Way::Front(listener.get());
+    tokio::select! {
+        () = listen(&worker, socket, way) => {}
+        () = listener.removed.cancelled() => {}
     }
+}
+
+async fn mesh(worker: &Arc<Worker>, sockets: Vec<std::net::TcpListener>) {
+    let mut listening = JoinSet::new();
+    for socket in sockets {
+        let worker = Arc::clone(worker);
+        listening.spawn(async move { listen(&worker, socket, || Way::Mesh).await });
+    }
+    while listening.join_next().await.is_some() {}
 }
 
 /// Accepts connections until the drain begins. At the limit it waits for one to end, and the

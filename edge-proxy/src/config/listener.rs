@@ -47,6 +47,10 @@ pub struct ListenerConfig {
     /// How connections that were going elsewhere come here.
     #[serde(default)]
     pub intercept: Intercept,
+    /// Ports whose connections are intercepted; all when there are none. What makes it so are rules of the system, which
+    /// `isobar-proxy intercept` makes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub intercept_ports: Vec<u16>,
     /// Where the first bytes decide: how long they are waited for, in milliseconds.
     #[serde(default = "detect_wait_ms_default")]
     pub detect_wait_ms_max: u64,
@@ -124,6 +128,7 @@ impl ListenerConfig {
             proxy_protocol: ProxyProtocol::Off,
             trusted_sources: None,
             intercept: Intercept::Off,
+            intercept_ports: Vec::new(),
             detect_wait_ms_max: detect_wait_ms_default(),
         }
     }

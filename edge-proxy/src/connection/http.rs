@@ -5,7 +5,8 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::Response;
+use http::header::CONNECTION;
+use http::{HeaderValue, Response};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -13,6 +14,7 @@ use isobar_mesh_api::names::NodeId;
 
 use super::{Downstream, Stream};
 use crate::body::ResponseBody;
+use crate::drain::Drain;
 use crate::endpoint::BUFFER_LEN_MAX;
 use crate::neighbour::{CONNECTION_WINDOW, PING_EVERY, PING_WAIT_MAX, STREAM_WINDOW};
 use crate::proxy::Worker;
@@ -28,14 +30,27 @@ pub(super) async fn http1(downstream: Arc<Downstream>, stream: Stream) -> Result
     let worker = Arc::clone(&downstream.worker);
     let service = service_fn(move |request| {
         let downstream = Arc::clone(&downstream);
-        async move { infallible(request::entered(&downstream, request).await) }
+        async move {
+            let mut response = request::entered(&downstream, request).await;
+            if downstream.worker.proxy.drain.is_begun() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            infallible(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(worker.proxy.config.limits.head_wait_max())
         .max_buf_size(BUFFER_LEN_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    drained(&worker, connection, |c| c.graceful_shutdown()).await
+    // With the next answer the client is told; a connection on which none follows is closed when it was idle for long
+    // enough.
+    let drain = &worker.proxy.drain;
+    drained(drain, drain.idle_over(), connection, |c| {
+        c.graceful_shutdown()
+    })
+    .await
 }
 
 /// Serves HTTP/2 to a client or a local application.
@@ -46,7 +61,8 @@ pub(super) async fn http2(downstream: Arc<Downstream>, stream: Stream) -> Result
         async move { infallible(request::entered(&downstream, request).await) }
     });
     let connection = http2_server().serve_connection(TokioIo::new(stream), service);
-    drained(&worker, connection, |c| c.graceful_shutdown()).await
+    let drain = &worker.proxy.drain;
+    drained(drain, drain.begun(), connection, |c| c.graceful_shutdown()).await
 }
 
 /// Serves HTTP/2 to the peer whose certificate names `home`.
@@ -62,7 +78,8 @@ pub(super) async fn mesh(
         async move { infallible(request::moved_in(&worker, &home, request).await) }
     });
     let connection = http2_server().serve_connection(TokioIo::new(stream), service);
-    drained(worker, connection, |c| c.graceful_shutdown()).await
+    let drain = &worker.proxy.drain;
+    drained(drain, drain.begun(), connection, |c| c.graceful_shutdown()).await
 }
 
 fn infallible(response: Response<ResponseBody>) -> Result<Response<ResponseBody>, Infallible> {
@@ -82,18 +99,18 @@ fn http2_server() -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Runs a connection; when the drain begins, lets its requests end and closes it.
+/// Runs a connection; when it is `due` by the drain, lets its requests end and closes it.
 async fn drained<C, T, E>(
-    worker: &Arc<Worker>,
+    drain: &Drain,
+    due: impl Future<Output = ()>,
     connection: C,
     close: impl Fn(Pin<&mut C>),
 ) -> Result<T, E>
 where
     C: Future<Output = Result<T, E>>,
 {
-    let drain = &worker.proxy.drain;
     let mut connection = pin!(connection);
-    let mut begun = pin!(drain.begun());
+    let mut due = pin!(due);
     let (mut watching, mut closing) = (false, false);
     std::future::poll_fn(|cx| {
         // The token takes a lock each time it is asked. It remembers this task's waker from the
@@ -101,7 +118,7 @@ where
         let ask = !watching || drain.is_begun();
         if !closing && ask {
             watching = true;
-            if begun.as_mut().poll(cx).is_ready() {
+            if due.as_mut().poll(cx).is_ready() {
                 closing = true;
                 close(connection.as_mut());
             }

@@ -58,6 +58,9 @@ pub enum SessionError {
     /// The controller closed the stream.
     #[error("the controller closed the stream")]
     Closed,
+    /// This node's own services have changed; the controller is told by a new stream.
+    #[error("this node's services have changed")]
+    LocalChanged,
     /// Nothing came for too long.
     #[error("the controller is silent")]
     Silent,
@@ -125,6 +128,9 @@ impl Control {
                     }
                     self.renew_if_due().await;
                 }
+                () = self.proxy.local_changed.notified() => {
+                    return Err(SessionError::LocalChanged);
+                }
                 () = end.cancelled() => {
                     self.report(&stream);
                     stream.close().await;
@@ -181,7 +187,7 @@ impl Control {
             location: config.location,
             site: config.site.clone(),
             region: config.region.clone(),
-            services: config.services.clone(),
+            services: self.proxy.in_force.load().services.clone(),
             plan: (plan != PlanId::default()).then_some(plan),
         }
     }

@@ -179,6 +179,7 @@ pub fn config(name: &str, dir: &TempDir) -> Config {
     config.outbound_listen = Some(any);
     config.admin_listen = any;
     config.workers = Some(1);
+    config.limits.drain_idle_ms_max = 20;
     config
 }
 
