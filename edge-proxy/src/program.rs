@@ -256,7 +256,7 @@ fn assemble(config: Config, workers: usize) -> Result<Proxy, ProgramError> {
         drain: Drain::default(),
         press: Press::default(),
         routing: RoutingCounts::default(),
-        spike: tokio::sync::Notify::new(),
+        spike: Notify::new(),
         metrics,
     })
 }
