@@ -9,6 +9,7 @@ use http::{Response, StatusCode};
 
 use crate::body::ResponseBody;
 use crate::headers;
+use crate::http1::fault::Fault;
 use crate::limit::Limit;
 use crate::route::fault::Failure;
 
@@ -44,6 +45,8 @@ pub enum Answer {
     NotOfMesh,
     /// A method that a gateway does not forward (`CONNECT`).
     Method,
+    /// What the client sent is not exactly a request.
+    Refused(Fault),
     /// A limit refused or ended it.
     Limited {
         /// Which.
@@ -89,6 +92,15 @@ impl Answer {
             Answer::Path => StatusCode::BAD_REQUEST,
             Answer::NoBackend => StatusCode::INTERNAL_SERVER_ERROR,
             Answer::Failure(failure) => failure.status,
+            Answer::Refused(fault) => match fault {
+                Fault::HeadTooLong | Fault::TooManyHeaders => {
+                    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+                }
+                Fault::HeadTimeout | Fault::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+                Fault::CodingUnknown => StatusCode::NOT_IMPLEMENTED,
+                Fault::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                _ => StatusCode::BAD_REQUEST,
+            },
             Answer::NoEndpoint
             | Answer::Shed { .. }
             | Answer::NotTaken
@@ -110,6 +122,7 @@ impl Answer {
             Answer::NotOfMesh => "not a request between proxies",
             Answer::Method => "this method is not forwarded",
             Answer::Limited { limit, .. } => limit.title(),
+            Answer::Refused(fault) => fault.title(),
             Answer::NoRule => "no route fits this request",
             Answer::Path => "the path is ambiguous",
             Answer::NoBackend => "the route has no such backend",

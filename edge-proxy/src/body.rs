@@ -10,12 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
-use crate::expiry::Expiry;
-use crate::limit::Limit;
-use crate::observe::Observation;
+use crate::http1::fault::Fault;
+use crate::http1::inbound::Inbound;
+use crate::http1::io::Link;
+
+mod response;
+
+pub use response::ResponseBody;
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,9 @@ pub enum BodyError {
     /// The connection it came on failed.
     #[error("the body broke off")]
     Broken(#[source] hyper::Error),
+    /// What came is no body, or came too late.
+    #[error("the body is refused")]
+    Refused(#[source] Fault),
     /// The request was brought home; this copy of its body ended.
     #[error("the body was taken back")]
     TakenBack,
@@ -45,29 +51,85 @@ pub struct Keep {
 
 /// A request's body on its way upstream.
 #[derive(Debug)]
-pub enum RequestBody {
-    /// None.
-    Empty,
+pub struct RequestBody {
+    content: RequestContent,
+    /// The connection that the request came on, when it is HTTP/1.1.
+    client: Option<Arc<Link>>,
+}
+
+#[derive(Debug)]
+enum RequestContent {
+    /// All of it came with its head.
+    Whole(Bytes),
     /// Passed on as it comes.
-    Whole(Incoming),
+    Stream(Incoming),
     /// Passed on as it comes, its beginning kept.
     Kept(KeptBody),
 }
 
+/// Where a body comes from.
+#[derive(Debug)]
+enum Incoming {
+    Http1(Inbound),
+    Http2(hyper::body::Incoming),
+}
+
 impl RequestBody {
-    /// A body that can be sent once.
-    pub fn new(incoming: Incoming) -> RequestBody {
+    /// None.
+    pub fn empty() -> RequestBody {
+        RequestContent::Whole(Bytes::new()).into()
+    }
+
+    /// One that comes on an HTTP/2 connection; it can be sent once.
+    pub fn new(incoming: hyper::body::Incoming) -> RequestBody {
         match incoming.is_end_stream() {
-            true => RequestBody::Empty,
-            false => RequestBody::Whole(incoming),
+            true => RequestBody::empty(),
+            false => RequestContent::Stream(Incoming::Http2(incoming)).into(),
         }
+    }
+
+    /// One that came with its head on this HTTP/1.1 connection.
+    pub fn came_whole(bytes: Bytes, client: &Arc<Link>) -> RequestBody {
+        RequestBody {
+            content: RequestContent::Whole(bytes),
+            client: Some(Arc::clone(client)),
+        }
+    }
+
+    /// One that comes on an HTTP/1.1 connection; it can be sent once.
+    pub fn coming(inbound: Inbound) -> RequestBody {
+        RequestBody {
+            client: Some(Arc::clone(inbound.link())),
+            content: RequestContent::Stream(Incoming::Http1(inbound)),
+        }
+    }
+
+    /// All of it, when it is here and was not taken.
+    pub fn whole(&self) -> Option<Bytes> {
+        match &self.content {
+            RequestContent::Whole(bytes) => Some(bytes.clone()),
+            _ => None,
+        }
+    }
+
+    /// The connection that the request came on, when it is HTTP/1.1: the way back for interim
+    /// answers.
+    pub fn client(&self) -> Option<Arc<Link>> {
+        self.client.clone()
     }
 
     /// The same body, its beginning kept from now on, and the handle to take it back by.
     pub fn keep(self, keep: Keep) -> (RequestBody, Again) {
-        match self {
-            RequestBody::Empty => (RequestBody::Empty, Again(None)),
-            RequestBody::Whole(incoming) => {
+        let RequestBody { content, client } = self;
+        let (content, again) = match content {
+            RequestContent::Whole(bytes) => {
+                let again = match bytes.is_empty() || bytes.len() <= keep.kept_len_max {
+                    true => AgainOf::Whole(bytes.clone()),
+                    false => AgainOf::Nothing,
+                };
+                (RequestContent::Whole(bytes), again)
+            }
+            RequestContent::Stream(incoming) => {
                 let kept = Arc::new(Mutex::new(Kept {
                     incoming,
                     frames: Vec::new(),
@@ -79,44 +141,115 @@ impl RequestBody {
                     too_large: false,
                     broken: false,
                 }));
-                let again = Again(Some(Arc::clone(&kept)));
-                (RequestBody::Kept(KeptBody::first(kept)), again)
+                let again = AgainOf::Kept(Arc::clone(&kept));
+                (RequestContent::Kept(KeptBody::first(kept)), again)
             }
-            RequestBody::Kept(body) => {
-                let again = Again(Some(Arc::clone(&body.kept)));
-                (RequestBody::Kept(body), again)
+            RequestContent::Kept(body) => {
+                let again = AgainOf::Kept(Arc::clone(&body.kept));
+                (RequestContent::Kept(body), again)
             }
+        };
+        let again = Again {
+            of: again,
+            client: client.clone(),
+        };
+        (RequestBody { content, client }, again)
+    }
+}
+
+impl From<RequestContent> for RequestBody {
+    fn from(content: RequestContent) -> RequestBody {
+        RequestBody {
+            content,
+            client: None,
+        }
+    }
+}
+
+impl Incoming {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Incoming::Http1(inbound) => {
+                let polled = inbound.poll(cx);
+                polled.map(|frame| frame.map(|frame| frame.map_err(BodyError::Refused)))
+            }
+            Incoming::Http2(incoming) => {
+                Pin::new(incoming).poll_frame(cx).map_err(BodyError::Broken)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Incoming::Http1(inbound) => inbound.is_ended(),
+            Incoming::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Incoming::Http1(inbound) => inbound.size_hint(),
+            Incoming::Http2(incoming) => incoming.size_hint(),
         }
     }
 }
 
 /// Takes a request's body back.
 #[derive(Debug)]
-pub struct Again(Option<Arc<Mutex<Kept>>>);
+pub struct Again {
+    of: AgainOf,
+    client: Option<Arc<Link>>,
+}
+
+#[derive(Debug)]
+enum AgainOf {
+    /// It is longer than what is kept.
+    Nothing,
+    Whole(Bytes),
+    Kept(Arc<Mutex<Kept>>),
+}
 
 impl Again {
     /// Whether something was read of it since this was last asked.
     pub fn has_moved(&self) -> bool {
-        let moved = |kept: &Arc<Mutex<Kept>>| std::mem::take(&mut lock(kept).moved);
-        self.0.as_ref().is_some_and(moved)
+        let moved = |kept: &Mutex<Kept>| std::mem::take(&mut lock(kept).moved);
+        self.kept().is_some_and(moved)
     }
 
     /// Whether it was larger than it may be.
     pub fn was_too_large(&self) -> bool {
-        self.0.as_ref().is_some_and(|kept| lock(kept).too_large)
+        self.kept().is_some_and(|kept| lock(kept).too_large)
     }
 
     /// Whether whoever sends it broke off.
     pub fn broke_off(&self) -> bool {
-        self.0.as_ref().is_some_and(|kept| lock(kept).broken)
+        self.kept().is_some_and(|kept| lock(kept).broken)
+    }
+
+    fn kept(&self) -> Option<&Mutex<Kept>> {
+        match &self.of {
+            AgainOf::Nothing | AgainOf::Whole(_) => None,
+            AgainOf::Kept(kept) => Some(kept),
+        }
     }
 
     /// The body from its beginning, when all that was sent of it was kept. The copy that was sent
     /// ends with an error at its next poll.
     pub fn take(&self) -> Option<RequestBody> {
-        let Some(kept) = &self.0 else {
-            return Some(RequestBody::Empty);
+        let content = match &self.of {
+            AgainOf::Nothing => return None,
+            AgainOf::Whole(bytes) => RequestContent::Whole(bytes.clone()),
+            AgainOf::Kept(kept) => RequestContent::Kept(KeptBody::again(kept)?),
         };
+        Some(RequestBody {
+            content,
+            client: self.client.clone(),
+        })
+    }
+}
+
+impl KeptBody {
+    fn again(kept: &Arc<Mutex<Kept>>) -> Option<KeptBody> {
         let copy = {
             let mut state = lock(kept);
             if !state.complete {
@@ -125,11 +258,11 @@ impl Again {
             state.copy += 1;
             state.copy
         };
-        Some(RequestBody::Kept(KeptBody {
+        Some(KeptBody {
             kept: Arc::clone(kept),
             copy,
             next: 0,
-        }))
+        })
     }
 }
 
@@ -181,7 +314,7 @@ impl KeptBody {
             self.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(bytes.clone()))));
         }
-        let polled = Pin::new(&mut kept.incoming).poll_frame(cx);
+        let polled = kept.incoming.poll(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             kept.moved = true;
             kept.len += frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
@@ -203,7 +336,7 @@ impl KeptBody {
             }
         }
         kept.broken |= matches!(polled, Poll::Ready(Some(Err(_))));
-        polled.map_err(BodyError::Broken)
+        polled
     }
 }
 
@@ -219,20 +352,21 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            RequestBody::Empty => Poll::Ready(None),
-            RequestBody::Whole(incoming) => {
-                Pin::new(incoming).poll_frame(cx).map_err(BodyError::Broken)
+        match &mut self.get_mut().content {
+            RequestContent::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            RequestContent::Whole(bytes) => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes)))))
             }
-            RequestBody::Kept(kept) => kept.poll(cx),
+            RequestContent::Stream(incoming) => incoming.poll(cx),
+            RequestContent::Kept(kept) => kept.poll(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            RequestBody::Empty => true,
-            RequestBody::Whole(incoming) => incoming.is_end_stream(),
-            RequestBody::Kept(body) => {
+        match &self.content {
+            RequestContent::Whole(bytes) => bytes.is_empty(),
+            RequestContent::Stream(incoming) => incoming.is_end_stream(),
+            RequestContent::Kept(body) => {
                 let kept = lock(&body.kept);
                 let all_sent = !kept.complete || body.next >= kept.frames.len();
                 kept.copy == body.copy && all_sent && kept.incoming.is_end_stream()
@@ -241,10 +375,10 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            RequestBody::Empty => SizeHint::with_exact(0),
-            RequestBody::Whole(incoming) => incoming.size_hint(),
-            RequestBody::Kept(body) => {
+        match &self.content {
+            RequestContent::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            RequestContent::Stream(incoming) => incoming.size_hint(),
+            RequestContent::Kept(body) => {
                 let kept = lock(&body.kept);
                 let ahead: usize = match kept.complete {
                     true => kept.frames[body.next.min(kept.frames.len())..]
@@ -258,162 +392,6 @@ impl Body for RequestBody {
                     None => SizeHint::new(),
                 }
             }
-        }
-    }
-}
-
-/// A response's body on its way downstream, with what is to be noted when it ends.
-#[derive(Debug)]
-pub struct ResponseBody {
-    content: Content,
-    observation: Option<Observation>,
-    /// Bytes that may still come.
-    left: u64,
-    watch: Option<Watch>,
-}
-
-/// A wait for the next piece, in its worker's list.
-#[derive(Debug)]
-struct Watch {
-    expiry: Arc<Expiry>,
-    key: u32,
-    /// Something came since.
-    moved: bool,
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.expiry.remove(self.key);
-    }
-}
-
-#[derive(Debug)]
-enum Content {
-    Own(Full<Bytes>),
-    Stream(Incoming),
-}
-
-impl ResponseBody {
-    /// A body of the proxy's own.
-    pub fn full(bytes: Bytes) -> ResponseBody {
-        ResponseBody {
-            content: Content::Own(Full::new(bytes)),
-            observation: None,
-            left: u64::MAX,
-            watch: None,
-        }
-    }
-
-    /// Passed on as it comes; `observation` ends with it.
-    pub fn stream(incoming: Incoming, observation: Observation) -> ResponseBody {
-        let mut body = ResponseBody {
-            content: Content::Stream(incoming),
-            left: observation.body_len_max(),
-            observation: Some(observation),
-            watch: None,
-        };
-        if body.is_end_stream() {
-            body.ended();
-        }
-        body
-    }
-
-    fn ended(&mut self) {
-        if let Some(observation) = self.observation.take() {
-            observation.completed();
-        }
-        self.watch = None;
-    }
-
-    /// A limit ends it here: what comes after would be more than is allowed.
-    fn limited(&mut self, limit: Limit) {
-        if let Some(observation) = self.observation.take() {
-            observation.limited(limit);
-        }
-        self.watch = None;
-        self.content = Content::Own(Full::default());
-    }
-
-    /// Nothing came; `true` when it was waited for long enough.
-    fn is_late(&mut self, cx: &Context<'_>) -> bool {
-        if let Some(watch) = &mut self.watch {
-            let moved = std::mem::take(&mut watch.moved);
-            return watch.expiry.is_over(watch.key, moved, cx.waker());
-        }
-        self.watch = self.observation.as_ref().and_then(|observation| {
-            let (expiry, key) = observation.watch(cx.waker())?;
-            Some(Watch {
-                expiry,
-                key,
-                moved: false,
-            })
-        });
-        false
-    }
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let polled = match &mut this.content {
-            Content::Own(full) => {
-                let frame = Pin::new(full).poll_frame(cx);
-                return frame.map_err(|never| match never {});
-            }
-            Content::Stream(incoming) => Pin::new(incoming).poll_frame(cx),
-        };
-        match &polled {
-            Poll::Ready(None) => this.ended(),
-            Poll::Ready(Some(Err(_))) => {
-                if let Some(observation) = this.observation.take() {
-                    observation.failed();
-                }
-                this.watch = None;
-            }
-            Poll::Ready(Some(Ok(frame))) => {
-                let len = frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
-                match this.left.checked_sub(len) {
-                    Some(left) => this.left = left,
-                    None => {
-                        this.limited(Limit::ResponseBody);
-                        return Poll::Ready(Some(Err(BodyError::TooLarge)));
-                    }
-                }
-                if let Some(watch) = &mut this.watch {
-                    watch.moved = true;
-                }
-                // Whoever knows the length does not ask again after the last frame.
-                if this.is_end_stream() {
-                    this.ended();
-                }
-            }
-            Poll::Pending if this.is_late(cx) => {
-                let limit = this.observation.as_ref().map(Observation::late_limit);
-                this.limited(limit.unwrap_or(Limit::IdleTimeout));
-                return Poll::Ready(Some(Err(BodyError::TooSlow)));
-            }
-            Poll::Pending => {}
-        }
-        polled.map_err(BodyError::Broken)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Own(full) => full.is_end_stream(),
-            Content::Stream(incoming) => incoming.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Own(full) => full.size_hint(),
-            Content::Stream(incoming) => incoming.size_hint(),
         }
     }
 }

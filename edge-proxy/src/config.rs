@@ -169,7 +169,7 @@ pub enum Forwarded {
 pub struct Limits {
     /// Connections open at once, per worker and listener; more wait in the kernel.
     pub connections_max: usize,
-    /// Longest wait for a request's head, and longest life of an idle connection, in milliseconds.
+    /// Longest wait for a request's head once it has begun, in milliseconds; then 408.
     pub head_wait_ms_max: u64,
     /// A client's TLS handshake must be over in this time, in milliseconds.
     pub handshake_wait_ms_max: u64,
@@ -179,6 +179,11 @@ pub struct Limits {
     pub handshakes_max: usize,
     /// When the proxy ends, idle connections stay that long for one more request, in milliseconds.
     pub drain_idle_ms_max: u64,
+    /// Longest life of an idle connection from a client, in milliseconds.
+    pub idle_wait_ms_max: u64,
+    /// Longest time without progress in a request's body, then 408, or in sending an answer to a
+    /// client that does not read it, in milliseconds.
+    pub body_wait_ms_max: u64,
     /// When the proxy ends, requests under way have this long, in milliseconds.
     pub drain_wait_ms_max: u64,
 }
@@ -187,11 +192,13 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections_max: 16_384,
-            head_wait_ms_max: 60_000,
+            head_wait_ms_max: 30_000,
             handshake_wait_ms_max: 5_000,
             tcp_idle_ms_max: 3_600_000,
             handshakes_max: 256,
             drain_idle_ms_max: 1_000,
+            idle_wait_ms_max: 60_000,
+            body_wait_ms_max: 60_000,
             drain_wait_ms_max: 10_000,
         }
     }
@@ -216,6 +223,16 @@ impl Limits {
     /// How long idle connections stay when the proxy ends.
     pub fn drain_idle_max(&self) -> Duration {
         Duration::from_millis(self.drain_idle_ms_max)
+    }
+
+    /// Longest life of an idle connection.
+    pub fn idle_wait_max(&self) -> Duration {
+        Duration::from_millis(self.idle_wait_ms_max)
+    }
+
+    /// Longest time without progress of a body.
+    pub fn body_wait_max(&self) -> Duration {
+        Duration::from_millis(self.body_wait_ms_max)
     }
 
     /// Longest drain.

@@ -13,7 +13,7 @@
 //!
 //! - [`Stream`]: one type for what is read and written, with or without TLS;
 //! - [`Downstream`]: what is known of the client, for every request of its connection;
-//! - [`http`]: serving HTTP on it; [`crate::tcp`]: serving anything else;
+//! - [`http`] and [`crate::http1`]: serving HTTP/2 and HTTP/1.1 on it; [`crate::tcp`]: serving anything else;
 //! - [`counts`]: what happened on a listener.
 
 use std::io;
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -29,6 +30,7 @@ use crate::client_hello::{self, HELLO_LEN_MAX, Hello};
 use crate::config::listener::{Intercept, ListenerProtocol, ProxyProtocol};
 use crate::detect::{self, Protocol};
 use crate::forwarded::Client;
+use crate::http1;
 use crate::identity::verify::spiffe_id;
 use crate::listener::Listener;
 use crate::proxy::Worker;
@@ -129,7 +131,9 @@ async fn front(
         })
     };
     match purpose {
-        Purpose::Http1(stream) => http::http1(downstream(stream.is_tls()), stream).await?,
+        Purpose::Http1(stream) => {
+            http1::server::serve(&downstream(stream.is_tls()), stream, BytesMut::new()).await;
+        }
         Purpose::Http2(stream) => http::http2(downstream(stream.is_tls()), stream).await?,
         Purpose::Tcp(stream, target) => {
             tcp::entered(worker, listener, ends, target, stream).await?

@@ -9,15 +9,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCs
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::body::RequestBody;
 use crate::circuit::Admit;
 use crate::clock::Clock;
+use crate::http1::client::Connection;
 
 mod live_circuit;
 
@@ -29,8 +25,6 @@ pub const IDLE_MAX: usize = 1024;
 pub const IDLE_US_MAX: u64 = 30_000_000;
 /// After it could not be reached, an endpoint is passed over that long if there is another.
 pub const DOWN_US: u64 = 1_000_000;
-/// Largest buffer of a connection, in bytes; a response head that does not fit is an error.
-pub const BUFFER_LEN_MAX: usize = 64 * 1024;
 
 /// Why an endpoint gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -52,9 +46,6 @@ pub(crate) struct Taken<'a> {
     /// Whether its circuit waits for what comes of it.
     pub(crate) is_probe: bool,
 }
-
-/// A connection that is not in use, or its exclusive use.
-pub type Connection = http1::SendRequest<RequestBody>;
 
 /// An endpoint's load and connections.
 #[derive(Debug)]
@@ -193,7 +184,7 @@ impl EndpointLive {
     pub fn idle_connection(&self, worker: usize) -> Option<Connection> {
         let mut pool = self.pool(worker)?;
         while let Some(idle) = pool.pop() {
-            if idle.connection.is_ready() {
+            if !idle.connection.is_dead() {
                 return Some(idle.connection);
             }
         }
@@ -202,9 +193,6 @@ impl EndpointLive {
 
     /// Keeps a connection for the worker's next request.
     pub fn keep(&self, worker: usize, connection: Connection, now_us: u64) {
-        if connection.is_closed() {
-            return;
-        }
         if let Some(mut pool) = self.pool(worker)
             && pool.len() < IDLE_MAX
         {
@@ -219,14 +207,14 @@ impl EndpointLive {
     pub fn sweep(&self, worker: usize, now_us: u64) {
         if let Some(mut pool) = self.pool(worker) {
             pool.retain(|idle| {
-                !idle.connection.is_closed() && now_us.saturating_sub(idle.since_us) <= IDLE_US_MAX
+                !idle.connection.is_dead() && now_us.saturating_sub(idle.since_us) <= IDLE_US_MAX
             });
             pool.shrink_to_fit();
         }
         self.recover(now_us);
     }
 
-    /// Opens a connection and drives it on the calling worker's runtime.
+    /// Opens a connection on the calling worker's runtime.
     ///
     /// # Errors
     /// Not reached within `wait_max`; the endpoint is passed over for [`DOWN_US`].
@@ -237,13 +225,10 @@ impl EndpointLive {
     ) -> Result<Connection, EndpointError> {
         let opened = tokio::time::timeout(wait_max, self.open()).await;
         let failed = match opened {
-            Ok(Ok(stream)) => match shake_hands(stream).await {
-                Ok(connection) => {
-                    self.down.store(0, Relaxed);
-                    return Ok(connection);
-                }
-                Err(error) => std::io::Error::other(error),
-            },
+            Ok(Ok(stream)) => {
+                self.down.store(0, Relaxed);
+                return Ok(Connection::new(stream, clock));
+            }
             Ok(Err(error)) => error,
             Err(_) => std::io::ErrorKind::TimedOut.into(),
         };
@@ -300,41 +285,5 @@ impl EndpointLive {
     fn pool(&self, worker: usize) -> Option<MutexGuard<'_, Vec<Idle>>> {
         let pool = self.pools.get(worker)?;
         Some(pool.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-async fn shake_hands(stream: TcpStream) -> Result<Connection, hyper::Error> {
-    let (sender, connection) = http1::Builder::new()
-        .max_buf_size(BUFFER_LEN_MAX)
-        .handshake(TokioIo::new(stream))
-        .await?;
-    // Ends with the connection, which ends when its sender is dropped and its body read.
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection to an endpoint ended");
-        }
-    });
-    Ok(sender)
-}
-
-/// What came of sending a request.
-#[derive(Debug)]
-pub enum Sent {
-    /// The answer's head came.
-    Answered(Response<Incoming>, Connection),
-    /// Nothing was sent; the request is whole.
-    Unsent(Request<RequestBody>),
-    /// It was sent at least in part, and then the connection failed.
-    Lost(hyper::Error),
-}
-
-/// Sends one request on a connection.
-pub async fn send(mut connection: Connection, request: Request<RequestBody>) -> Sent {
-    match connection.try_send_request(request).await {
-        Ok(response) => Sent::Answered(response, connection),
-        Err(mut failure) => match failure.take_message() {
-            Some(request) => Sent::Unsent(request),
-            None => Sent::Lost(failure.into_error()),
-        },
     }
 }

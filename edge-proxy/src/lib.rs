@@ -5,6 +5,7 @@
 //! - [`program`]: starts and ends the proxy; [`cli`] and [`config`] (with [`local_route`]) are how it is told what to do;
 //! - [`listen`], [`worker`]: sockets, threads; [`connection`]: what comes in on them;
 //! - [`listener`], [`tls`]: what a listener's connections need; [`tcp`]: those that are not HTTP's;
+//! - [`http1`]: bytes become requests, and answers bytes;
 //! - [`request`]: a request's whole life; `moved` is the part at a neighbour;
 //! - [`headers`], [`body`], [`answer`]: what is changed, streamed, answered by the proxy itself;
 //! - [`routing`]: where it goes by its head, and what its rule does on the way;
@@ -62,6 +63,7 @@ pub mod forwarded;
 pub mod gate;
 pub mod handover;
 pub mod headers;
+pub mod http1;
 pub mod identity;
 pub mod intercept;
 pub mod limit;

@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use crate::circuit::State;
 use crate::config::listener::ListenerProtocol;
+use crate::http1::fault::{Fault, Side};
 use crate::limit::Limit;
 use crate::listener::Listener;
 use crate::live::ServiceLive;
@@ -55,6 +56,7 @@ const CONFIG_RELOADS: &str = "isobar_proxy_config_reloads_total";
 const PLAN_EPOCH: &str = "isobar_proxy_plan_epoch";
 const PLAN_GENERATION: &str = "isobar_proxy_plan_generation";
 const SHARE_LEFT: &str = "isobar_proxy_plan_share_left_ratio";
+const REFUSED_MESSAGES: &str = "isobar_proxy_messages_refused_total";
 const CERTIFICATE: &str = "isobar_proxy_certificate_expiry_timestamp_seconds";
 
 /// Upper bounds of the duration's buckets, in seconds.
@@ -144,6 +146,7 @@ impl Metrics {
         self.gauge(PLAN_GENERATION, Vec::new(), plan.generation as f64);
         self.gauge(SHARE_LEFT, Vec::new(), routes.share_left);
         self.gauge(CONNECTIONS, Vec::new(), proxy.drain.open() as f64);
+        self.update_faults(proxy);
         if let Some(identity) = proxy.identity.get() {
             let ends = identity.validity.not_after;
             let ends = ends.duration_since(std::time::SystemTime::UNIX_EPOCH);
@@ -186,6 +189,18 @@ impl Metrics {
             for (outcome, count) in reloads {
                 let labels = labels(&[("outcome", outcome)]);
                 self.counter(LISTENER_RELOADS, labels, count.load(Relaxed));
+            }
+        }
+    }
+
+    fn update_faults(&self, proxy: &Proxy) {
+        for (side, fault) in Side::ALL.iter().flat_map(|s| Fault::ALL.map(|f| (*s, f))) {
+            let count = proxy.faults.get(side, fault);
+            // A series for each fault that was met, not for each that could be.
+            if count > 0 {
+                let reason = Label::new("reason", fault.label());
+                let labels = vec![Label::new("side", side.label()), reason];
+                self.counter(REFUSED_MESSAGES, labels, count);
             }
         }
     }

@@ -15,10 +15,11 @@ use std::task::Waker;
 use http::response;
 
 use crate::clock::Clock;
-use crate::endpoint::{Connection, EndpointLive, Verdict};
+use crate::endpoint::{EndpointLive, Verdict};
 use crate::expiry::{Expiry, NEVER_US};
 use crate::gate::{Class, Slot};
 use crate::headers;
+use crate::http1::client::Connection;
 use crate::limit::Limit;
 use crate::live::ServiceLive;
 use crate::request::Exchange;
@@ -36,9 +37,11 @@ pub struct Observation {
     outcome: Outcome,
     /// Whether the endpoint's circuit knows.
     is_told: bool,
-    /// With an endpoint of this node: its slot and, when answered, the connection.
+    /// With an endpoint: its slot if it is of this node, where its connection goes, and the
+    /// connection when the answer has ended.
     slot: Option<Slot>,
-    connection: Option<(Arc<EndpointLive>, Connection)>,
+    endpoint: Option<Arc<EndpointLive>>,
+    connection: Option<Connection>,
 }
 
 /// What bounds the answer's body.
@@ -102,6 +105,7 @@ impl Observation {
             outcome: Outcome::Abandoned,
             is_told: false,
             slot: None,
+            endpoint: None,
             connection: None,
         }
     }
@@ -111,13 +115,9 @@ impl Observation {
         self.begun_us
     }
 
-    /// The answer's head came, on a connection that can be used again when its body has ended.
-    pub fn answered(
-        &mut self,
-        head: &response::Parts,
-        connection: Option<(Arc<EndpointLive>, Connection)>,
-    ) {
-        self.connection = connection;
+    /// The answer's head came; `endpoint` keeps its connection when its body has ended.
+    pub fn answered(&mut self, head: &response::Parts, endpoint: Option<Arc<EndpointLive>>) {
+        self.endpoint = endpoint;
         if head.status.is_server_error() {
             self.outcome = Outcome::CompletedInError;
         }
@@ -144,8 +144,9 @@ impl Observation {
         self.outcome = Outcome::Cut;
     }
 
-    /// The answer ended as it should.
-    pub fn completed(mut self) {
+    /// The answer ended as it should, on a connection that can be used again.
+    pub fn completed(mut self, connection: Option<Connection>) {
+        self.connection = connection;
         if self.outcome == Outcome::Abandoned {
             self.outcome = Outcome::Completed;
         }
@@ -154,7 +155,6 @@ impl Observation {
     /// The connection to whoever serves it broke.
     pub fn failed(mut self) {
         self.outcome = Outcome::Failed;
-        self.connection = None;
     }
 
     /// It was not answered, and that is the fault of whoever should.
@@ -169,7 +169,6 @@ impl Observation {
             Limit::IdleTimeout | Limit::StreamTimeout => Outcome::Failed,
             _ => Outcome::Cut,
         };
-        self.connection = None;
     }
 
     /// Largest body of the answer, in bytes.
@@ -223,7 +222,7 @@ impl Drop for Observation {
         if completed && self.class == Class::Own {
             self.live.duration.record(latency_us as f64 / 1e6);
         }
-        if completed && let Some((endpoint, connection)) = self.connection.take() {
+        if let (Some(endpoint), Some(connection)) = (&self.endpoint, self.connection.take()) {
             endpoint.keep(self.worker, connection, now_us);
         }
         let Some(slot) = self.slot.take() else {

@@ -133,7 +133,7 @@ async fn ask(
     // The link after the workers' is the prober's.
     let link = proxy.config.worker_count();
     let mut sender = neighbour.sender(link, &proxy.identity, proxy.clock).await?;
-    let mut request = Request::new(RequestBody::Empty);
+    let mut request = Request::new(RequestBody::empty());
     *request.method_mut() = Method::GET;
     *request.uri_mut() = http::Uri::from_static(PROBE_PATH);
     request.headers_mut().insert(headers::SERVICE, service);

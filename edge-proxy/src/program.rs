@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::drain::Drain;
 use crate::handover::{self, Inherited, Kept};
+use crate::http1::fault::FaultCounts;
 use crate::identity::{IdentityCell, files};
 use crate::listen::{self, Addresses, Front, ListenError};
 use crate::listener::{self, Listeners};
@@ -258,6 +259,7 @@ fn assemble(config: Config, workers: usize) -> Result<Proxy, ProgramError> {
         routing: RoutingCounts::default(),
         spike: Notify::new(),
         metrics,
+        faults: FaultCounts::default(),
     })
 }
 

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::expiry::Expiry;
 use crate::handover::Kept;
+use crate::http1::fault::FaultCounts;
 use crate::identity::IdentityCell;
 use crate::listen::{self, Addresses};
 use crate::listener::Listeners;
@@ -55,6 +56,8 @@ pub struct Proxy {
     pub spike: Notify,
     /// What is measured.
     pub metrics: Metrics,
+    /// Messages that were refused.
+    pub faults: FaultCounts,
 }
 
 impl Proxy {

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use isobar_mesh_api::hop;
 use isobar_mesh_api::names::{NodeId, ServiceName};
 
@@ -24,6 +23,7 @@ use crate::credit::Admission;
 use crate::deadline::{self, Deadline};
 use crate::gate::Class;
 use crate::headers;
+use crate::http1::Upgrade;
 use crate::limit::Limit;
 use crate::live::{Chooser, Counters};
 use crate::moved::{self, Moved};
@@ -53,7 +53,7 @@ pub(crate) struct Exchange<'a> {
 /// A request that entered the mesh here: from a client, or from an application on this node.
 pub async fn entered(
     downstream: &Downstream,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
     let worker = &*downstream.worker;
     if request.method() == Method::CONNECT {
@@ -68,10 +68,14 @@ pub async fn entered(
         Ok(way) => way,
         Err(instead) => return instead,
     };
-    let request = Request::from_parts(head, RequestBody::new(body));
+    let request = Request::from_parts(head, body);
     let exchange = Exchange::new(worker, &way.service, way.waits(), told_us);
     exchange.counters().entered.fetch_add(1, Relaxed);
-    let choice = exchange.choose(None);
+    // Between nodes there is no way for a change of protocol.
+    let choice = match request.extensions().get::<Upgrade>() {
+        None => exchange.choose(None),
+        Some(_) => Choice::Home,
+    };
     match exchange.place(choice, request).await {
         Ok(mut response) => {
             way.back(&mut response);
@@ -85,7 +89,7 @@ pub async fn entered(
 pub async fn moved_in(
     worker: &Worker,
     home: &NodeId,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
     let service = request.headers().get(headers::SERVICE);
     let service = service.and_then(|name| ServiceName::new(name.to_str().ok()?).ok());
@@ -134,7 +138,7 @@ pub async fn moved_in(
     let (mut head, body) = request.into_parts();
     headers::clean_request(&mut head);
     let grpc = is_grpc(&head.headers);
-    let request = Request::from_parts(head, RequestBody::new(body));
+    let request = Request::from_parts(head, body);
     match exchange.at_home(Class::Moved, request).await {
         Ok(response) => {
             counters.accepted.fetch_add(1, Relaxed);

@@ -258,7 +258,7 @@ async fn run<U>(
     let ended = both_ways(&mut downstream, &mut upstream, &live.tcp.bytes, idle_max).await;
     live.tcp.open.fetch_sub(1, Relaxed);
     match ended {
-        Ok(()) => observation.completed(),
+        Ok(()) => observation.completed(None),
         Err(error) => {
             tracing::debug!(%error, service = %live.service, "a TCP connection broke off");
             copy::Abort::abort(&mut downstream);

@@ -44,6 +44,8 @@ pub fn problems(config: &Config) -> Vec<Problem> {
     for (key, value) in [
         ("limits.connections_max", limits.connections_max as u64),
         ("limits.head_wait_ms_max", limits.head_wait_ms_max),
+        ("limits.idle_wait_ms_max", limits.idle_wait_ms_max),
+        ("limits.body_wait_ms_max", limits.body_wait_ms_max),
         ("limits.handshake_wait_ms_max", limits.handshake_wait_ms_max),
         ("limits.tcp_idle_ms_max", limits.tcp_idle_ms_max),
         ("limits.handshakes_max", limits.handshakes_max as u64),

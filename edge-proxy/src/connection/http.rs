@@ -1,21 +1,20 @@
-//! Serving HTTP on one connection until it ends, or until the drain lets its requests end.
+//! Serving HTTP/2 on one connection until it ends, or until the drain lets its requests end.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::header::CONNECTION;
-use http::{HeaderValue, Response};
-use hyper::server::conn::{http1, http2};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use isobar_mesh_api::names::NodeId;
 
 use super::{Downstream, Stream};
-use crate::body::ResponseBody;
+use crate::body::{RequestBody, ResponseBody};
 use crate::drain::Drain;
-use crate::endpoint::BUFFER_LEN_MAX;
 use crate::neighbour::{CONNECTION_WINDOW, PING_EVERY, PING_WAIT_MAX, STREAM_WINDOW};
 use crate::proxy::Worker;
 use crate::request;
@@ -25,39 +24,11 @@ pub const STREAMS_MAX: u32 = 1024;
 /// Largest head of an HTTP/2 request, in bytes; a larger one is refused (431).
 pub const HEAD_LEN_MAX: u32 = 64 * 1024;
 
-/// Serves HTTP/1.1 to a client or a local application.
-pub(super) async fn http1(downstream: Arc<Downstream>, stream: Stream) -> Result<(), hyper::Error> {
-    let worker = Arc::clone(&downstream.worker);
-    let service = service_fn(move |request| {
-        let downstream = Arc::clone(&downstream);
-        async move {
-            let mut response = request::entered(&downstream, request).await;
-            if downstream.worker.proxy.drain.is_begun() {
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(CONNECTION, close);
-            }
-            infallible(response)
-        }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(worker.proxy.config.limits.head_wait_max())
-        .max_buf_size(BUFFER_LEN_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    // With the next answer the client is told; a connection on which none follows is closed when it was idle for long
-    // enough.
-    let drain = &worker.proxy.drain;
-    drained(drain, drain.idle_over(), connection, |c| {
-        c.graceful_shutdown()
-    })
-    .await
-}
-
 /// Serves HTTP/2 to a client or a local application.
 pub(super) async fn http2(downstream: Arc<Downstream>, stream: Stream) -> Result<(), hyper::Error> {
     let worker = Arc::clone(&downstream.worker);
-    let service = service_fn(move |request| {
-        let downstream = Arc::clone(&downstream);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (downstream, request) = (Arc::clone(&downstream), request.map(RequestBody::new));
         async move { infallible(request::entered(&downstream, request).await) }
     });
     let connection = http2_server().serve_connection(TokioIo::new(stream), service);
@@ -73,8 +44,9 @@ pub(super) async fn mesh(
 ) -> Result<(), hyper::Error> {
     let worker_of_requests = Arc::clone(worker);
     let home = Arc::new(home);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
         let (worker, home) = (Arc::clone(&worker_of_requests), Arc::clone(&home));
+        let request = request.map(RequestBody::new);
         async move { infallible(request::moved_in(&worker, &home, request).await) }
     });
     let connection = http2_server().serve_connection(TokioIo::new(stream), service);

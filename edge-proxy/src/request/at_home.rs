@@ -13,15 +13,17 @@ use std::time::Duration;
 
 use http::header::{HeaderMap, RETRY_AFTER};
 use http::{Request, Response, request, response};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 
 use super::Exchange;
 use crate::answer::Answer;
 use crate::body::{Again, Keep, RequestBody, ResponseBody};
 use crate::deadline;
-use crate::endpoint::{self, Connection, EndpointLive, Sent};
+use crate::endpoint::EndpointLive;
 use crate::gate::{Class, Slot, Terms};
 use crate::headers;
+use crate::http1::client::{self, Reply, Sent};
+use crate::http1::fault::Side;
 use crate::limit::Limit;
 use crate::live::Retrying;
 use crate::observe::{self, Observation};
@@ -41,9 +43,11 @@ struct Tried {
 
 /// What came of sending.
 enum Sending {
-    Answered(Response<Incoming>, Connection),
+    Answered(Response<Reply>),
     Unsent(Request<RequestBody>),
     Lost,
+    /// The request is none; the endpoint did nothing wrong.
+    Malformed,
 }
 
 impl Exchange<'_> {
@@ -205,15 +209,15 @@ impl Exchange<'_> {
             whole: None,
         };
         match self.in_time(sending, due_us, again).await {
-            Ok(Sending::Answered(response, connection)) => {
+            Ok(Sending::Answered(response)) => {
                 let (mut head, body) = response.into_parts();
                 headers::clean_response(&mut head);
-                observation.answered(&head, Some((Arc::clone(endpoint), connection)));
+                observation.answered(&head, Some(Arc::clone(endpoint)));
                 if body.size_hint().lower() > observation.body_len_max() {
                     return lost(None, Answer::limited(Limit::ResponseBody));
                 }
                 let failure = self.failure_of(&head);
-                let body = ResponseBody::stream(body, observation);
+                let body = ResponseBody::reply(body, observation);
                 Tried {
                     outcome: Ok(Response::from_parts(head, body)),
                     failure,
@@ -229,9 +233,10 @@ impl Exchange<'_> {
                 }
             }
             // Not the endpoint's fault.
-            Ok(Sending::Lost) if again.was_too_large() => {
+            Ok(Sending::Malformed | Sending::Lost) if again.was_too_large() => {
                 lost(None, Answer::limited(Limit::RequestBody))
             }
+            Ok(Sending::Malformed) => lost(None, Answer::Upstream),
             Ok(Sending::Lost) if again.broke_off() => lost(None, Answer::Upstream),
             Ok(Sending::Lost) => {
                 observation.unanswered();
@@ -297,13 +302,15 @@ impl Exchange<'_> {
                     }
                 }
             };
-            match endpoint::send(connection, request).await {
-                Sent::Answered(response, connection) => {
-                    return Sending::Answered(response, connection);
-                }
+            match client::send(connection, request).await {
+                Sent::Answered(response) => return Sending::Answered(response),
                 Sent::Unsent(whole) => request = whole,
                 Sent::Lost(error) => {
-                    tracing::debug!(%error, "an endpoint broke off");
+                    tracing::debug!(error = %crate::chain(&error), "a request got no answer");
+                    let Some(fault) = error.fault() else {
+                        return Sending::Malformed;
+                    };
+                    worker.proxy.faults.note(Side::Upstream, fault);
                     return Sending::Lost;
                 }
             }

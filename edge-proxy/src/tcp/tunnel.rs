@@ -63,7 +63,7 @@ pub(super) async fn ask(
         Cause::Spill => counts.spill.fetch_add(1, Relaxed),
     };
     route.load.sent(neighbour);
-    let mut request = Request::new(RequestBody::Empty);
+    let mut request = Request::new(RequestBody::empty());
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = Uri::from_static(AUTHORITY);
     let observation = Observation::away(exchange);
@@ -117,7 +117,7 @@ pub(crate) async fn moved_in<B>(
         let ended = copy::both_ways(&mut tunnel, &mut upstream, &live.tcp.bytes, idle_max).await;
         live.tcp.open.fetch_sub(1, Relaxed);
         match ended {
-            Ok(()) => observation.completed(),
+            Ok(()) => observation.completed(None),
             Err(error) => {
                 tracing::debug!(%error, service = %live.service, "a moved TCP connection broke off");
                 copy::reset(&upstream);

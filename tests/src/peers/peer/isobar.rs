@@ -49,7 +49,7 @@ admin_listen = \"{admin}\"
 workers = 1
 
 [limits]
-head_wait_ms_max = 600000
+idle_wait_ms_max = 600000
 
 [[services]]
 service = \"bench/small\"
