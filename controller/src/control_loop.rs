@@ -14,7 +14,8 @@
 //! - planning and rows: one service's tick;
 //! - push: snapshots and deltas;
 //! - traffic: which traffic policy a service has;
-//! - stored and view: what outlives the loop, and what people see of it.
+//! - stored and view: what outlives the loop, and what people see of it;
+//! - fork and difference: what would be if something were different.
 //!
 //! **Invariant**: calls that say what is known already change nothing and push nothing.
 
@@ -28,6 +29,8 @@ use isobar_mesh_api::resource::WeightPolicySpec;
 use isobar_mesh_api::snapshot::{PlanId, SNAPSHOT_SERVICES_MAX, Snapshot};
 use serde::Serialize;
 
+mod difference;
+mod fork;
 mod mesh;
 mod planning;
 mod push;
@@ -47,6 +50,7 @@ use stored::Waiting;
 use crate::load_book::{SILENT_PERIODS, Standing};
 
 pub use crate::load_book::ReportError;
+pub use difference::{Load, PlanDifference, SeatDifference, ServiceDifference, Totals, difference};
 pub use mesh::NodeSeat;
 pub use stored::{StoredNode, StoredPlan, StoredSeat, StoredService};
 pub use view::{MeshView, NodeView, Presence, SeatView, ServiceView};

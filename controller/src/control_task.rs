@@ -25,23 +25,31 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control_loop::{ControlLoop, MeshView, StoredPlan, Tick};
 use crate::metrics::Metrics;
-use crate::resource_text::{Declared, Key, Meaning};
-use crate::store::{Store, Write};
+use crate::resource_text::{Declared, Key, Kind, Meaning};
+use crate::store::{Store, Tree, Write};
 
+mod audit;
+mod change;
 mod desired;
 mod handle;
+mod hypothesis;
 mod restore;
 mod route_status;
 mod streams;
 mod timestamp;
 
+pub use audit::{AUDIT_LEN_MAX, AuditEntry};
+pub use change::{Asked, CHANGES_MAX, Change, Durable, Etag, Expect, Outcome};
 pub use desired::{MemoryLimit, NODES_MAX, POLICIES_MAX, ROUTES_LEN_MAX, ROUTES_MAX, SERVICES_MAX};
-pub use handle::{ControlError, ControlHandle, Durable, Shown};
+pub use handle::{ControlError, ControlHandle, Page, Shown};
+pub use hypothesis::Hypothesis;
 pub use restore::{RestoreError, keep_plans, restore};
 pub use streams::{StreamEnd, StreamId};
 
+use audit::Audit;
 use desired::Desired;
 use handle::Message;
+use restore::LAST;
 use route_status::RouteStatus;
 use streams::Streams;
 
@@ -56,6 +64,7 @@ const KEEP_INTERVAL: Duration = Duration::from_secs(10);
 pub struct ControlTask {
     control_loop: ControlLoop,
     desired: Desired,
+    audit: Audit,
     streams: Streams,
     inbox: mpsc::Receiver<Message>,
     store: Arc<dyn Store>,
@@ -139,19 +148,30 @@ impl ControlTask {
                     self.lost(&node);
                 }
             }
-            Message::Put { declared, reply } => {
-                let _ = reply.send(self.put(declared));
+            Message::Change { asked, reply } => {
+                let _ = reply.send(self.change(asked));
             }
-            Message::Delete { key, reply } => {
-                let _ = reply.send(self.delete(&key));
+            Message::Fork { reply } => {
+                let _ = reply.send(Box::new(self.fork()));
+            }
+            Message::Audit {
+                before,
+                limit,
+                reply,
+            } => {
+                let _ = reply.send(self.audit.page(before, limit));
             }
             Message::Get { key, reply } => {
                 let found = self.desired.get(&key);
                 let _ = reply.send(found.map(|declared| self.shown(declared)));
             }
-            Message::List { kind, reply } => {
-                let found = self.desired.list(kind).into_iter();
-                let _ = reply.send(found.map(|declared| self.shown(declared)).collect());
+            Message::List {
+                kind,
+                after,
+                limit,
+                reply,
+            } => {
+                let _ = reply.send(self.list(kind, after.as_deref(), limit));
             }
             Message::View { reply } => {
                 let _ = reply.send(self.view());
@@ -169,7 +189,16 @@ impl ControlTask {
         let now = self.now();
         let node = hello.node.clone();
         self.desired.check_room_for(&node)?;
+        let epoch = self.control_loop.plan_id().epoch;
         self.control_loop.on_hello(&hello, now);
+        let beyond = self.control_loop.plan_id().epoch;
+        if beyond != epoch {
+            tracing::warn!(%node, epoch = beyond, "a proxy has a plan of a later controller; planning goes on beyond it");
+            // A failure is logged by the store. The next hello is another try.
+            if let Ok(write) = Write::put(Tree::Epoch, LAST, &beyond) {
+                drop(self.store.apply(vec![write]));
+            }
+        }
         tracing::info!(%node, version = hello.version, "a proxy is connected");
         self.desired.remember(hello);
         // The next tick knows its neighbours, and sends it a whole snapshot.
@@ -224,34 +253,100 @@ impl ControlTask {
         self.control_loop.on_gone(node, self.now());
     }
 
-    fn put(&mut self, declared: Declared) -> Result<Durable, ControlError> {
-        let declared = self
-            .desired
-            .dated(declared, &timestamp::rfc3339(clock_ms() / 1000));
-        let key = declared.key.clone();
-        let write = Write::put(key.kind.tree(), &key.name, &*declared.resource)?;
-        let created = self.desired.put(declared, &mut self.control_loop)?;
-        tracing::info!(%key, created, "a resource was written");
-        self.view = None;
-        Ok(Durable {
-            changed: created,
-            on_disk: self.store.apply(vec![write]),
-        })
-    }
-
-    fn delete(&mut self, key: &Key) -> Result<Durable, ControlError> {
-        let existed = self
-            .desired
-            .delete(key, &self.streams, &mut self.control_loop);
-        let write = Write::remove(key.kind.tree(), &key.name);
-        if existed {
-            tracing::info!(%key, "a resource was deleted");
+    /// Makes changes, all or none; what was changed before one that fails is put back.
+    fn change(&mut self, asked: Asked) -> Result<Durable, ControlError> {
+        self.desired.check(&asked)?;
+        let now = timestamp::rfc3339(clock_ms() / 1000);
+        let (mut batch, mut outcomes, mut undo) = (Vec::new(), Vec::new(), Vec::new());
+        for change in asked.changes {
+            let key = change.key().clone();
+            let before = self.desired.declared_as(&key);
+            match self.make(change, &now, &mut batch) {
+                Ok(outcome) => {
+                    undo.push((key, before));
+                    outcomes.push(outcome);
+                }
+                Err(error) => {
+                    self.undo(undo);
+                    return Err(error);
+                }
+            }
+        }
+        for ((key, before), &outcome) in undo.iter().zip(&outcomes) {
+            tracing::info!(%key, ?outcome, who = asked.who, "a resource was written");
+            if outcome != Outcome::Missing {
+                let before = before.as_ref().map(|d| Etag::of(&d.resource));
+                let after = self.desired.declared_as(key).map(|d| Etag::of(&d.resource));
+                let tags = [before, after];
+                batch.extend(self.audit.add(&now, &asked.who, key, outcome, tags)?);
+            }
         }
         self.view = None;
         Ok(Durable {
-            changed: existed,
-            on_disk: self.store.apply(vec![write]),
+            outcomes,
+            on_disk: self.store.apply(batch),
         })
+    }
+
+    fn make(
+        &mut self,
+        change: Change,
+        now: &str,
+        batch: &mut Vec<Write>,
+    ) -> Result<Outcome, ControlError> {
+        match change {
+            Change::Put(declared) => {
+                let declared = self.desired.dated(declared, now);
+                let key = declared.key.clone();
+                let write = Write::put(key.kind.tree(), &key.name, &*declared.resource)?;
+                let created = self.desired.put(declared, &mut self.control_loop)?;
+                batch.push(write);
+                Ok(match created {
+                    true => Outcome::Created,
+                    false => Outcome::Replaced,
+                })
+            }
+            Change::Delete(key) => {
+                let is_open = |node: &NodeId| self.streams.is_open(node);
+                let existed = self.desired.delete(&key, is_open, &mut self.control_loop);
+                batch.push(Write::remove(key.kind.tree(), &key.name));
+                Ok(match existed {
+                    true => Outcome::Deleted,
+                    false => Outcome::Missing,
+                })
+            }
+        }
+    }
+
+    fn undo(&mut self, done: Vec<(Key, Option<Declared>)>) {
+        for (key, before) in done.into_iter().rev() {
+            match before {
+                // It was there before, so there is room for it.
+                Some(declared) => {
+                    let _ = self.desired.put(declared, &mut self.control_loop);
+                }
+                None => {
+                    let is_open = |node: &NodeId| self.streams.is_open(node);
+                    self.desired.delete(&key, is_open, &mut self.control_loop);
+                }
+            }
+        }
+    }
+
+    fn fork(&self) -> Hypothesis {
+        let connected = self.streams.nodes().cloned().collect();
+        Hypothesis::new(self.control_loop.fork(), self.desired.clone(), connected)
+    }
+
+    fn list(&self, kind: Kind, after: Option<&str>, limit: usize) -> Page {
+        let found = self.desired.list(kind).into_iter();
+        let mut later = found.filter(|d| after.is_none_or(|after| d.key.name.as_str() > after));
+        let items: Vec<Declared> = later.by_ref().take(limit).collect();
+        let last = items.last().map(|declared| declared.key.name.clone());
+        Page {
+            last: last.filter(|_| later.next().is_some()),
+            items: items.into_iter().map(|d| self.shown(d)).collect(),
+        }
     }
 
     /// A resource with its status, if its kind has one.

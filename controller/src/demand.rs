@@ -128,6 +128,17 @@ impl Demand {
         self.held_rps != before_rps
     }
 
+    /// Supposes a steady demand of so much, requests/s.
+    pub fn suppose(&mut self, rps: f64) {
+        *self = Demand {
+            filtered_rps: rps,
+            mean_rps: rps,
+            span_s: MEAN_SPAN_S,
+            held_rps: rps,
+            ..Demand::default()
+        };
+    }
+
     /// What the planner sees, requests/s.
     pub fn held_rps(&self) -> f64 {
         self.held_rps

@@ -25,7 +25,7 @@ use crate::files::{FileError, Readers, create_directory, read_if_there, write_wh
 use crate::metrics::{Metrics, UPKEEP_INTERVAL};
 use crate::problem::FieldProblem;
 use crate::resource_text::{Declared, Format, TEXT_LEN_MAX, decode_list, parse};
-use crate::rest::Rest;
+use crate::rest::{Pager, Rest, Trials};
 use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError};
 use crate::stream::StreamPort;
@@ -167,6 +167,8 @@ impl Program {
             metrics: metrics.clone(),
             signal: drain.signal().clone(),
             any_host: config.rest_insecure,
+            pager: Pager::default(),
+            trials: Trials::default(),
         };
         drain.spawn_essential(async move {
             if let Err(error) = rest.serve(rest_listener).await {

@@ -5,19 +5,23 @@
 //! | `/livez`, `/readyz`, `/metrics` | GET |
 //! | `/v1/nodes`, `/v1/services`, `/v1/weight-policies`, `/v1/traffic-policies`, `/v1/http-routes`, `/v1/grpc-routes` | GET |
 //! | `/v1/nodes/{name}`, `/v1/services/{namespace}/{name}`, `/v1/weight-policies/{name}`, `/v1/traffic-policies/{name}`, `/v1/http-routes/{namespace}/{name}`, `/v1/grpc-routes/{namespace}/{name}` | GET, PUT, DELETE |
-//! | `/v1/status`, `/v1/plans/current` | GET |
+//! | `/v1/status`, `/v1/plans/current`, `/v1/audit` | GET |
+//!
+//! Every write takes `If-Match` or `If-None-Match: *` (412 when it does not hold) and `?dry_run=true`, leaves an entry
+//! in the audit, and is answered when it is on the disk. Lists come in pages: `limit`, `after`.
 //!
 //! Nobody is asked who they are, so by default only this machine can reach it, and a request must
 //! name an address of this machine as its host: otherwise a web page could have a browser on this
 //! machine send requests here under a name of its own (DNS rebinding).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -27,11 +31,22 @@ use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::resource_text::TEXT_LEN_MAX;
 
+mod audit;
 mod body;
+mod call;
 mod health;
 mod kinds;
+mod paging;
 mod resources;
 mod status;
+mod what_if;
+
+pub use call::Caller;
+pub use paging::{PAGE_LEN_DEFAULT, PAGE_LEN_MAX, Pager};
+pub use what_if::Trials;
+
+/// Longest that a request may take to be read and answered; what is streamed comes after.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// What every request needs.
 #[derive(Clone)]
@@ -44,6 +59,10 @@ pub struct Rest {
     pub signal: CancellationToken,
     /// Whether a request may name any host.
     pub any_host: bool,
+    /// Signs where pages go on.
+    pub pager: Pager,
+    /// Room for plans that are only tried out.
+    pub trials: Trials,
 }
 
 impl Rest {
@@ -63,11 +82,25 @@ impl Rest {
             .merge(health::routes())
             .merge(kinds::routes())
             .merge(status::routes())
+            .merge(audit::routes())
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
             .layer(DefaultBodyLimit::max(TEXT_LEN_MAX))
+            .layer(from_fn(in_time))
             .layer(from_fn_with_state(self.clone(), check_host))
             .with_state(self)
+    }
+}
+
+/// Who sends a body byte by byte holds a connection for so long and no longer.
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIME_MAX, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let seconds = REQUEST_TIME_MAX.as_secs();
+            let detail = format!("the request was not read and answered within {seconds} s");
+            Problem::new(StatusCode::REQUEST_TIMEOUT, detail).into_response()
+        }
     }
 }
 
@@ -114,6 +147,7 @@ impl From<ControlError> for Problem {
         let status = match &error {
             ControlError::Limit(_) => StatusCode::INSUFFICIENT_STORAGE,
             ControlError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            ControlError::Unexpected { .. } => StatusCode::PRECONDITION_FAILED,
             ControlError::Store(cause) => {
                 tracing::error!(error = %cause, "a change was not stored");
                 StatusCode::INTERNAL_SERVER_ERROR

@@ -42,6 +42,8 @@ pub enum Tree {
     Plan,
     /// The last epoch used, under one key.
     Epoch,
+    /// Who changed what, by number.
+    Audit,
 }
 
 impl Tree {
@@ -56,6 +58,7 @@ impl Tree {
             Tree::GrpcRoutes => "grpc-routes",
             Tree::Plan => "plan",
             Tree::Epoch => "epoch",
+            Tree::Audit => "audit",
         }
     }
 }

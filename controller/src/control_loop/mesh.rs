@@ -29,7 +29,7 @@ pub struct NodeSeat {
 }
 
 /// One node.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Node {
     pub seat: NodeSeat,
     pub hello: Option<Hello>,
@@ -42,7 +42,7 @@ pub(super) struct Node {
 }
 
 /// What a node's stream has carried.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Stream {
     pub connected: bool,
     /// The next push must be a whole snapshot.
@@ -91,7 +91,7 @@ impl Node {
 }
 
 /// All nodes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Nodes {
     slots: Vec<Option<(NodeId, Node)>>,
     free: Vec<u32>,

@@ -8,6 +8,7 @@ use isobar_mesh_api::message::Hello;
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::resource::{ServiceSpec, WeightPolicySpec};
 use isobar_mesh_api::route::{Route, RouteKey};
+use isobar_mesh_api::snapshot::PlanId;
 
 use super::service::Service;
 use super::traffic::traffic_for;
@@ -92,7 +93,16 @@ impl ControlLoop {
     }
 
     /// A node's stream opened. The next tick pushes a whole snapshot to it.
+    ///
+    /// A node that had a later plan than this one got it from a controller whose store is lost: planning goes on under
+    /// an epoch beyond it, or the node would refuse every plan for ever.
     pub fn on_hello(&mut self, hello: &Hello, now: Duration) {
+        if let Some(had) = hello.plan.filter(|had| *had > self.plan) {
+            self.plan = PlanId {
+                epoch: had.epoch.saturating_add(1),
+                generation: 0,
+            };
+        }
         let Some(number) = self.take_hello(hello.clone()) else {
             return;
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use isobar_mesh_api::route::{Route, RouteKey};
 
 /// All routes, and which of them changed since the last push.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Routes {
     all: BTreeMap<RouteKey, Measured>,
     changed: BTreeSet<RouteKey>,

@@ -24,7 +24,7 @@ const CAPACITY_RPS_MAX: f64 = 1e9;
 const NO_SEAT: u32 = u32::MAX;
 
 /// One service on one node.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Seat {
     /// The node's number.
     pub node: u32,
@@ -125,6 +125,25 @@ impl Service {
             traffic: None,
             seats: Vec::new(),
             seat_of: Vec::new(),
+        }
+    }
+
+    /// A copy that is planned anew.
+    pub fn fork(&self) -> Service {
+        Service {
+            name: self.name.clone(),
+            hosts: self.hosts.clone(),
+            spec_hosts: self.spec_hosts.clone(),
+            declared: self.declared,
+            spec: self.spec.clone(),
+            local: self.local.clone(),
+            policy_name: self.policy_name.clone(),
+            policy: self.policy.clone(),
+            labels: self.labels.clone(),
+            traffic: self.traffic.clone(),
+            seats: self.seats.clone(),
+            seat_of: self.seat_of.clone(),
+            planning: Planning::new(self.policy.algorithm),
         }
     }
 

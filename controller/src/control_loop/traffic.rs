@@ -10,6 +10,7 @@ use super::ControlLoop;
 use super::service::Service;
 
 /// One traffic policy.
+#[derive(Clone)]
 pub(super) struct Policy {
     name: String,
     /// Whom it is for.

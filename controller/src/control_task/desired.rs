@@ -11,7 +11,8 @@ use isobar_mesh_api::resource::{
     Metadata, NodeSpec, Resource, TrafficPolicySpec, WeightPolicySpec,
 };
 
-use super::streams::Streams;
+use super::change::{Asked, CHANGES_MAX, Etag, unexpected};
+use super::handle::ControlError;
 use crate::control_loop::{ControlLoop, NodeSeat};
 use crate::resource_text::{Declared, Key, Kind, Meaning, declare};
 
@@ -35,7 +36,7 @@ pub struct MemoryLimit {
 }
 
 /// All resources and hellos.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Desired {
     /// By kind, then by name.
     declared: BTreeMap<Kind, BTreeMap<String, Declared>>,
@@ -99,12 +100,17 @@ impl Desired {
 
     /// Removes a resource. A node without an open stream is forgotten altogether; one that is
     /// connected goes on by its own word. Returns whether there was anything to remove.
-    pub fn delete(&mut self, key: &Key, streams: &Streams, control_loop: &mut ControlLoop) -> bool {
+    pub fn delete(
+        &mut self,
+        key: &Key,
+        is_open: impl Fn(&NodeId) -> bool,
+        control_loop: &mut ControlLoop,
+    ) -> bool {
         let siblings = self.declared.entry(key.kind).or_default();
         let declared = siblings.remove(&key.name);
         let mut existed = declared.is_some();
         match (key.kind, NodeId::new(&key.name)) {
-            (Kind::Node, Ok(node)) if streams.is_open(&node) => {
+            (Kind::Node, Ok(node)) if is_open(&node) => {
                 control_loop.set_node(node, NodeSeat::default());
             }
             (Kind::Node, Ok(node)) => {
@@ -141,6 +147,31 @@ impl Desired {
             None if key.kind == Kind::Node => by_own_word(),
             None => None,
         }
+    }
+
+    /// Checks that everything is as a request expects, before any of it is changed.
+    pub fn check(&self, asked: &Asked) -> Result<(), ControlError> {
+        if asked.changes.len() > CHANGES_MAX {
+            let (what, max) = ("changes in one request", CHANGES_MAX);
+            return Err(MemoryLimit { what, max }.into());
+        }
+        for change in &asked.changes {
+            let found = self.tag(change.key());
+            if !asked.expect.holds(found) {
+                return Err(unexpected(change.key(), found));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a resource says now, as it is shown.
+    pub fn tag(&self, key: &Key) -> Option<Etag> {
+        self.get(key).map(|declared| Etag::of(&declared.resource))
+    }
+
+    /// What the operator declared, without what a node says of itself.
+    pub fn declared_as(&self, key: &Key) -> Option<Declared> {
+        self.declared(key).cloned()
     }
 
     /// All resources of a kind, by name.

@@ -8,12 +8,15 @@ use isobar_mesh_api::resource::Resource;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
+use super::audit::AuditEntry;
+use super::change::{Asked, Durable, Etag};
 use super::desired::MemoryLimit;
+use super::hypothesis::Hypothesis;
 use super::route_status::RouteStatus;
 use super::streams::{StreamEnd, StreamId};
 use crate::control_loop::{MeshView, StoredPlan};
-use crate::resource_text::{Declared, Key, Kind};
-use crate::store::{Answer, StoreError};
+use crate::resource_text::{Key, Kind};
+use crate::store::StoreError;
 
 /// What the control task is asked.
 pub(super) enum Message {
@@ -31,13 +34,17 @@ pub(super) enum Message {
         node: NodeId,
         stream: StreamId,
     },
-    Put {
-        declared: Declared,
+    Change {
+        asked: Asked,
         reply: oneshot::Sender<Result<Durable, ControlError>>,
     },
-    Delete {
-        key: Key,
-        reply: oneshot::Sender<Result<Durable, ControlError>>,
+    Fork {
+        reply: oneshot::Sender<Box<Hypothesis>>,
+    },
+    Audit {
+        before: Option<u64>,
+        limit: usize,
+        reply: oneshot::Sender<(Vec<AuditEntry>, bool)>,
     },
     Get {
         key: Key,
@@ -45,7 +52,9 @@ pub(super) enum Message {
     },
     List {
         kind: Kind,
-        reply: oneshot::Sender<Vec<Shown>>,
+        after: Option<String>,
+        limit: usize,
+        reply: oneshot::Sender<Page>,
     },
     View {
         reply: oneshot::Sender<Arc<MeshView>>,
@@ -67,6 +76,17 @@ pub enum ControlError {
     /// It was not stored.
     #[error("the change was not stored")]
     Store(#[from] StoreError),
+    /// What is there is not what was expected.
+    #[error("{key} {}", match found {
+        Some(_) => "is not what the request expects; read it again and repeat the change",
+        None => "is not there",
+    })]
+    Unexpected {
+        /// Which resource.
+        key: Key,
+        /// What it says, if it is there.
+        found: Option<Etag>,
+    },
     /// The program is about to end.
     #[error("the controller is stopping")]
     Stopping,
@@ -83,13 +103,20 @@ pub struct Shown {
     pub status: Option<RouteStatus>,
 }
 
-/// A change that is in force and on its way to the disk.
+impl Shown {
+    /// What it says, apart from its status.
+    pub fn etag(&self) -> Etag {
+        Etag::of(&self.resource)
+    }
+}
+
+/// Some resources of a kind, by name.
 #[derive(Debug)]
-pub struct Durable {
-    /// Whether something was created, or was there to be deleted.
-    pub changed: bool,
-    /// Resolves when the change will survive a crash.
-    pub on_disk: Answer<()>,
+pub struct Page {
+    /// The resources.
+    pub items: Vec<Shown>,
+    /// The name of the last one, when there are more.
+    pub last: Option<String>,
 }
 
 /// Asks the control task. Cloning is a reference count.
@@ -129,20 +156,37 @@ impl ControlHandle {
         let _ = self.inbox.send(Message::Gone { node, stream }).await;
     }
 
-    /// Creates or replaces a resource.
+    /// Makes changes, all or none.
     ///
     /// # Errors
-    /// A limit, a value that cannot be stored, or the controller is stopping.
-    pub async fn put(&self, declared: Declared) -> Result<Durable, ControlError> {
-        self.ask(|reply| Message::Put { declared, reply }).await?
+    /// Something is not as expected, a limit, a value that cannot be stored, or the controller is stopping.
+    pub async fn change(&self, asked: Asked) -> Result<Durable, ControlError> {
+        self.ask(|reply| Message::Change { asked, reply }).await?
     }
 
-    /// Removes a resource.
+    /// A copy of the mesh as it is now, to try something on.
     ///
     /// # Errors
     /// The controller is stopping.
-    pub async fn delete(&self, key: Key) -> Result<Durable, ControlError> {
-        self.ask(|reply| Message::Delete { key, reply }).await?
+    pub async fn fork(&self) -> Result<Box<Hypothesis>, ControlError> {
+        self.ask(|reply| Message::Fork { reply }).await
+    }
+
+    /// Entries of the audit before number `before`, newest first, and whether there are older ones.
+    ///
+    /// # Errors
+    /// The controller is stopping.
+    pub async fn audit(
+        &self,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<(Vec<AuditEntry>, bool), ControlError> {
+        let message = |reply| Message::Audit {
+            before,
+            limit,
+            reply,
+        };
+        self.ask(message).await
     }
 
     /// One resource.
@@ -153,12 +197,23 @@ impl ControlHandle {
         self.ask(|reply| Message::Get { key, reply }).await
     }
 
-    /// All resources of a kind, by name.
+    /// Resources of a kind by name: those after `after`, at most `limit`.
     ///
     /// # Errors
     /// The controller is stopping.
-    pub async fn list(&self, kind: Kind) -> Result<Vec<Shown>, ControlError> {
-        self.ask(|reply| Message::List { kind, reply }).await
+    pub async fn list(
+        &self,
+        kind: Kind,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<Page, ControlError> {
+        let message = |reply| Message::List {
+            kind,
+            after,
+            limit,
+            reply,
+        };
+        self.ask(message).await
     }
 
     /// What is known of the mesh since the last tick.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use isobar_mesh_api::resource::Resource;
 use tokio::sync::{mpsc, watch};
 
+use super::audit::{Audit, AuditEntry};
 use super::desired::{Desired, MemoryLimit};
 use super::handle::ControlHandle;
 use super::streams::Streams;
@@ -21,7 +22,7 @@ use crate::resource_text::{Declared, Kind, declare};
 use crate::store::{Store, StoreError, Tree, Write, read_all, read_one};
 
 /// The one key of the trees that have one.
-const LAST: &str = "last";
+pub(super) const LAST: &str = "last";
 
 /// Why the control loop does not start.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +83,8 @@ pub async fn restore(
         }
         Err(error) => return Err(error.into()),
     }
+    let entries: Vec<(String, AuditEntry)> = read_all(&*store, Tree::Audit).await?;
+    let audit = Audit::restore(entries.into_iter().map(|(_, entry)| entry).collect());
     let epoch = control_loop.plan_id().epoch;
     tracing::info!(epoch, nodes, "the control loop is restored");
     let (sender, inbox) = mpsc::channel(INBOX_LEN_MAX);
@@ -90,6 +93,7 @@ pub async fn restore(
     let task = ControlTask {
         control_loop,
         desired,
+        audit,
         streams: Streams::new(metrics.clone()),
         inbox,
         store,

@@ -75,6 +75,11 @@ impl Streams {
         self.open.contains_key(node)
     }
 
+    /// Nodes with an open stream, by name.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeId> {
+        self.open.keys()
+    }
+
     /// Ends a stream in order. Returns whether it was the node's current one.
     pub fn close(&mut self, node: &NodeId, id: StreamId) -> bool {
         if !self.is_current(node, id) {

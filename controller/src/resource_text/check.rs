@@ -21,6 +21,8 @@ use crate::problem::FieldProblem;
 const WORKERS_MAX: u32 = 100_000;
 /// Highest capacity that can be declared, requests/s.
 const CAPACITY_RPS_MAX: f64 = 1e9;
+/// Highest epoch that a proxy may say it has a plan of; each restart of a controller adds one.
+const EPOCH_MAX: u64 = 1 << 53;
 /// Longest label key or value, address or host name, in bytes.
 const TEXT_LEN_MAX: usize = 320;
 
@@ -119,6 +121,10 @@ fn labels(metadata: &Metadata) -> Result<(), FieldProblem> {
 pub fn check_hello(hello: &Hello) -> Result<(), FieldProblem> {
     address("#/mesh_address", &hello.mesh_address)?;
     location("#/location", hello.location)?;
+    if hello.plan.is_some_and(|plan| plan.epoch > EPOCH_MAX) {
+        let detail = format!("must be at most {EPOCH_MAX}");
+        return Err(FieldProblem::new("#/plan/epoch", detail));
+    }
     if hello.version.len() > TEXT_LEN_MAX {
         let detail = format!("must be at most {TEXT_LEN_MAX} bytes");
         return Err(FieldProblem::new("#/version", detail));

@@ -4,9 +4,9 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
 use axum::routing::{MethodRouter, get};
 
+use super::call::Call;
 use super::{Rest, resources};
 use crate::resource_text::{Key, Kind};
 
@@ -37,7 +37,7 @@ pub(super) fn routes() -> Router<Rest> {
 }
 
 fn all(kind: Kind) -> MethodRouter<Rest> {
-    get(async move |State(rest): State<Rest>| resources::list(&rest, kind).await)
+    get(async move |State(rest): State<Rest>, call: Call| resources::list(&rest, kind, &call).await)
 }
 
 fn one(kind: Kind) -> MethodRouter<Rest> {
@@ -45,17 +45,17 @@ fn one(kind: Kind) -> MethodRouter<Rest> {
         kind,
         name: parts.join("/"),
     };
-    let read = async move |State(rest): State<Rest>, Path(parts): Named| {
-        resources::get(&rest, key(parts)).await
+    let read = async move |State(rest): State<Rest>, Path(parts): Named, call: Call| {
+        resources::get(&rest, key(parts), &call).await
     };
     let write = async move |State(rest): State<Rest>,
                             Path(parts): Named,
-                            headers: HeaderMap,
+                            call: Call,
                             body: Result<Bytes, BytesRejection>| {
-        resources::put(&rest, key(parts), &headers, body).await
+        resources::put(&rest, key(parts), &call, body).await
     };
-    let remove = async move |State(rest): State<Rest>, Path(parts): Named| {
-        resources::delete(&rest, key(parts)).await
+    let remove = async move |State(rest): State<Rest>, Path(parts): Named, call: Call| {
+        resources::delete(&rest, key(parts), &call).await
     };
     get(read).put(write).delete(remove)
 }

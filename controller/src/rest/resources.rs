@@ -2,43 +2,105 @@
 
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::ETAG;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 
-use super::{Rest, body};
-use crate::control_task::Shown;
+use super::call::Call;
+use super::paging::Items;
+use super::{Rest, body, what_if};
+use crate::control_task::{Asked, Change, Outcome, Shown};
 use crate::problem::{FieldProblem, Problem};
-use crate::resource_text::{Key, Kind, decode};
+use crate::resource_text::{Declared, Key, Kind, decode};
+use crate::store::Answer;
 
-/// A list's wire form.
-#[derive(Serialize)]
-struct List<'a> {
-    items: &'a [Shown],
-}
+/// The parameter of every write that asks what it would do.
+pub(super) const DRY_RUN: &str = "dry_run";
 
-/// All resources of a kind, by name.
-pub(super) async fn list(rest: &Rest, kind: Kind) -> Result<Response, Problem> {
-    let found = rest.control.list(kind).await?;
-    Ok(body::json(StatusCode::OK, &List { items: &found }))
+/// Resources of a kind, by name, in pages.
+pub(super) async fn list(rest: &Rest, kind: Kind, call: &Call) -> Result<Response, Problem> {
+    let parameters = call.parameters(&["limit", "after"])?;
+    let asked = rest.pager.asked(kind.as_str(), &parameters)?;
+    let page = rest.control.list(kind, asked.after, asked.limit).await?;
+    let token = |last: String| rest.pager.token(kind.as_str(), &last);
+    let items = Items {
+        items: page.items,
+        after: page.last.map(token),
+    };
+    Ok(body::json(StatusCode::OK, &items))
 }
 
 /// One resource, or 404.
-pub(super) async fn get(rest: &Rest, key: Key) -> Result<Response, Problem> {
+pub(super) async fn get(rest: &Rest, key: Key, call: &Call) -> Result<Response, Problem> {
+    call.parameters(&[])?;
     match rest.control.get(key.clone()).await? {
-        Some(found) => Ok(body::json(StatusCode::OK, &found)),
+        Some(found) => Ok(shown(StatusCode::OK, &found)),
         None => Err(not_found(&key)),
     }
 }
 
-/// Creates (201) or replaces (200); answered when the change is on the disk.
+/// Creates (201) or replaces (200); answered when the change is on the disk. A dry run answers (200) with
+/// what the plan would be.
 pub(super) async fn put(
     rest: &Rest,
     key: Key,
-    headers: &HeaderMap,
+    call: &Call,
     bytes: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
-    let declared = decode(body::read(headers, bytes)?)?;
+    let dry_run = call.parameters(&[DRY_RUN])?.flag(DRY_RUN)?;
+    let expect = call.expect()?;
+    let declared = named(decode(body::read(&call.headers, bytes)?)?, &key)?;
+    let asked = Asked {
+        changes: vec![Change::Put(declared)],
+        expect,
+        who: call.who.clone(),
+    };
+    write(rest, key, asked, dry_run).await
+}
+
+/// Removes (204), or 404; answered when the change is on the disk.
+pub(super) async fn delete(rest: &Rest, key: Key, call: &Call) -> Result<Response, Problem> {
+    let dry_run = call.parameters(&[DRY_RUN])?.flag(DRY_RUN)?;
+    let asked = Asked {
+        changes: vec![Change::Delete(key.clone())],
+        expect: call.expect()?,
+        who: call.who.clone(),
+    };
+    write(rest, key, asked, dry_run).await
+}
+
+/// Makes one change of one resource, or says what it would do.
+pub(super) async fn write(
+    rest: &Rest,
+    key: Key,
+    asked: Asked,
+    dry_run: bool,
+) -> Result<Response, Problem> {
+    let is_delete = matches!(asked.changes.as_slice(), [Change::Delete(_)]);
+    if dry_run {
+        if is_delete && rest.control.get(key.clone()).await?.is_none() {
+            return Err(not_found(&key));
+        }
+        return what_if::dry_run(rest, asked).await;
+    }
+    let durable = rest.control.change(asked).await?;
+    let outcome = durable.outcomes.first().copied();
+    on_disk(durable.on_disk).await?;
+    let status = match outcome {
+        Some(Outcome::Deleted) => return Ok(StatusCode::NO_CONTENT.into_response()),
+        Some(Outcome::Missing) | None => return Err(not_found(&key)),
+        Some(Outcome::Created) => StatusCode::CREATED,
+        Some(Outcome::Replaced) => StatusCode::OK,
+    };
+    match rest.control.get(key.clone()).await? {
+        Some(written) => Ok(shown(status, &written)),
+        // Somebody deleted it since.
+        None => Err(not_found(&key)),
+    }
+}
+
+/// Checks that a resource is the one that the path names.
+fn named(declared: Declared, key: &Key) -> Result<Declared, Problem> {
     if declared.key.kind != key.kind {
         let detail = format!("must be {} at this path", key.kind.as_str());
         return Err(FieldProblem::new("#/kind", detail).into());
@@ -46,34 +108,26 @@ pub(super) async fn put(
     if declared.key.name != key.name {
         let detail = format!(
             "the body is {}, the path says {}",
-            declared.key.name, key.name
+            declared.key.name,
+            short(&key.name)
         );
         return Err(FieldProblem::new("#/metadata/name", detail).into());
     }
-    let durable = rest.control.put(declared).await?;
-    on_disk(durable.on_disk).await?;
-    let status = match durable.changed {
-        true => StatusCode::CREATED,
-        false => StatusCode::OK,
-    };
-    match rest.control.get(key.clone()).await? {
-        Some(written) => Ok(body::json(status, &written)),
-        // Somebody deleted it since.
-        None => Err(not_found(&key)),
-    }
+    Ok(declared)
 }
 
-/// Removes (204), or 404; answered when the change is on the disk.
-pub(super) async fn delete(rest: &Rest, key: Key) -> Result<Response, Problem> {
-    let durable = rest.control.delete(key.clone()).await?;
-    on_disk(durable.on_disk).await?;
-    match durable.changed {
-        true => Ok(StatusCode::NO_CONTENT.into_response()),
-        false => Err(not_found(&key)),
+/// A resource with its tag.
+fn shown(status: StatusCode, found: &Shown) -> Response {
+    let mut response = body::json(status, found);
+    // Hexadecimal digits in quotes are a header's value.
+    if let Ok(tag) = HeaderValue::try_from(found.etag().to_string()) {
+        response.headers_mut().insert(ETAG, tag);
     }
+    response
 }
 
-async fn on_disk(answer: crate::store::Answer<()>) -> Result<(), Problem> {
+/// Waits until a change is on the disk.
+pub(super) async fn on_disk(answer: Answer<()>) -> Result<(), Problem> {
     answer.await.map_err(|error| {
         tracing::error!(%error, "a change is in force and not stored");
         Problem::new(
@@ -83,8 +137,12 @@ async fn on_disk(answer: crate::store::Answer<()>) -> Result<(), Problem> {
     })
 }
 
-fn not_found(key: &Key) -> Problem {
-    let name: String = key.name.chars().take(128).collect();
-    let detail = format!("there is no {} {name}", key.kind.as_str());
+pub(super) fn not_found(key: &Key) -> Problem {
+    let detail = format!("there is no {} {}", key.kind.as_str(), short(&key.name));
     Problem::new(StatusCode::NOT_FOUND, detail)
+}
+
+/// A name from a path, cut to what an answer repeats.
+fn short(name: &str) -> String {
+    name.chars().take(128).collect()
 }

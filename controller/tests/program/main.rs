@@ -10,3 +10,4 @@ mod rest;
 mod restart;
 mod routes;
 mod stream;
+mod writes;

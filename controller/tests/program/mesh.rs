@@ -129,17 +129,26 @@ pub async fn rest(
 
 /// The response; what is not JSON comes as a string.
 pub async fn send(addresses: Addresses, request: Request<Full<Bytes>>) -> (StatusCode, Value) {
+    let (head, value) = exchange(addresses, request).await;
+    (head.status, value)
+}
+
+/// The response with its headers.
+pub async fn exchange(
+    addresses: Addresses,
+    request: Request<Full<Bytes>>,
+) -> (http::response::Parts, Value) {
     let socket = TcpStream::connect(addresses.rest).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
         .await
         .unwrap();
     let connection = tokio::spawn(connection);
     let response = sender.send_request(request).await.unwrap();
-    let status = response.status();
-    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    let (head, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
     drop(sender);
     let _ = connection.await.unwrap();
     let text = String::from_utf8(bytes.to_vec()).unwrap();
     let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
-    (status, value)
+    (head, value)
 }
