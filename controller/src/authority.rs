@@ -355,7 +355,11 @@ fn ia5(text: &str) -> Result<Ia5String, AuthorityError> {
     Ia5String::try_from(text).map_err(AuthorityError::Certificate)
 }
 
-fn random<const N: usize>() -> Result<[u8; N], AuthorityError> {
+/// Random bytes.
+///
+/// # Errors
+/// The system gives none.
+pub fn random<const N: usize>() -> Result<[u8; N], AuthorityError> {
     let mut bytes = [0; N];
     crypto()
         .secure_random

@@ -25,7 +25,8 @@ Examples:
   isobar-controller --data-dir /tmp/mesh --rest-listen 127.0.0.1:0 --stream-listen 127.0.0.1:0 \\
       --resources mesh.yaml        (the ports it got are in /tmp/mesh/addresses.json)
 
-The data directory has ca.pem and enrol-token, which proxies need to enrol.";
+The data directory has ca.pem and enrol-token, which proxies need to enrol, and admin-token, the first
+credential for the REST API.";
 
 /// The control plane of Isobar: plans which part of each node's load is served by which neighbour.
 #[derive(Debug, Clone, Default, Parser)]
@@ -40,7 +41,10 @@ pub struct Args {
     /// REST API, metrics and health [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDR")]
     pub rest_listen: Option<SocketAddr>,
-    /// Allow --rest-listen on an address that others can reach, without authentication
+    /// Ask nobody who they are at the REST API; for development, on a loopback address alone
+    #[arg(long)]
+    pub rest_open: bool,
+    /// Allow --rest-listen on an address that others can reach, although it speaks plain HTTP
     #[arg(long)]
     pub rest_insecure: bool,
     /// Control stream and enrolment, TLS [default: 0.0.0.0:7401]
@@ -129,6 +133,7 @@ impl Args {
         lay(self.period_ms, &mut config.period_ms);
         lay(self.trust_domain, &mut config.trust_domain);
         lay(self.drain_ms, &mut config.drain_ms);
+        config.rest_open |= self.rest_open;
         config.rest_insecure |= self.rest_insecure;
         config.stream_names.extend(self.stream_names);
         config.resources.extend(self.resources);

@@ -15,11 +15,14 @@ use crate::files::{FileError, read_if_there};
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where the store, the authority's key and the enrolment token live; made if it is not there.
+    /// Where the store, the authority's key and first tokens live; made if it is not there.
     pub data_dir: PathBuf,
     /// REST API, `/metrics`, `/livez`, `/readyz`. Port 0 picks a free one.
     pub rest_listen: SocketAddr,
-    /// Allows `rest_listen` on an address others can reach, although the REST API asks nobody who they are.
+    /// The REST API asks nobody who they are. For development: it must listen on a loopback address then.
+    pub rest_open: bool,
+    /// Allows `rest_listen` on an address others can reach although it speaks plain HTTP: who listens in on the way
+    /// can take the tokens.
     pub rest_insecure: bool,
     /// Control stream and enrolment, TLS. Port 0 picks a free one.
     pub stream_listen: SocketAddr,
@@ -42,6 +45,7 @@ impl Default for Config {
         Config {
             data_dir: PathBuf::new(),
             rest_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7400)),
+            rest_open: false,
             rest_insecure: false,
             stream_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7401)),
             stream_names: Vec::new(),
@@ -132,17 +136,24 @@ impl Config {
                 format!("has {name:?}, which is neither a DNS name nor an IP address"),
             );
         }
-        if !self.rest_listen.ip().is_loopback() && !self.rest_insecure {
-            return wrong(
-                "rest_listen",
-                format!(
-                    "is {}, which others can reach, and the REST API does not ask who they are; \
-                     listen on 127.0.0.1, or set rest_insecure = true if something else guards it",
-                    self.rest_listen
-                ),
-            );
-        }
-        Ok(())
+        self.check_rest()
+    }
+
+    fn check_rest(&self) -> Result<(), ConfigError> {
+        let (listen, is_loopback) = (self.rest_listen, self.rest_listen.ip().is_loopback());
+        let problem = match (is_loopback, self.rest_open, self.rest_insecure) {
+            (true, ..) | (false, false, true) => return Ok(()),
+            (false, true, _) => format!(
+                "is {listen}, which others can reach, and rest_open asks nobody who they are; \
+                 listen on 127.0.0.1, or leave rest_open away"
+            ),
+            (false, false, false) => format!(
+                "is {listen}, which others can reach, and the REST API speaks plain HTTP; listen on \
+                 127.0.0.1, or set rest_insecure = true if something else encrypts the way"
+            ),
+        };
+        let field = "rest_listen";
+        Err(ConfigError::Field { field, problem })
     }
 
     /// The control period.
@@ -190,6 +201,10 @@ mod tests {
             ("data_dir = 'd'\nstream_names = ['a_b']", "stream_names"),
             ("data_dir = 'd'\nrest_listen = 'here'", "rest_listen"),
             ("data_dir = 'd'\nrest_listen = '0.0.0.0:1'", "rest_insecure"),
+            (
+                "data_dir = 'd'\nrest_listen = '0.0.0.0:1'\nrest_open = true\nrest_insecure = true",
+                "rest_open",
+            ),
             ("data_dir = 'd'\nrest_lissen = '127.0.0.1:1'", "rest_lissen"),
         ];
         for (text, field) in cases {
@@ -197,6 +212,7 @@ mod tests {
             assert!(error.contains(field), "{text}: {error}");
         }
         check("data_dir = 'd'\nrest_listen = '0.0.0.0:1'\nrest_insecure = true").unwrap();
+        check("data_dir = 'd'\nrest_open = true").unwrap();
     }
 
     #[test]

@@ -15,20 +15,24 @@
 //!
 //! - [`control_task`]: the one task that owns the control loop;
 //! - [`stream`], [`tls`], [`authority`]: proxies come in, and who they are;
+//! - [`access`], [`credentials`], [`secret`], [`guesses`]: who operators are, and what they may do;
 //! - [`rest`], [`resource_text`], [`problem`]: operators come in, what they write, what they are told;
 //! - [`store`], [`files`]: what survives a restart;
 //! - [`metrics`]: every metric by name;
 //! - [`config`], [`program`], [`drain`], [`cli`]: how it starts and ends.
 
+pub mod access;
 pub mod authority;
 pub mod capacity;
 pub mod cli;
 pub mod config;
 pub mod control_loop;
 pub mod control_task;
+pub mod credentials;
 pub mod demand;
 pub mod drain;
 pub mod files;
+pub mod guesses;
 pub mod load_book;
 pub mod metrics;
 pub mod neighbourhood;
@@ -37,6 +41,7 @@ pub mod problem;
 pub mod program;
 pub mod resource_text;
 pub mod rest;
+pub mod secret;
 pub mod store;
 pub mod stream;
 pub mod tls;

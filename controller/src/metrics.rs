@@ -32,6 +32,7 @@ const STREAMS: &str = "isobar_controller_streams";
 const STREAMS_ENDED: &str = "isobar_controller_streams_ended_total";
 const HANDSHAKES_FAILED: &str = "isobar_controller_handshakes_failed_total";
 const ENROLMENTS: &str = "isobar_controller_enrolments_total";
+const REST_REFUSED: &str = "isobar_controller_rest_refused_total";
 const REPORTS: &str = "isobar_controller_reports_total";
 const LINES_SKIPPED: &str = "isobar_controller_lines_skipped_total";
 const PUSHES: &str = "isobar_controller_pushes_total";
@@ -69,6 +70,8 @@ pub struct Metrics {
     pub enrolments_granted: Counter,
     /// Enrolments refused.
     pub enrolments_refused: Counter,
+    /// Requests to the REST API that were not let in, by cause.
+    pub rest_refused: RestRefused,
     /// Reports taken into the load book.
     pub reports_accepted: Counter,
     /// Reports that were nonsense or of an unknown node.
@@ -129,6 +132,20 @@ pub struct Pushes {
     pub too_long: Counter,
 }
 
+/// Requests to the REST API that were not let in, by cause.
+pub struct RestRefused {
+    /// No token.
+    pub missing: Counter,
+    /// Not a token, or not a right one.
+    pub wrong: Counter,
+    /// Too many wrong ones.
+    pub guessing: Counter,
+    /// A role that is too small.
+    pub role: Counter,
+    /// Another namespace.
+    pub namespace: Counter,
+}
+
 struct ServiceGauges {
     demand_rps: Gauge,
     capacity_rps: Gauge,
@@ -179,6 +196,13 @@ impl Metrics {
             handshakes_failed: plain(HANDSHAKES_FAILED),
             enrolments_granted: count(ENROLMENTS, "result", "granted"),
             enrolments_refused: count(ENROLMENTS, "result", "refused"),
+            rest_refused: RestRefused {
+                missing: count(REST_REFUSED, "cause", "missing"),
+                wrong: count(REST_REFUSED, "cause", "wrong"),
+                guessing: count(REST_REFUSED, "cause", "guessing"),
+                role: count(REST_REFUSED, "cause", "role"),
+                namespace: count(REST_REFUSED, "cause", "namespace"),
+            },
             reports_accepted: count(REPORTS, "result", "accepted"),
             reports_refused: count(REPORTS, "result", "refused"),
             lines_nonsense: count(LINES_SKIPPED, "cause", "nonsense"),
@@ -269,6 +293,10 @@ fn describe() {
     describe_counter!(STREAMS_ENDED, "Control streams ended, by cause");
     describe_counter!(HANDSHAKES_FAILED, "TLS handshakes that failed");
     describe_counter!(ENROLMENTS, "Certificate requests, by result");
+    describe_counter!(
+        REST_REFUSED,
+        "Requests to the REST API not let in, by cause"
+    );
     describe_counter!(REPORTS, "Reports from proxies, by result");
     describe_counter!(LINES_SKIPPED, "Lines of control streams skipped, by cause");
     describe_counter!(PUSHES, "Messages to proxies, by kind");

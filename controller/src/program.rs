@@ -20,11 +20,13 @@ use tokio_util::sync::CancellationToken;
 use crate::authority::{Authority, AuthorityError};
 use crate::config::{Config, ConfigError};
 use crate::control_task::{RestoreError, keep_plans, restore};
+use crate::credentials::{CredentialError, Credentials};
 use crate::drain::Drain;
 use crate::files::{FileError, Readers, create_directory, read_if_there, write_whole};
 use crate::metrics::{Metrics, UPKEEP_INTERVAL};
 use crate::problem::FieldProblem;
 use crate::resource_text::{Declared, Format, TEXT_LEN_MAX, decode_list, parse};
+use crate::rest::gate::Gate;
 use crate::rest::{Pager, Rest, Trials};
 use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError};
@@ -61,6 +63,9 @@ pub enum ProgramError {
     /// The authority does not open.
     #[error("the certificate authority does not open")]
     Authority(#[from] AuthorityError),
+    /// The operators' credentials do not open.
+    #[error("the operators' credentials do not open")]
+    Credentials(#[from] CredentialError),
     /// TLS cannot be set up.
     #[error("the stream port has no TLS")]
     Tls(#[from] TlsError),
@@ -143,6 +148,7 @@ impl Program {
         let resources = read_resources(&config.resources)?;
         let (task, control, plans) =
             restore(store.clone(), resources, config.period(), metrics.clone()).await?;
+        let gate = Arc::new(open_gate(&config, &store, now).await?);
         let rest_listener = listen("rest_listen", config.rest_listen).await?;
         let stream_listener = listen("stream_listen", config.stream_listen).await?;
         let addresses = Addresses {
@@ -166,9 +172,9 @@ impl Program {
             control: control.clone(),
             metrics: metrics.clone(),
             signal: drain.signal().clone(),
-            any_host: config.rest_insecure,
             pager: Pager::default(),
             trials: Trials::default(),
+            gate,
         };
         drain.spawn_essential(async move {
             if let Err(error) = rest.serve(rest_listener).await {
@@ -247,6 +253,20 @@ fn local_address(
             address,
             source,
         })
+}
+
+/// Who may use the REST API.
+async fn open_gate(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    now: SystemTime,
+) -> Result<Gate, CredentialError> {
+    if config.rest_open {
+        tracing::warn!("the REST API asks nobody who they are (rest_open)");
+        return Ok(Gate::new(None));
+    }
+    let credentials = Credentials::open(store.clone(), &config.data_dir, now).await?;
+    Ok(Gate::new(Some(Arc::new(credentials))))
 }
 
 /// Names under which proxies may reach the stream port.

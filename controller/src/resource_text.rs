@@ -259,8 +259,8 @@ pub fn decode_list(value: Value) -> Result<Vec<Declared>, FieldProblem> {
     items.into_iter().enumerate().map(with_place).collect()
 }
 
-/// Reads one typed part of a resource; errors point below `base`.
-fn field<T: DeserializeOwned>(base: &str, value: Value) -> Result<T, FieldProblem> {
+/// Reads one typed part of a body; errors point below `base`.
+pub(crate) fn field<T: DeserializeOwned>(base: &str, value: Value) -> Result<T, FieldProblem> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let mut pointer = base.to_owned();
         for segment in error.path() {

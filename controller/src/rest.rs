@@ -10,10 +10,15 @@
 //! Every write takes `If-Match` or `If-None-Match: *` (412 when it does not hold) and `?dry_run=true`, leaves an entry
 //! in the audit, and is answered when it is on the disk. Lists come in pages: `limit`, `after`.
 //!
-//! Nobody is asked who they are, so by default only this machine can reach it, and a request must
+//! | `/v1/credentials` | GET, POST |
+//! | `/v1/credentials/{name}` | DELETE |
+//!
+//! Who asks and whether they may is decided before anything else, in [`gate`] by the rules of [`crate::access`];
+//! handlers find the [`Caller`] among the request's extensions. Where nobody is asked, a request must
 //! name an address of this machine as its host: otherwise a web page could have a browser on this
 //! machine send requests here under a name of its own (DNS rebinding).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +39,8 @@ use crate::resource_text::TEXT_LEN_MAX;
 mod audit;
 mod body;
 mod call;
+mod credentials;
+pub mod gate;
 mod health;
 mod kinds;
 mod paging;
@@ -48,6 +55,8 @@ pub use what_if::Trials;
 /// Longest that a request may take to be read and answered; what is streamed comes after.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
 
+use gate::Gate;
+
 /// What every request needs.
 #[derive(Clone)]
 pub struct Rest {
@@ -57,12 +66,12 @@ pub struct Rest {
     pub metrics: Arc<Metrics>,
     /// Cancelled when the program shall end.
     pub signal: CancellationToken,
-    /// Whether a request may name any host.
-    pub any_host: bool,
     /// Signs where pages go on.
     pub pager: Pager,
     /// Room for plans that are only tried out.
     pub trials: Trials,
+    /// Who may come in.
+    pub gate: Arc<Gate>,
 }
 
 impl Rest {
@@ -72,7 +81,10 @@ impl Rest {
     /// The listener broke.
     pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
         let signal = self.signal.clone();
-        axum::serve(listener, self.router())
+        let service = self
+            .router()
+            .into_make_service_with_connect_info::<SocketAddr>();
+        axum::serve(listener, service)
             .with_graceful_shutdown(signal.cancelled_owned())
             .await
     }
@@ -83,9 +95,12 @@ impl Rest {
             .merge(kinds::routes())
             .merge(status::routes())
             .merge(audit::routes())
+            .merge(credentials::routes())
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
             .layer(DefaultBodyLimit::max(TEXT_LEN_MAX))
+            .layer(from_fn(in_time))
+            .layer(from_fn_with_state(self.clone(), gate::check))
             .layer(from_fn(in_time))
             .layer(from_fn_with_state(self.clone(), check_host))
             .with_state(self)
@@ -107,7 +122,7 @@ async fn in_time(request: Request, next: Next) -> Response {
 async fn check_host(State(rest): State<Rest>, request: Request, next: Next) -> Response {
     let named = request.headers().get(http::header::HOST);
     let named = named.and_then(|host| host.to_str().ok());
-    if rest.any_host || named.is_none_or(is_this_machine) {
+    if !rest.gate.is_open() || named.is_none_or(is_this_machine) {
         return next.run(request).await;
     }
     let detail = "this API answers under localhost and IP addresses alone";

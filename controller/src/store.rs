@@ -38,6 +38,8 @@ pub enum Tree {
     HttpRoutes,
     /// Declared gRPC routes, by `namespace/name`.
     GrpcRoutes,
+    /// Operators' credentials, by name.
+    Credentials,
     /// The last plan with the nodes it was made from, under one key.
     Plan,
     /// The last epoch used, under one key.
@@ -56,6 +58,7 @@ impl Tree {
             Tree::TrafficPolicies => "traffic-policies",
             Tree::HttpRoutes => "http-routes",
             Tree::GrpcRoutes => "grpc-routes",
+            Tree::Credentials => "credentials",
             Tree::Plan => "plan",
             Tree::Epoch => "epoch",
             Tree::Audit => "audit",

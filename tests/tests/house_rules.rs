@@ -46,6 +46,8 @@ const EDGES: [(&str, &[&str]); 7] = [
 const PURE: &[&str] = &[
     "mesh-api/src",
     "geo-data/src",
+    "controller/src/access",
+    "controller/src/guesses",
     "controller/src/control_loop",
     "controller/src/load_book",
     "controller/src/demand",

@@ -6,6 +6,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::problem::Problem;
@@ -32,6 +33,17 @@ pub(super) fn read(
         detail: format!("the body {}", wrong.detail),
         fields: vec![wrong],
     })
+}
+
+/// Reads a body that is one value of ours.
+///
+/// # Errors
+/// As [`read`], or the field that is wrong (422).
+pub(super) fn decode<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<T, Problem> {
+    Ok(crate::resource_text::field("#", read(headers, body)?)?)
 }
 
 fn format(headers: &HeaderMap) -> Result<Format, Problem> {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
+mod access;
 mod enrolment;
 mod mesh;
 mod process;

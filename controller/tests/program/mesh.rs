@@ -27,6 +27,7 @@ pub fn config(directory: &Path) -> Config {
     Config {
         rest_listen: "127.0.0.1:0".parse().unwrap(),
         stream_listen: "127.0.0.1:0".parse().unwrap(),
+        rest_open: true,
         period_ms: 50,
         drain_ms: 60_000,
         ..Config::new(directory.join("data"))
@@ -39,8 +40,12 @@ impl Mesh {
     }
 
     pub async fn start_in(directory: TempDir) -> Mesh {
-        let shutdown = CancellationToken::new();
         let config = config(directory.path());
+        Mesh::start_with(directory, config).await
+    }
+
+    pub async fn start_with(directory: TempDir, config: Config) -> Mesh {
+        let shutdown = CancellationToken::new();
         let program = Program::start(config, shutdown.clone()).await.unwrap();
         Mesh {
             directory,

@@ -1,0 +1,211 @@
+//! Who may do what with the REST API: a role for every method and path. Decides and knows no socket.
+//!
+//! | who | may |
+//! |---|---|
+//! | anybody | `/livez`, `/readyz`, `/openapi.json` |
+//! | viewer | read everything but credentials and tokens |
+//! | operator | the same, and write resources; within their namespaces, when limited to some |
+//! | admin | everything |
+//!
+//! **Invariant**: what no rule names needs an operator to write and a viewer to read, so a path that is added later is
+//! never open by accident.
+
+use http::Method;
+use serde::{Deserialize, Serialize};
+
+/// Paths that anybody may read.
+const OPEN: [&str; 3] = ["/livez", "/readyz", "/openapi.json"];
+
+/// Paths that hand out or take away trust: an admin's, reading included.
+const ADMIN: [&str; 2] = ["/v1/credentials", "/v1/tokens"];
+
+/// Paths that anybody with a credential may read and an admin write.
+const ADMIN_WRITES: [&str; 2] = ["/v1/authority", "/v1/revocations"];
+
+/// How much somebody may do. Each may do what those before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Reads, and writes resources.
+    Operator,
+    /// Everything, credentials and the authority included.
+    Admin,
+}
+
+impl Role {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Viewer => "viewer",
+            Role::Operator => "operator",
+            Role::Admin => "admin",
+        }
+    }
+}
+
+/// Whom a request comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The credential's name.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Where it may write; everywhere when empty.
+    pub namespaces: Vec<String>,
+}
+
+impl Caller {
+    /// Whoever comes, where nobody is asked.
+    pub fn anyone() -> Caller {
+        Caller {
+            name: "anonymous".to_owned(),
+            role: Role::Admin,
+            namespaces: Vec::new(),
+        }
+    }
+}
+
+/// Why a caller may not do something.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// The role is too small.
+    #[error("this needs the role {}; the credential has {}", .need.as_str(), .have.as_str())]
+    Role {
+        /// What it takes.
+        need: Role,
+        /// What there is.
+        have: Role,
+    },
+    /// Not in the caller's namespaces.
+    #[error("the credential may write in namespace {} alone", .0.join(", "))]
+    Namespace(Vec<String>),
+}
+
+/// The role that a request takes; `None` when anybody may send it.
+pub fn need(method: &Method, path: &str) -> Option<Role> {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let within = |roots: &[&str]| roots.iter().any(|root| is_within(path, root));
+    if reads && OPEN.contains(&path) {
+        return None;
+    }
+    Some(match reads {
+        _ if within(&ADMIN) => Role::Admin,
+        false if within(&ADMIN_WRITES) => Role::Admin,
+        true => Role::Viewer,
+        false => Role::Operator,
+    })
+}
+
+/// Whether the caller may send the request.
+///
+/// # Errors
+/// [`Denied`], which says what it would take.
+pub fn check(caller: &Caller, method: &Method, path: &str) -> Result<(), Denied> {
+    let Some(need) = need(method, path) else {
+        return Ok(());
+    };
+    if caller.role < need {
+        return Err(Denied::Role {
+            need,
+            have: caller.role,
+        });
+    }
+    let namespaces = &caller.namespaces;
+    let is_limited = need == Role::Operator && !namespaces.is_empty();
+    let inside = namespace(path).is_some_and(|own| namespaces.iter().any(|n| n == own));
+    match is_limited && !inside {
+        true => Err(Denied::Namespace(namespaces.clone())),
+        false => Ok(()),
+    }
+}
+
+fn is_within(path: &str, root: &str) -> bool {
+    let rest = path.strip_prefix(root);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// The namespace in `/v1/kind/namespace/name`, as it is written there. One that is written with escapes is none of
+/// anybody's, so it is refused rather than misread.
+fn namespace(path: &str) -> Option<&str> {
+    let mut parts = path.strip_prefix("/v1/")?.split('/');
+    let (_kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+    (parts.next().is_none() && !name.is_empty()).then_some(namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_request_needs_its_role() {
+        use Role::{Admin, Operator, Viewer};
+        let cases = [
+            (Method::GET, "/livez", None),
+            (Method::GET, "/openapi.json", None),
+            (Method::POST, "/livez", Some(Operator)),
+            (Method::GET, "/metrics", Some(Viewer)),
+            (Method::GET, "/v1/status", Some(Viewer)),
+            (Method::HEAD, "/v1/nodes/a", Some(Viewer)),
+            (Method::PUT, "/v1/nodes/a", Some(Operator)),
+            (Method::DELETE, "/v1/services/shop/cart", Some(Operator)),
+            (Method::POST, "/v1/what-comes-later", Some(Operator)),
+            (Method::GET, "/v1/credentials", Some(Admin)),
+            (Method::DELETE, "/v1/credentials/a", Some(Admin)),
+            (Method::GET, "/v1/credentials-of-others", Some(Viewer)),
+            (Method::GET, "/v1/tokens", Some(Admin)),
+            (Method::GET, "/v1/authority", Some(Viewer)),
+            (Method::POST, "/v1/authority/rotation", Some(Admin)),
+        ];
+        for (method, path, expected) in cases {
+            assert_eq!(need(&method, path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_limited_operator_writes_in_its_namespaces_alone() {
+        let caller = Caller {
+            name: "shop".to_owned(),
+            role: Role::Operator,
+            namespaces: vec!["shop".to_owned()],
+        };
+        let cases = [
+            (Method::PUT, "/v1/services/shop/cart", true),
+            (Method::DELETE, "/v1/http-routes/shop/cart", true),
+            (Method::GET, "/v1/services/other/cart", true),
+            (Method::PUT, "/v1/services/other/cart", false),
+            (Method::PUT, "/v1/services/sh%6fp/cart", false),
+            (Method::PUT, "/v1/services/shop/cart/more", false),
+            (Method::PUT, "/v1/services/shop/", false),
+            (Method::PUT, "/v1/services//shop", false),
+            (Method::PUT, "/v1/nodes/shop", false),
+            (Method::PUT, "/v1/weight-policies/all", false),
+            (Method::GET, "/v1/tokens", false),
+        ];
+        for (method, path, may) in cases {
+            let checked = check(&caller, &method, path);
+            assert_eq!(checked.is_ok(), may, "{method} {path}: {checked:?}");
+        }
+    }
+
+    #[test]
+    fn every_role_may_what_smaller_ones_may() {
+        for (have, need) in [
+            (Role::Viewer, Role::Viewer),
+            (Role::Operator, Role::Viewer),
+            (Role::Admin, Role::Operator),
+        ] {
+            assert!(have >= need);
+        }
+        let viewer = Caller {
+            role: Role::Viewer,
+            ..Caller::anyone()
+        };
+        let denied = check(&viewer, &Method::PUT, "/v1/nodes/a").unwrap_err();
+        assert_eq!(
+            denied.to_string(),
+            "this needs the role operator; the credential has viewer"
+        );
+    }
+}
