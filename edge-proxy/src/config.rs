@@ -173,7 +173,7 @@ pub struct Limits {
     pub head_wait_ms_max: u64,
     /// A client's TLS handshake must be over in this time, in milliseconds.
     pub handshake_wait_ms_max: u64,
-    /// A TCP connection on which nothing moves for longer is ended, in milliseconds.
+    /// A TCP or upgraded connection on which nothing moves for longer is ended, in milliseconds.
     pub tcp_idle_ms_max: u64,
     /// TLS handshakes of clients at once, per listener; more wait, within their time.
     pub handshakes_max: usize,

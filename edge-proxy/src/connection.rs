@@ -209,8 +209,7 @@ async fn purpose(
     match listener.protocol {
         ListenerProtocol::Http => {
             let wait_max = worker.proxy.config.limits.head_wait_max();
-            let begins_http2 = tokio::time::timeout(wait_max, begins_http2(&stream)).await??;
-            Ok(match begins_http2 {
+            Ok(match begins_http2(&stream, wait_max).await? {
                 true => Purpose::Http2(Stream::Tcp(stream)),
                 false => Purpose::Http1(Stream::Tcp(stream)),
             })
@@ -344,14 +343,14 @@ async fn mesh(worker: &Arc<Worker>, stream: TcpStream) -> Result<(), ConnectionE
 }
 
 /// Whether a connection's first bytes are HTTP/2's. Takes nothing from the stream.
-async fn begins_http2(stream: &TcpStream) -> io::Result<bool> {
-    let mut first = [0; HTTP2_BEGIN.len()];
-    loop {
-        let n = stream.peek(&mut first).await?;
-        if n == first.len() || first[..n] != HTTP2_BEGIN[..n] || n == 0 {
-            return Ok(first == *HTTP2_BEGIN);
-        }
-        // The rest of these few bytes is under way; peeking again at once would only spin.
-        tokio::time::sleep(Duration::from_millis(1)).await;
+async fn begins_http2(stream: &TcpStream, wait_max: Duration) -> io::Result<bool> {
+    let begin = look(stream, HTTP2_BEGIN.len(), wait_max, |bytes| {
+        let is_known = bytes.len() == HTTP2_BEGIN.len() || !HTTP2_BEGIN.starts_with(bytes);
+        is_known.then_some(bytes == HTTP2_BEGIN)
+    });
+    match begin.await? {
+        Seen::Told(begins) => Ok(begins),
+        // Whoever says nothing for so long, or ends here, has no request.
+        Seen::TooFew(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }

@@ -27,8 +27,8 @@ pub mod fault;
 pub mod head;
 pub mod inbound;
 pub mod io;
-pub mod relay;
 pub mod server;
+pub mod tunnel;
 pub mod upload;
 mod watch;
 

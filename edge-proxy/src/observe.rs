@@ -37,6 +37,8 @@ pub struct Observation {
     outcome: Outcome,
     /// Whether the endpoint's circuit knows.
     is_told: bool,
+    /// When the answer was over, if the connection goes on after it.
+    answered_us: Option<u64>,
     /// With an endpoint: its slot if it is of this node, where its connection goes, and the
     /// connection when the answer has ended.
     slot: Option<Slot>,
@@ -104,10 +106,16 @@ impl Observation {
             class: Class::Own,
             outcome: Outcome::Abandoned,
             is_told: false,
+            answered_us: None,
             slot: None,
             endpoint: None,
             connection: None,
         }
+    }
+
+    /// The service whose it is.
+    pub fn live(&self) -> &Arc<ServiceLive> {
+        &self.live
     }
 
     /// When it was given away, in microseconds of the proxy's clock.
@@ -137,6 +145,12 @@ impl Observation {
             let circuit = &slot.endpoint().circuit;
             circuit.answered(self.worker, verdict, slot.is_probe(), self.clock);
         }
+    }
+
+    /// The connection speaks another protocol from now on. It keeps its slot until it ends, but how long that takes says
+    /// nothing of how fast the endpoint answers.
+    pub fn switched(&mut self) {
+        self.answered_us = Some(self.clock.now_us());
     }
 
     /// A TCP connection broke off; which side did it is not known.
@@ -209,7 +223,8 @@ pub(crate) fn grpc_status(head: &response::Parts) -> Option<u16> {
 impl Drop for Observation {
     fn drop(&mut self) {
         let now_us = self.clock.now_us();
-        let latency_us = now_us.saturating_sub(self.begun_us);
+        let answered_us = self.answered_us.unwrap_or(now_us);
+        let latency_us = answered_us.saturating_sub(self.begun_us);
         let counters = &self.live.worker(self.worker).counters;
         let completed = matches!(self.outcome, Outcome::Completed | Outcome::CompletedInError);
         let errored = matches!(

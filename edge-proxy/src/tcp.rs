@@ -244,13 +244,14 @@ async fn outside(worker: &Worker, address: SocketAddr, mut stream: Stream) -> Re
 }
 
 /// Copies bytes until both sides have ended, and notes how it went.
-async fn run<U>(
+pub(crate) async fn run<D, U>(
     worker: &Worker,
     live: &ServiceLive,
     observation: Observation,
-    mut downstream: Stream,
+    mut downstream: D,
     mut upstream: U,
 ) where
+    D: AsyncRead + AsyncWrite + Unpin + copy::Abort,
     U: AsyncRead + AsyncWrite + Unpin + copy::Abort,
 {
     let idle_max = worker.proxy.config.limits.tcp_idle_max();
@@ -261,7 +262,7 @@ async fn run<U>(
         Ok(()) => observation.completed(None),
         Err(error) => {
             tracing::debug!(%error, service = %live.service, "a TCP connection broke off");
-            copy::Abort::abort(&mut downstream);
+            downstream.abort();
             upstream.abort();
             observation.cut();
         }

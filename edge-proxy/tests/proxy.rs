@@ -22,3 +22,7 @@ mod routes;
 mod support;
 #[path = "proxy/tcp.rs"]
 mod tcp;
+#[path = "proxy/upgrade.rs"]
+mod upgrade;
+#[path = "proxy/wire.rs"]
+mod wire;

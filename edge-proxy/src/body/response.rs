@@ -88,18 +88,16 @@ impl ResponseBody {
         }
     }
 
-    /// The connection to an endpoint that speaks another protocol from now on. What is noted of the
-    /// request ends here: how long a tunnel stays open says nothing of the endpoint.
-    pub(crate) fn take_tunnel(&mut self) -> Option<Connection> {
+    /// The connection to an endpoint that speaks another protocol from now on, and what ends with it.
+    pub(crate) fn take_tunnel(&mut self) -> Option<(Connection, Observation)> {
         let Content::Http1(reply) = &mut self.content else {
             return None;
         };
         let connection = reply.take_tunnel()?;
         self.watch = None;
-        if let Some(observation) = self.observation.take() {
-            observation.completed(None);
-        }
-        Some(connection)
+        let mut observation = self.observation.take()?;
+        observation.switched();
+        Some((connection, observation))
     }
 
     /// Whether the endpoint's or neighbour's part is over.

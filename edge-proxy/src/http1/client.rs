@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::{Request, Response, StatusCode, request};
+use http::{Response, StatusCode, request};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -57,21 +57,20 @@ impl Connection {
 pub enum Sent {
     /// The answer's head came.
     Answered(Response<Reply>),
-    /// Nothing was sent; here it is, whole.
-    Unsent(Request<RequestBody>),
+    /// Nothing was sent; here is the body, whole.
+    Unsent(RequestBody),
     /// It was sent at least in part, and then the connection failed.
     Lost(LostError),
 }
 
 /// Sends one request and waits for the head of its answer.
-pub async fn send(connection: Connection, request: Request<RequestBody>) -> Sent {
-    let (head, body) = request.into_parts();
-    let mut exchange = Exchange::begin(connection, &head, body);
-    let answer = std::future::poll_fn(|cx| exchange.poll(&head, cx)).await;
+pub async fn send(connection: Connection, head: &request::Parts, body: RequestBody) -> Sent {
+    let mut exchange = Exchange::begin(connection, head, body);
+    let answer = std::future::poll_fn(|cx| exchange.poll(head, cx)).await;
     match answer {
         Ok(answer) => Sent::Answered(exchange.answered(answer)),
         Err(error) => match exchange.take_back() {
-            Some(body) => Sent::Unsent(Request::from_parts(head, body)),
+            Some(body) => Sent::Unsent(body),
             None => Sent::Lost(error),
         },
     }

@@ -176,6 +176,11 @@ impl Io {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
+    /// Its bytes themselves, past what came and what is to be sent.
+    pub fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
     /// Whether the other end has closed, or sent what nobody asked for. Asks the runtime, not the
     /// system.
     pub fn is_dead(&mut self) -> bool {

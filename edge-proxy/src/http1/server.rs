@@ -19,13 +19,15 @@ use super::fault::{Fault, Side};
 use super::head::{self, BodyLength, RequestHead};
 use super::inbound::Inbound;
 use super::io::{Io, Link};
-use super::relay::relay;
+use super::tunnel::Tunnel;
 use super::watch::Watch;
 use crate::answer::Answer;
 use crate::body::{BodyError, RequestBody, ResponseBody};
 use crate::connection::{Downstream, Stream};
+use crate::observe::Observation;
 use crate::proxy::Proxy;
 use crate::request;
+use crate::tcp;
 
 /// Of a body that nobody wanted, this much is taken so that the connection can go on, in bytes.
 const DISCARD_LEN_MAX: usize = 64 * 1024;
@@ -71,7 +73,7 @@ enum After {
     Linger,
     Close,
     /// Another protocol, with the endpoint behind this connection.
-    Tunnel(Connection),
+    Tunnel(Connection, Observation),
 }
 
 /// Why an exchange ends before its answer does.
@@ -100,11 +102,12 @@ impl Session<'_> {
                 After::Next => {}
                 After::Close => return,
                 After::Linger => return self.linger().await,
-                After::Tunnel(connection) => {
-                    if let Err(error) = relay(&self.link, connection.link()).await {
-                        tracing::debug!(%error, "a tunnel ended");
-                    }
-                    return;
+                After::Tunnel(connection, observation) => {
+                    let live = Arc::clone(observation.live());
+                    let (client, endpoint) =
+                        (Tunnel::new(&self.link), Tunnel::new(connection.link()));
+                    let worker = &self.downstream.worker;
+                    return tcp::run(worker, &live, observation, client, endpoint).await;
                 }
             }
         }
@@ -228,9 +231,9 @@ impl Session<'_> {
         })
         .await?;
         if head.status == StatusCode::SWITCHING_PROTOCOLS
-            && let Some(connection) = body.take_tunnel()
+            && let Some((connection, observation)) = body.take_tunnel()
         {
-            return Ok(After::Tunnel(connection));
+            return Ok(After::Tunnel(connection, observation));
         }
         Ok(self.after(terms))
     }

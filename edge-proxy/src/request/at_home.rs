@@ -37,14 +37,14 @@ struct Tried {
     outcome: Result<Response<ResponseBody>, Answer>,
     /// What was wrong with it, when another may be made.
     failure: Option<Failure>,
-    /// The request, when it was not sent.
-    whole: Option<Request<RequestBody>>,
+    /// The request's body, when nothing of the request was sent.
+    whole: Option<RequestBody>,
 }
 
 /// What came of sending.
 enum Sending {
     Answered(Response<Reply>),
-    Unsent(Request<RequestBody>),
+    Unsent(RequestBody),
     Lost,
     /// The request is none; the endpoint did nothing wrong.
     Malformed,
@@ -63,7 +63,8 @@ impl Exchange<'_> {
             return Err(Answer::NoEndpoint);
         }
         let may_repeat = rules.unsafe_methods || retry::may_repeat(request.method());
-        let (mut request, again) = self.keep(request, rules.attempts > 1 && may_repeat);
+        let (request, again) = self.keep(request, rules.attempts > 1 && may_repeat);
+        let (mut head, mut body) = request.into_parts();
         let mut avoid: Option<Arc<EndpointLive>> = None;
         let mut _retrying = None;
         let mut attempt = 1;
@@ -74,16 +75,15 @@ impl Exchange<'_> {
             }
             let endpoint = Arc::clone(slot.endpoint());
             let last = attempt >= rules.attempts;
-            // What is sent is gone; a copy is made only where it could be needed.
-            let copy = (may_repeat && !last).then(|| copy(&request));
             let observation = Observation::at_home(self, class, slot);
-            let tried = self.try_at(&endpoint, observation, request, &again).await;
+            let tried = self
+                .try_at(&endpoint, observation, &mut head, body, &again)
+                .await;
             let failure = tried.failure.filter(|_| !last);
             let Some(failure) = failure.filter(|failure| rules.again(*failure, may_repeat)) else {
                 return tried.outcome;
             };
-            let again = || Some(Request::from_parts(copy?, again.take()?));
-            let Some(whole) = tried.whole.or_else(again) else {
+            let Some(whole) = tried.whole.or_else(|| again.take()) else {
                 return tried.outcome;
             };
             let Some(pause_us) = self.pause_us(attempt, failure, &tried.outcome) else {
@@ -97,7 +97,7 @@ impl Exchange<'_> {
             if pause_us > 0 {
                 tokio::time::sleep(Duration::from_micros(pause_us)).await;
             }
-            (request, avoid, _retrying) = (whole, Some(endpoint), Some(next));
+            (body, avoid, _retrying) = (whole, Some(endpoint), Some(next));
             attempt += 1;
         }
     }
@@ -112,10 +112,16 @@ impl Exchange<'_> {
         };
         self.counters().cloud.fetch_add(1, Relaxed);
         let (request, again) = self.keep(request, false);
+        let (mut head, body) = request.into_parts();
         let observation = Observation::away(self);
-        let tried = self.try_at(cloud, observation, request, &again).await;
+        let tried = self
+            .try_at(cloud, observation, &mut head, body, &again)
+            .await;
         match tried.whole {
-            Some(whole) => self.at_home(Class::Own, whole).await,
+            Some(body) => {
+                self.at_home(Class::Own, Request::from_parts(head, body))
+                    .await
+            }
             None => tried.outcome,
         }
     }
@@ -190,19 +196,16 @@ impl Exchange<'_> {
         &self,
         endpoint: &Arc<EndpointLive>,
         mut observation: Observation,
-        mut request: Request<RequestBody>,
+        head: &mut request::Parts,
+        body: RequestBody,
         again: &Again,
     ) -> Tried {
         if self.deadline.is_told {
-            deadline::tell(
-                &self.deadline,
-                request.headers_mut(),
-                observation.begun_us(),
-            );
+            deadline::tell(&self.deadline, &mut head.headers, observation.begun_us());
         }
         let per_try_us = self.waits.per_try_us;
         let due_us = observation.begun_us().saturating_add(per_try_us);
-        let sending = pin!(self.send(endpoint, request));
+        let sending = pin!(self.send(endpoint, head, body));
         let lost = |failure, outcome| Tried {
             outcome: Err(outcome),
             failure,
@@ -285,7 +288,8 @@ impl Exchange<'_> {
     async fn send(
         &self,
         endpoint: &Arc<EndpointLive>,
-        mut request: Request<RequestBody>,
+        head: &request::Parts,
+        mut body: RequestBody,
     ) -> Sending {
         let worker = self.worker;
         for _ in 0..CONNECTIONS_TRIED_MAX {
@@ -297,14 +301,14 @@ impl Exchange<'_> {
                         Ok(connection) => connection,
                         Err(error) => {
                             tracing::debug!(error = %crate::chain(&error), "an endpoint is down");
-                            return Sending::Unsent(request);
+                            return Sending::Unsent(body);
                         }
                     }
                 }
             };
-            match client::send(connection, request).await {
+            match client::send(connection, head, body).await {
                 Sent::Answered(response) => return Sending::Answered(response),
-                Sent::Unsent(whole) => request = whole,
+                Sent::Unsent(whole) => body = whole,
                 Sent::Lost(error) => {
                     tracing::debug!(error = %crate::chain(&error), "a request got no answer");
                     let Some(fault) = error.fault() else {
@@ -315,7 +319,7 @@ impl Exchange<'_> {
                 }
             }
         }
-        Sending::Unsent(request)
+        Sending::Unsent(body)
     }
 
     /// What an answer's head calls for, if the policy looks at heads at all.
@@ -375,16 +379,6 @@ impl Exchange<'_> {
             false => Limit::RequestTimeout,
         }
     }
-}
-
-/// A request's head, to send it once more.
-fn copy(request: &Request<RequestBody>) -> request::Parts {
-    let (mut head, ()) = Request::new(()).into_parts();
-    head.method = request.method().clone();
-    head.uri = request.uri().clone();
-    head.version = request.version();
-    head.headers = request.headers().clone();
-    head
 }
 
 /// `Retry-After`, when it is in seconds; a date asks for more than can be waited for here.
