@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "proxy/abuse.rs"]
+mod abuse;
 #[path = "proxy/control.rs"]
 mod control;
 #[path = "proxy/drain.rs"]
@@ -18,6 +20,8 @@ mod mesh;
 mod resilience;
 #[path = "proxy/routes.rs"]
 mod routes;
+#[path = "proxy/strict.rs"]
+mod strict;
 #[path = "proxy/support.rs"]
 mod support;
 #[path = "proxy/tcp.rs"]

@@ -54,7 +54,7 @@ impl Inbound {
             Ok(Piece::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
             Ok(Piece::End) => None,
             Err(fault) => {
-                io.fault = Some(fault);
+                io.fail(fault);
                 Some(Err(fault))
             }
         })

@@ -44,6 +44,7 @@ impl Link {
             input_awaited_since_us: None,
             output_awaited_since_us: None,
             fault: None,
+            owner: None,
             unusable: false,
             clock,
         })))
@@ -79,12 +80,36 @@ pub struct Io {
     pub output_awaited_since_us: Option<u64>,
     /// What was wrong with the body.
     pub fault: Option<Fault>,
+    /// The connection's task, to be told of the fault when another reads the body.
+    owner: Option<Waker>,
     /// Something went wrong that the current message need not know of; no other may follow it.
     pub unusable: bool,
     clock: Clock,
 }
 
 impl Io {
+    /// Notes that the body cannot be read to its end.
+    pub fn fail(&mut self, fault: Fault) {
+        self.fault = Some(fault);
+        if let Some(owner) = self.owner.take() {
+            owner.wake();
+        }
+    }
+
+    /// Who is told when the body cannot be read to its end.
+    pub fn watch_body(&mut self, cx: &Context<'_>) {
+        match &mut self.owner {
+            Some(owner) => owner.clone_from(cx.waker()),
+            None => self.owner = Some(cx.waker().clone()),
+        }
+    }
+
+    /// The body is given up; whoever still reads it finds that it has broken off.
+    pub fn forget_body(&mut self) {
+        self.number += 1;
+        self.fault = None;
+    }
+
     /// Receives what there is; 0 = the other end sends no more.
     ///
     /// # Errors

@@ -206,6 +206,7 @@ impl Session<'_> {
         if fault == Fault::Early {
             return After::Close;
         }
+        self.link.lock().forget_body();
         let terms = Terms {
             to_head: false,
             version: http::Version::HTTP_11,
@@ -295,6 +296,9 @@ impl Session<'_> {
     /// Ready when the exchange under way makes no sense any more.
     fn poll_stop(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
         let mut io = self.link.lock();
+        if let Some(fault) = io.fault {
+            return Poll::Ready(Stop::Fault(fault));
+        }
         if !io.output.is_empty()
             && let Poll::Ready(Err(_)) = io.poll_flush(cx)
         {
@@ -310,6 +314,9 @@ impl Session<'_> {
         }
         let (input_us, output_us) = (io.input_awaited_since_us, io.output_awaited_since_us);
         let reading = !io.body.is_ended();
+        if reading {
+            io.watch_body(cx);
+        }
         drop(io);
         let since_us = match (input_us, output_us) {
             (Some(input_us), Some(output_us)) => input_us.min(output_us),
