@@ -13,11 +13,16 @@
 use http::Method;
 use serde::{Deserialize, Serialize};
 
+use crate::rest::{KINDS, KindRow};
+
 /// Paths that anybody may read.
 const OPEN: [&str; 3] = ["/livez", "/readyz", "/openapi.json"];
 
 /// Paths that hand out or take away trust: an admin's, reading included.
 const ADMIN: [&str; 2] = ["/v1/credentials", "/v1/tokens"];
+
+/// Paths that change nothing although a body is sent there.
+const ASKS: [&str; 1] = ["/v1/what-if"];
 
 /// Paths that anybody with a credential may read and an admin write.
 const ADMIN_WRITES: [&str; 2] = ["/v1/authority", "/v1/revocations"];
@@ -92,6 +97,7 @@ pub fn need(method: &Method, path: &str) -> Option<Role> {
     }
     Some(match reads {
         _ if within(&ADMIN) => Role::Admin,
+        false if within(&ASKS) => Role::Viewer,
         false if within(&ADMIN_WRITES) => Role::Admin,
         true => Role::Viewer,
         false => Role::Operator,
@@ -126,12 +132,15 @@ fn is_within(path: &str, root: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The namespace in `/v1/kind/namespace/name`, as it is written there. One that is written with escapes is none of
-/// anybody's, so it is refused rather than misread.
+/// The namespace in `/v1/kind/namespace/name`, as it is written there, and in what is below a name. One that is written
+/// with escapes is none of anybody's, so it is refused rather than misread.
 fn namespace(path: &str) -> Option<&str> {
-    let mut parts = path.strip_prefix("/v1/")?.split('/');
-    let (_kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
-    (parts.next().is_none() && !name.is_empty()).then_some(namespace)
+    let is_below = |row: &&KindRow| row.namespaced && is_within(path, row.path);
+    let row = KINDS.iter().find(is_below)?;
+    let mut parts = path[row.path.len()..].strip_prefix('/')?.split('/');
+    let (namespace, name) = (parts.next()?, parts.next()?);
+    let is_own = matches!(parts.next(), None | Some("endpoints"));
+    (is_own && !name.is_empty()).then_some(namespace)
 }
 
 #[cfg(test)]
@@ -151,6 +160,7 @@ mod tests {
             (Method::PUT, "/v1/nodes/a", Some(Operator)),
             (Method::DELETE, "/v1/services/shop/cart", Some(Operator)),
             (Method::POST, "/v1/what-comes-later", Some(Operator)),
+            (Method::POST, "/v1/what-if", Some(Viewer)),
             (Method::GET, "/v1/credentials", Some(Admin)),
             (Method::DELETE, "/v1/credentials/a", Some(Admin)),
             (Method::GET, "/v1/credentials-of-others", Some(Viewer)),
@@ -177,6 +187,15 @@ mod tests {
             (Method::PUT, "/v1/services/other/cart", false),
             (Method::PUT, "/v1/services/sh%6fp/cart", false),
             (Method::PUT, "/v1/services/shop/cart/more", false),
+            (Method::PUT, "/v1/services/shop/cart/endpoints/a/h:1", true),
+            (
+                Method::PUT,
+                "/v1/services/other/cart/endpoints/a/h:1",
+                false,
+            ),
+            (Method::POST, "/v1/nodes/shop/drain", false),
+            (Method::POST, "/v1/import", false),
+            (Method::POST, "/v1/what-if", true),
             (Method::PUT, "/v1/services/shop/", false),
             (Method::PUT, "/v1/services//shop", false),
             (Method::PUT, "/v1/nodes/shop", false),

@@ -15,6 +15,7 @@
 //! - push: snapshots and deltas;
 //! - traffic: which traffic policy a service has;
 //! - stored and view: what outlives the loop, and what people see of it;
+//! - explain: why a row is as it is;
 //! - fork and difference: what would be if something were different.
 //!
 //! **Invariant**: calls that say what is known already change nothing and push nothing.
@@ -30,6 +31,7 @@ use isobar_mesh_api::snapshot::{PlanId, SNAPSHOT_SERVICES_MAX, Snapshot};
 use serde::Serialize;
 
 mod difference;
+mod explain;
 mod fork;
 mod mesh;
 mod planning;
@@ -51,9 +53,12 @@ use crate::load_book::{SILENT_PERIODS, Standing};
 
 pub use crate::load_book::ReportError;
 pub use difference::{Load, PlanDifference, SeatDifference, ServiceDifference, Totals, difference};
+pub use explain::{
+    Binding, CapacityWhy, DemandWhy, Explanation, NeighbourWhy, OtherWhy, PolicyWhy,
+};
 pub use mesh::NodeSeat;
 pub use stored::{StoredNode, StoredPlan, StoredSeat, StoredService};
-pub use view::{MeshView, NodeView, Presence, SeatView, ServiceView};
+pub use view::{MeshView, NodeStatus, NodeView, Presence, SeatView, ServiceView};
 
 /// Most nodes; what further ones say is not taken up.
 pub const NODES_MAX: usize = 200_000;
@@ -72,6 +77,8 @@ pub struct Tick {
     pub plan: PlanId,
     /// What to send, in order; several messages may be for one node.
     pub pushes: Vec<(NodeId, Down)>,
+    /// Nodes that came, `true`, or went.
+    pub presence: Vec<(NodeId, bool)>,
     /// Figures for metrics.
     pub stats: TickStats,
 }
@@ -197,7 +204,7 @@ impl ControlLoop {
     /// Computes the next plan, and says what must be told to whom. `now` is the time since an arbitrary start.
     pub fn tick(&mut self, now: Duration) -> Tick {
         self.ticked_at = now;
-        self.age(now);
+        let presence = self.age(now);
         let mut stats = self.presence();
         for (place, service) in self.services.iter_mut().enumerate() {
             service.plan(&self.nodes);
@@ -224,12 +231,13 @@ impl ControlLoop {
         Tick {
             plan: self.plan,
             pushes,
+            presence,
             stats,
         }
     }
 
-    /// Time passes: who is still there, and who stands where.
-    fn age(&mut self, now: Duration) {
+    /// Time passes: who is still there, and who stands where. Returns who came and who went.
+    fn age(&mut self, now: Duration) -> Vec<(NodeId, bool)> {
         for id in std::mem::take(&mut self.expected) {
             let node = self
                 .nodes
@@ -247,7 +255,9 @@ impl ControlLoop {
             self.waiting.clear();
         }
         let services = &mut self.services;
+        let mut moved = Vec::new();
         self.nodes.age(now, self.period, |number| {
+            moved.push(number);
             for service in services.iter_mut().filter(|s| s.seat(number).is_some()) {
                 service.planning.arcs_stale = true;
             }
@@ -258,6 +268,11 @@ impl ControlLoop {
                 .iter_mut()
                 .for_each(|s| s.planning.arcs_stale = true);
         }
+        let presence = moved.into_iter().filter_map(|number| {
+            let is_present = self.nodes.get(number)?.standing().is_present();
+            Some((self.nodes.id(number)?.clone(), is_present))
+        });
+        presence.collect()
     }
 
     fn presence(&self) -> TickStats {

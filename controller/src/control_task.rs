@@ -25,32 +25,40 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control_loop::{ControlLoop, MeshView, StoredPlan, Tick};
 use crate::metrics::Metrics;
-use crate::resource_text::{Declared, Key, Kind, Meaning};
 use crate::store::{Store, Tree, Write};
 
+mod answers;
 mod audit;
 mod change;
 mod desired;
+mod events;
 mod handle;
+mod history;
 mod hypothesis;
+mod leases;
 mod restore;
 mod route_status;
 mod streams;
 mod timestamp;
+mod writes;
 
 pub use audit::{AUDIT_LEN_MAX, AuditEntry};
-pub use change::{Asked, CHANGES_MAX, Change, Durable, Etag, Expect, Outcome};
+pub use change::{Asked, CHANGES_MAX, Change, Durable, Etag, Expect, Outcome, Place, Target};
 pub use desired::{MemoryLimit, NODES_MAX, POLICIES_MAX, ROUTES_LEN_MAX, ROUTES_MAX, SERVICES_MAX};
-pub use handle::{ControlError, ControlHandle, Page, Shown};
+pub use events::{EVENTS_KEPT, Event, Subscription, What};
+pub use handle::{ControlError, ControlHandle, Page, Shown, Status};
+pub use history::{Answer, Generation, GenerationSummary, Told};
 pub use hypothesis::Hypothesis;
+pub use leases::{ENDPOINTS_MAX, LEASE_S_MAX, Leased, Registered};
 pub use restore::{RestoreError, keep_plans, restore};
 pub use streams::{StreamEnd, StreamId};
 
 use audit::Audit;
 use desired::Desired;
+use events::Events;
 use handle::Message;
+use history::History;
 use restore::LAST;
-use route_status::RouteStatus;
 use streams::Streams;
 
 /// Most messages waiting for the control task; senders of further ones wait at their own socket.
@@ -65,6 +73,8 @@ pub struct ControlTask {
     control_loop: ControlLoop,
     desired: Desired,
     audit: Audit,
+    events: Events,
+    history: History,
     streams: Streams,
     inbox: mpsc::Receiver<Message>,
     store: Arc<dyn Store>,
@@ -118,6 +128,8 @@ impl ControlTask {
             }
         }
         let read = Instant::now();
+        self.expire_endpoints();
+        self.desired.settle_endpoints(&mut self.control_loop);
         let tick = self.control_loop.tick(self.now());
         let planned = Instant::now();
         self.push(tick);
@@ -151,28 +163,6 @@ impl ControlTask {
             Message::Change { asked, reply } => {
                 let _ = reply.send(self.change(asked));
             }
-            Message::Fork { reply } => {
-                let _ = reply.send(Box::new(self.fork()));
-            }
-            Message::Audit {
-                before,
-                limit,
-                reply,
-            } => {
-                let _ = reply.send(self.audit.page(before, limit));
-            }
-            Message::Get { key, reply } => {
-                let found = self.desired.get(&key);
-                let _ = reply.send(found.map(|declared| self.shown(declared)));
-            }
-            Message::List {
-                kind,
-                after,
-                limit,
-                reply,
-            } => {
-                let _ = reply.send(self.list(kind, after.as_deref(), limit));
-            }
             Message::View { reply } => {
                 let _ = reply.send(self.view());
             }
@@ -182,6 +172,7 @@ impl ControlTask {
             Message::Alive { reply } => {
                 let _ = reply.send(());
             }
+            question => self.answer(question),
         }
     }
 
@@ -200,6 +191,11 @@ impl ControlTask {
             }
         }
         tracing::info!(%node, version = hello.version, "a proxy is connected");
+        let version = hello.version.clone();
+        self.events.add(What::NodeConnected {
+            node: node.clone(),
+            version,
+        });
         self.desired.remember(hello);
         // The next tick knows its neighbours, and sends it a whole snapshot.
         Ok(self.streams.open(&node, end))
@@ -217,11 +213,14 @@ impl ControlTask {
             Up::Ack(plan) => {
                 self.metrics.acks.increment(1);
                 self.control_loop.on_ack(node, plan);
+                self.history.acknowledge(node, plan);
             }
             Up::Nack(nack) => {
                 self.metrics.nacks.increment(1);
                 let reason: String = nack.reason.chars().take(500).collect();
                 tracing::warn!(%node, plan = %nack.plan, reason, "a proxy refused a plan");
+                self.history.refuse(node, nack.plan, &reason);
+                self.events.add(What::refused(node, nack.plan, &reason));
                 self.control_loop.on_nack(node, nack.plan);
             }
             // A second hello, or a message of a later version.
@@ -232,6 +231,18 @@ impl ControlTask {
     fn push(&mut self, tick: Tick) {
         self.metrics.epoch.set(tick.plan.epoch as f64);
         self.metrics.generation.set(tick.plan.generation as f64);
+        let at = timestamp::rfc3339(clock_ms() / 1000);
+        let nodes = self.history.add(tick.plan, &at, &tick.pushes);
+        if nodes > 0 {
+            let plan = tick.plan;
+            self.events.add(What::PlanTold { plan, nodes });
+        }
+        for (node, is_present) in tick.presence {
+            self.events.add(match is_present {
+                true => What::NodePresent { node },
+                false => What::NodeSilent { node },
+            });
+        }
         for (node, down) in tick.pushes {
             self.send(&node, down);
         }
@@ -250,118 +261,9 @@ impl ControlTask {
 
     fn lost(&mut self, node: &NodeId) {
         tracing::info!(%node, "a proxy's stream has ended");
+        self.events
+            .add(What::NodeDisconnected { node: node.clone() });
         self.control_loop.on_gone(node, self.now());
-    }
-
-    /// Makes changes, all or none; what was changed before one that fails is put back.
-    fn change(&mut self, asked: Asked) -> Result<Durable, ControlError> {
-        self.desired.check(&asked)?;
-        let now = timestamp::rfc3339(clock_ms() / 1000);
-        let (mut batch, mut outcomes, mut undo) = (Vec::new(), Vec::new(), Vec::new());
-        for change in asked.changes {
-            let key = change.key().clone();
-            let before = self.desired.declared_as(&key);
-            match self.make(change, &now, &mut batch) {
-                Ok(outcome) => {
-                    undo.push((key, before));
-                    outcomes.push(outcome);
-                }
-                Err(error) => {
-                    self.undo(undo);
-                    return Err(error);
-                }
-            }
-        }
-        for ((key, before), &outcome) in undo.iter().zip(&outcomes) {
-            tracing::info!(%key, ?outcome, who = asked.who, "a resource was written");
-            if outcome != Outcome::Missing {
-                let before = before.as_ref().map(|d| Etag::of(&d.resource));
-                let after = self.desired.declared_as(key).map(|d| Etag::of(&d.resource));
-                let tags = [before, after];
-                batch.extend(self.audit.add(&now, &asked.who, key, outcome, tags)?);
-            }
-        }
-        self.view = None;
-        Ok(Durable {
-            outcomes,
-            on_disk: self.store.apply(batch),
-        })
-    }
-
-    fn make(
-        &mut self,
-        change: Change,
-        now: &str,
-        batch: &mut Vec<Write>,
-    ) -> Result<Outcome, ControlError> {
-        match change {
-            Change::Put(declared) => {
-                let declared = self.desired.dated(declared, now);
-                let key = declared.key.clone();
-                let write = Write::put(key.kind.tree(), &key.name, &*declared.resource)?;
-                let created = self.desired.put(declared, &mut self.control_loop)?;
-                batch.push(write);
-                Ok(match created {
-                    true => Outcome::Created,
-                    false => Outcome::Replaced,
-                })
-            }
-            Change::Delete(key) => {
-                let is_open = |node: &NodeId| self.streams.is_open(node);
-                let existed = self.desired.delete(&key, is_open, &mut self.control_loop);
-                batch.push(Write::remove(key.kind.tree(), &key.name));
-                Ok(match existed {
-                    true => Outcome::Deleted,
-                    false => Outcome::Missing,
-                })
-            }
-        }
-    }
-
-    fn undo(&mut self, done: Vec<(Key, Option<Declared>)>) {
-        for (key, before) in done.into_iter().rev() {
-            match before {
-                // It was there before, so there is room for it.
-                Some(declared) => {
-                    let _ = self.desired.put(declared, &mut self.control_loop);
-                }
-                None => {
-                    let is_open = |node: &NodeId| self.streams.is_open(node);
-                    self.desired.delete(&key, is_open, &mut self.control_loop);
-                }
-            }
-        }
-    }
-
-    fn fork(&self) -> Hypothesis {
-        let connected = self.streams.nodes().cloned().collect();
-        Hypothesis::new(self.control_loop.fork(), self.desired.clone(), connected)
-    }
-
-    fn list(&self, kind: Kind, after: Option<&str>, limit: usize) -> Page {
-        let found = self.desired.list(kind).into_iter();
-        let mut later = found.filter(|d| after.is_none_or(|after| d.key.name.as_str() > after));
-        let items: Vec<Declared> = later.by_ref().take(limit).collect();
-        let last = items.last().map(|declared| declared.key.name.clone());
-        Page {
-            last: last.filter(|_| later.next().is_some()),
-            items: items.into_iter().map(|d| self.shown(d)).collect(),
-        }
-    }
-
-    /// A resource with its status, if its kind has one.
-    fn shown(&self, declared: Declared) -> Shown {
-        let status = match &declared.meaning {
-            Meaning::Route(route) => {
-                let is_known = |service: &_| self.control_loop.has_service(service);
-                Some(RouteStatus::new(route, is_known))
-            }
-            _ => None,
-        };
-        Shown {
-            resource: declared.resource,
-            status,
-        }
     }
 
     /// Lays the plan down for [`keep_plans`].

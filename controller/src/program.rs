@@ -27,7 +27,7 @@ use crate::metrics::{Metrics, UPKEEP_INTERVAL};
 use crate::problem::FieldProblem;
 use crate::resource_text::{Declared, Format, TEXT_LEN_MAX, decode_list, parse};
 use crate::rest::gate::Gate;
-use crate::rest::{Pager, Rest, Trials};
+use crate::rest::{EventReaders, Pager, Rest, Trials};
 use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError};
 use crate::stream::StreamPort;
@@ -175,6 +175,7 @@ impl Program {
             pager: Pager::default(),
             trials: Trials::default(),
             gate,
+            readers: EventReaders::default(),
         };
         drain.spawn_essential(async move {
             if let Err(error) = rest.serve(rest_listener).await {

@@ -24,7 +24,7 @@ use crate::store::Tree;
 
 mod check;
 
-pub use check::check_hello;
+pub use check::{check_endpoint, check_hello};
 
 /// Longest text of one resource or of a file of resources, in bytes.
 pub const TEXT_LEN_MAX: usize = 4 << 20;
@@ -257,6 +257,14 @@ pub fn decode_list(value: Value) -> Result<Vec<Declared>, FieldProblem> {
         })
     };
     items.into_iter().enumerate().map(with_place).collect()
+}
+
+/// Reads a typed body that is no resource.
+///
+/// # Errors
+/// The first field found wrong.
+pub fn typed<T: DeserializeOwned>(value: Value) -> Result<T, FieldProblem> {
+    field("#", value)
 }
 
 /// Reads one typed part of a body; errors point below `base`.

@@ -28,6 +28,8 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use axum::serve::ListenerExt;
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -40,20 +42,30 @@ mod audit;
 mod body;
 mod call;
 mod credentials;
+mod endpoints;
+mod events;
 pub mod gate;
 mod health;
 mod kinds;
+mod node_actions;
 mod paging;
+mod plans;
 mod resources;
 mod status;
+mod transfer;
 mod what_if;
 
 pub use call::Caller;
+pub use events::EventReaders;
+pub use kinds::{KINDS, KindRow};
 pub use paging::{PAGE_LEN_DEFAULT, PAGE_LEN_MAX, Pager};
 pub use what_if::Trials;
 
 /// Longest that a request may take to be read and answered; what is streamed comes after.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Longest that a caller may leave an answer unread before the kernel cuts its connection.
+pub const READ_TIME_MAX: Duration = Duration::from_secs(20);
 
 use gate::Gate;
 
@@ -72,6 +84,8 @@ pub struct Rest {
     pub trials: Trials,
     /// Who may come in.
     pub gate: Arc<Gate>,
+    /// Room for readers of events.
+    pub readers: EventReaders,
 }
 
 impl Rest {
@@ -84,6 +98,12 @@ impl Rest {
         let service = self
             .router()
             .into_make_service_with_connect_info::<SocketAddr>();
+        let listener = listener.tap_io(|socket| {
+            let socket = SockRef::from(&*socket);
+            if let Err(error) = socket.set_tcp_user_timeout(Some(READ_TIME_MAX)) {
+                tracing::debug!(%error, "a connection has no time limit for reading");
+            }
+        });
         axum::serve(listener, service)
             .with_graceful_shutdown(signal.cancelled_owned())
             .await
@@ -96,6 +116,12 @@ impl Rest {
             .merge(status::routes())
             .merge(audit::routes())
             .merge(credentials::routes())
+            .merge(node_actions::routes())
+            .merge(endpoints::routes())
+            .merge(plans::routes())
+            .merge(what_if::routes())
+            .merge(events::routes())
+            .merge(transfer::routes())
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
             .layer(DefaultBodyLimit::max(TEXT_LEN_MAX))

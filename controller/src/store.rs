@@ -46,6 +46,8 @@ pub enum Tree {
     Epoch,
     /// Who changed what, by number.
     Audit,
+    /// Registered endpoints, by `namespace/name/node/address`.
+    Endpoints,
 }
 
 impl Tree {
@@ -62,6 +64,7 @@ impl Tree {
             Tree::Plan => "plan",
             Tree::Epoch => "epoch",
             Tree::Audit => "audit",
+            Tree::Endpoints => "endpoints",
         }
     }
 }

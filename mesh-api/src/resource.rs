@@ -136,6 +136,12 @@ pub struct NodeSpec {
     /// Its mesh port, `host:port`; a proxy's own word replaces it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mesh_address: Option<String>,
+    /// Whether it takes no load from others; its own is still served.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cordoned: bool,
+    /// Whether its endpoints get no load at all: what enters there moves to others. Implies `cordoned`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
 }
 
 /// What clients ask for.

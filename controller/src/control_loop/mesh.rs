@@ -11,6 +11,7 @@ use isobar_mesh_api::message::Hello;
 use isobar_mesh_api::names::{NodeId, RegionName, SiteName};
 use isobar_mesh_api::snapshot::{Neighbour, PlanId};
 
+use super::view::Presence;
 use crate::load_book::{Page, Standing};
 
 /// What the operator says of a node. What is missing here, the node's own hello may say.
@@ -26,6 +27,8 @@ pub struct NodeSeat {
     pub mesh_address: String,
     /// Whether it takes no load from others; its own is still served.
     pub cordoned: bool,
+    /// Whether its endpoints get no load at all.
+    pub drained: bool,
 }
 
 /// One node.
@@ -76,7 +79,18 @@ impl Node {
         self.seat.region.as_ref().or_else(said)
     }
 
-    fn own_position(&self) -> Option<Position> {
+    /// Whether it is heard of.
+    pub fn presence(&self) -> Presence {
+        match self.standing() {
+            Standing::Absent => Presence::Absent,
+            Standing::Live => Presence::Live,
+            Standing::Stale { .. } => Presence::Stale,
+            Standing::Silent => Presence::Silent,
+        }
+    }
+
+    /// Where it is, by the operator's word or its own.
+    pub fn own_position(&self) -> Option<Position> {
         let said = || {
             let location = self.hello.as_ref().and_then(|h| h.location)?;
             Position::new(location.lat_deg, location.lon_deg).ok()

@@ -184,7 +184,7 @@ impl ControlLoop {
 
 impl Service {
     /// Where a node may send this service's load, and the round trips in microseconds, nearest first.
-    fn ways(&self, number: u32) -> Vec<(u32, u64)> {
+    pub(super) fn ways(&self, number: u32) -> Vec<(u32, u64)> {
         let Some(at) = self
             .seat_at(number)
             .filter(|&at| at < self.planning.field.spots.len())

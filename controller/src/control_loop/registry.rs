@@ -22,9 +22,17 @@ impl ControlLoop {
         let Some(number) = self.register(&id) else {
             return;
         };
-        if let Some(node) = self.nodes.get_mut(number).filter(|n| n.seat != seat) {
-            node.seat = seat;
-            self.geography_stale = true;
+        let Some(node) = self.nodes.get_mut(number).filter(|n| n.seat != seat) else {
+            return;
+        };
+        let (drained, before) = (seat.drained, node.seat.drained);
+        node.seat = seat;
+        self.geography_stale = true;
+        if drained != before {
+            for service in &mut self.services {
+                service.set_drained(number, drained);
+                service.compose(number, &id);
+            }
         }
     }
 
@@ -197,6 +205,9 @@ impl ControlLoop {
                 service.sit(number);
             }
         }
+        for (number, _, _) in self.nodes.iter().filter(|(_, _, n)| n.seat.drained) {
+            service.set_drained(number, true);
+        }
         let place = self.services.len();
         self.services.push(service);
         self.places.insert(name.clone(), place);
@@ -244,10 +255,35 @@ impl ControlLoop {
     }
 
     fn policy_for(&self, service: &ServiceName) -> (String, WeightPolicySpec) {
-        let sound = || self.policies.iter().filter(|p| p.1.check().is_ok());
-        let named = sound().find(|p| p.1.services.contains(service));
-        let chosen = named.or_else(|| sound().find(|p| p.1.services.is_empty()));
+        let name = self.choice_for(service).name;
+        let chosen = self.policies.iter().find(|p| p.0 == name);
         let default = || (POLICY_DEFAULT.to_owned(), WeightPolicySpec::default());
         chosen.cloned().unwrap_or_else(default)
     }
+
+    /// Which policy decides for a service, and why.
+    pub(super) fn choice_for(&self, service: &ServiceName) -> Choice {
+        let sound = || self.policies.iter().filter(|p| p.1.check().is_ok());
+        let named = sound().find(|p| p.1.services.contains(service));
+        let for_all = || sound().find(|p| p.1.services.is_empty());
+        let (chosen, because) = match (named, for_all()) {
+            (Some(named), _) => (&*named.0, "it is the first by name that names the service"),
+            (None, Some(all)) => (&*all.0, "it is the first by name that is for all services"),
+            (None, None) => (POLICY_DEFAULT, "no policy selects the service"),
+        };
+        let others = sound().filter(|p| p.1.selects(service) && p.0 != chosen);
+        Choice {
+            name: chosen.to_owned(),
+            because,
+            overruled: others.map(|p| p.0.clone()).collect(),
+        }
+    }
+}
+
+/// The policy of a service.
+pub(super) struct Choice {
+    pub name: String,
+    pub because: &'static str,
+    /// Others that would select it, by name.
+    pub overruled: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! One service: which nodes have or want it, what is known of it on each, and what was planned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,6 +99,8 @@ pub(super) struct Service {
     pub declared: bool,
     spec: BTreeMap<NodeId, Vec<EndpointSpec>>,
     local: BTreeMap<u32, LocalService>,
+    /// Nodes whose endpoints get no load.
+    drained: BTreeSet<u32>,
     pub policy_name: String,
     pub policy: WeightPolicySpec,
     pub labels: BTreeMap<String, String>,
@@ -118,6 +120,7 @@ impl Service {
             declared: false,
             spec: BTreeMap::new(),
             local: BTreeMap::new(),
+            drained: BTreeSet::new(),
             planning: Planning::new(policy.algorithm),
             policy_name,
             policy,
@@ -137,6 +140,7 @@ impl Service {
             declared: self.declared,
             spec: self.spec.clone(),
             local: self.local.clone(),
+            drained: self.drained.clone(),
             policy_name: self.policy_name.clone(),
             policy: self.policy.clone(),
             labels: self.labels.clone(),
@@ -174,6 +178,14 @@ impl Service {
         if !(nothing_new && before.is_none_or(|l| l.hosts.is_empty())) {
             self.list_hosts();
         }
+    }
+
+    /// Whether a node's endpoints get no load. Call [`Service::compose`] for it after.
+    pub fn set_drained(&mut self, node: u32, drained: bool) {
+        match drained {
+            true => self.drained.insert(node),
+            false => self.drained.remove(&node),
+        };
     }
 
     /// Whether a node's configuration declares it.
@@ -251,6 +263,7 @@ impl Service {
         if self.local.remove(&node).is_some() {
             self.list_hosts();
         }
+        self.drained.remove(&node);
         if let Some(at) = self.seat_at(node) {
             self.seats.swap_remove(at);
             self.seat_of[node as usize] = NO_SEAT;
@@ -297,6 +310,9 @@ impl Service {
                 declared = add_rps(Some(0.0), local.capacity_rps);
             }
         }
+        if self.drained.contains(&node) {
+            endpoints.clear();
+        }
         endpoints.truncate(SNAPSHOT_ENDPOINTS_MAX);
         for endpoint in &mut endpoints {
             endpoint.workers = endpoint.workers.clamp(1, WORKERS_MAX);
@@ -342,7 +358,7 @@ impl Service {
 
     fn list_hosts(&mut self) {
         let mut hosts = self.spec_hosts.clone();
-        let mut seen: std::collections::BTreeSet<String> = hosts.iter().cloned().collect();
+        let mut seen: BTreeSet<String> = hosts.iter().cloned().collect();
         for host in self.local.values().flat_map(|l| &l.hosts) {
             if seen.insert(host.clone()) {
                 hosts.push(host.clone());

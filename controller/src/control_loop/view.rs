@@ -11,7 +11,7 @@ use super::mesh::{Node, Nodes};
 use super::push::row;
 use super::service::{Seat, Service};
 use crate::capacity::Obtained;
-use crate::load_book::{ReportCounts, Standing};
+use crate::load_book::ReportCounts;
 
 /// Everything, as of the last tick. Lists are sorted by name.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -55,6 +55,8 @@ pub struct NodeView {
     pub mesh_address: String,
     /// Whether it takes no load from others.
     pub cordoned: bool,
+    /// Whether its endpoints get no load at all.
+    pub drained: bool,
     /// Whether its stream is open.
     pub connected: bool,
     /// Whether it is heard of.
@@ -123,7 +125,62 @@ pub struct SeatView {
     pub row: Row,
 }
 
+/// What became of a node, as it is shown beside what was written.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NodeStatus {
+    /// Whether an operator wrote it; else it is shown as it describes itself.
+    pub declared: bool,
+    /// Whether it is heard of.
+    pub presence: Presence,
+    /// Whether its stream is open.
+    pub connected: bool,
+    /// Its program's version.
+    pub version: Option<String>,
+    /// Age of its last word, milliseconds, as of the last tick.
+    pub age_ms: Option<u64>,
+    /// Where it is, by the operator's word or its own.
+    pub position: Option<Position>,
+    /// Its site.
+    pub site: Option<SiteName>,
+    /// Its region.
+    pub region: Option<RegionName>,
+    /// Its mesh port; empty when unknown.
+    pub mesh_address: String,
+    /// Busy share of its processors, 0 to 1.
+    pub cpu_ratio: Option<f64>,
+    /// What its reports came to.
+    pub reports: ReportCounts,
+    /// The plan it was last sent.
+    pub sent: PlanId,
+    /// The plan it last acknowledged.
+    pub acked: Option<PlanId>,
+    /// Plans it refused.
+    pub nacks: u64,
+}
+
 impl ControlLoop {
+    /// What became of a node; `declared` says whether an operator wrote it.
+    pub fn node_status(&self, id: &NodeId, declared: bool) -> Option<NodeStatus> {
+        let node = self.nodes.get(self.nodes.find(id)?)?;
+        let age = node.page.age(self.ticked_at);
+        Some(NodeStatus {
+            declared,
+            presence: node.presence(),
+            connected: node.stream.connected,
+            version: node.hello.as_ref().map(|hello| hello.version.clone()),
+            age_ms: age.map(|age| age.as_millis() as u64),
+            position: node.own_position(),
+            site: node.site().cloned(),
+            region: node.region().cloned(),
+            mesh_address: node.mesh_address().to_owned(),
+            cpu_ratio: node.page.cpu_ratio,
+            reports: node.page.counts,
+            sent: node.stream.sent,
+            acked: node.stream.acked,
+            nacks: node.stream.nacks,
+        })
+    }
+
     /// What is known and planned, as of the last tick.
     pub fn view(&self) -> MeshView {
         let nodes = self.nodes.by_name();
@@ -144,12 +201,6 @@ impl ControlLoop {
 
     fn node_view(&self, number: u32) -> Option<NodeView> {
         let node: &Node = self.nodes.get(number)?;
-        let presence = match node.standing() {
-            Standing::Absent => Presence::Absent,
-            Standing::Live => Presence::Live,
-            Standing::Stale { .. } => Presence::Stale,
-            Standing::Silent => Presence::Silent,
-        };
         Some(NodeView {
             node: self.nodes.id(number)?.clone(),
             position: self.nodes.position(number),
@@ -157,8 +208,9 @@ impl ControlLoop {
             region: node.region().cloned(),
             mesh_address: node.mesh_address().to_owned(),
             cordoned: node.seat.cordoned,
+            drained: node.seat.drained,
             connected: node.stream.connected,
-            presence,
+            presence: node.presence(),
             age_ms: node
                 .page
                 .age(self.ticked_at)

@@ -6,8 +6,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::change::{Etag, Outcome};
-use crate::resource_text::Key;
+use super::change::{Etag, Outcome, Target};
 use crate::store::{StoreError, Tree, Write};
 
 /// Most entries kept; the oldest goes when one more comes.
@@ -62,7 +61,7 @@ impl Audit {
         &mut self,
         at: &str,
         who: &str,
-        key: &Key,
+        target: &Target,
         outcome: Outcome,
         [before, after]: [Option<Etag>; 2],
     ) -> Result<Vec<Write>, StoreError> {
@@ -72,8 +71,8 @@ impl Audit {
             at: at.to_owned(),
             who: cut(who).to_owned(),
             outcome,
-            kind: key.kind.as_str().to_owned(),
-            name: key.name.clone(),
+            kind: target.kind.to_owned(),
+            name: target.name.clone(),
             before,
             after,
         };
@@ -110,15 +109,14 @@ fn cut(who: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource_text::Kind;
 
     fn add(audit: &mut Audit) -> Vec<Write> {
-        let key = Key {
-            kind: Kind::Node,
+        let target = Target {
+            kind: "Node",
             name: "a".to_owned(),
         };
         let who = "é".repeat(200);
-        let added = audit.add("now", &who, &key, Outcome::Created, [None, None]);
+        let added = audit.add("now", &who, &target, Outcome::Created, [None, None]);
         added.unwrap()
     }
 

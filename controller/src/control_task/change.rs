@@ -3,15 +3,15 @@
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use isobar_mesh_api::resource::Resource;
+use isobar_mesh_api::names::{NodeId, ServiceName};
 use serde::{Deserialize, Serialize};
 
-use super::handle::ControlError;
+use super::leases::Registered;
 use crate::resource_text::{Declared, Key};
 use crate::store::Answer;
 
-/// Most changes in one request: an import of everything that the controller keeps of most kinds.
-pub const CHANGES_MAX: usize = 16_384;
+/// Most changes in one request: an import of everything that the controller keeps.
+pub const CHANGES_MAX: usize = 131_072;
 
 /// One change.
 #[derive(Debug, Clone)]
@@ -20,15 +20,65 @@ pub enum Change {
     Put(Declared),
     /// Removes one.
     Delete(Key),
+    /// Registers an endpoint, or begins its lease anew.
+    Register(Registered),
+    /// Removes a registered endpoint.
+    Deregister(Place),
 }
 
+/// Which registered endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Of which service.
+    pub service: ServiceName,
+    /// On which node.
+    pub node: NodeId,
+    /// `host:port`.
+    pub address: String,
+}
+
+/// What a change is about, in words: for the audit, events and errors.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    /// The kind.
+    pub kind: &'static str,
+    /// The name.
+    pub name: String,
+}
+
+/// A registered endpoint's kind, in words.
+const ENDPOINT: &str = "Endpoint";
+
 impl Change {
-    /// Which resource it is about.
-    pub fn key(&self) -> &Key {
+    /// What it is about.
+    pub fn target(&self) -> Target {
         match self {
-            Change::Put(declared) => &declared.key,
-            Change::Delete(key) => key,
+            Change::Put(Declared { key, .. }) | Change::Delete(key) => Target {
+                kind: key.kind.as_str(),
+                name: key.name.clone(),
+            },
+            Change::Register(registered) => Target {
+                kind: ENDPOINT,
+                name: registered.name(),
+            },
+            Change::Deregister(place) => Target {
+                kind: ENDPOINT,
+                name: place.to_string(),
+            },
         }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+/// `namespace/name/node/address`.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.service, self.node, self.address)
     }
 }
 
@@ -38,10 +88,10 @@ impl Change {
 pub struct Etag(u64);
 
 impl Etag {
-    /// The tag of a resource, without its status.
-    pub fn of(resource: &Resource) -> Etag {
-        // A checked resource has a JSON form: it came as one.
-        let text = serde_json::to_vec(resource).unwrap_or_default();
+    /// The tag of a resource, without its status, or of a registered endpoint.
+    pub fn of<T: Serialize>(said: &T) -> Etag {
+        // What was checked has a JSON form: it came as one.
+        let text = serde_json::to_vec(said).unwrap_or_default();
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         Etag(hasher.finish())
@@ -109,6 +159,8 @@ pub struct Asked {
     pub changes: Vec<Change>,
     /// What must hold before.
     pub expect: Expect,
+    /// Whether everything that `changes` do not name is removed.
+    pub prune: bool,
     /// Who asks.
     pub who: String,
 }
@@ -125,6 +177,8 @@ pub enum Outcome {
     Deleted,
     /// There was none to delete.
     Missing,
+    /// The same endpoint says the same again: its lease begins anew.
+    Renewed,
 }
 
 /// Changes that are in force and on their way to the disk.
@@ -134,14 +188,6 @@ pub struct Durable {
     pub outcomes: Vec<Outcome>,
     /// Resolves when they will survive a crash.
     pub on_disk: Answer<()>,
-}
-
-/// A change that was not made because what was there is not what was expected.
-pub(super) fn unexpected(key: &Key, found: Option<Etag>) -> ControlError {
-    ControlError::Unexpected {
-        key: key.clone(),
-        found,
-    }
 }
 
 #[cfg(test)]

@@ -1,18 +1,20 @@
 //! What the operator declared and what nodes said of themselves: the control loop's registry,
 //! as it is stored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use isobar_geo_data::position::Position;
 use isobar_mesh_api::message::Hello;
-use isobar_mesh_api::names::NodeId;
+use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::resource::{
-    Metadata, NodeSpec, Resource, TrafficPolicySpec, WeightPolicySpec,
+    EndpointSpec, Metadata, NodeSpec, Resource, TrafficPolicySpec, WeightPolicySpec,
 };
 
-use super::change::{Asked, CHANGES_MAX, Etag, unexpected};
+use super::change::{Asked, CHANGES_MAX, Change, Etag, Outcome, Place, Target};
 use super::handle::ControlError;
+use super::leases::{Leased, Leases, Registered, Word};
 use crate::control_loop::{ControlLoop, NodeSeat};
 use crate::resource_text::{Declared, Key, Kind, Meaning, declare};
 
@@ -35,6 +37,12 @@ pub struct MemoryLimit {
     max: usize,
 }
 
+impl MemoryLimit {
+    pub(super) fn new(what: &'static str, max: usize) -> MemoryLimit {
+        MemoryLimit { what, max }
+    }
+}
+
 /// All resources and hellos.
 #[derive(Clone, Default)]
 pub(super) struct Desired {
@@ -42,6 +50,8 @@ pub(super) struct Desired {
     declared: BTreeMap<Kind, BTreeMap<String, Declared>>,
     /// By node; they are stored with the plan.
     hellos: BTreeMap<NodeId, Hello>,
+    /// Endpoints that registered themselves.
+    leases: Leases,
 }
 
 impl Desired {
@@ -69,10 +79,7 @@ impl Desired {
             (Meaning::Node(node), Resource::Node { spec, .. }) => {
                 control_loop.set_node(node.clone(), seat(spec));
             }
-            (Meaning::Service(service), Resource::Service { spec, metadata }) => {
-                control_loop.set_service(service.clone(), spec.clone());
-                control_loop.set_labels(service, metadata.labels.clone());
-            }
+            (Meaning::Service(service), _) => self.tell_service(service, control_loop),
             (Meaning::TrafficPolicy, _) => {
                 control_loop.set_traffic_policies(self.traffic_policies());
             }
@@ -120,7 +127,7 @@ impl Desired {
             (Kind::Node, Err(_)) => {}
             (Kind::Service, _) => {
                 if let Some(Meaning::Service(service)) = declared.map(|d| d.meaning) {
-                    control_loop.remove_service(&service);
+                    self.tell_service(&service, control_loop);
                 }
             }
             (Kind::WeightPolicy, _) => control_loop.set_policies(self.policies()),
@@ -152,26 +159,140 @@ impl Desired {
     /// Checks that everything is as a request expects, before any of it is changed.
     pub fn check(&self, asked: &Asked) -> Result<(), ControlError> {
         if asked.changes.len() > CHANGES_MAX {
-            let (what, max) = ("changes in one request", CHANGES_MAX);
-            return Err(MemoryLimit { what, max }.into());
+            return Err(MemoryLimit::new("changes in one request", CHANGES_MAX).into());
         }
         for change in &asked.changes {
-            let found = self.tag(change.key());
+            let found = self.tag(change);
             if !asked.expect.holds(found) {
-                return Err(unexpected(change.key(), found));
+                let target = change.target();
+                return Err(ControlError::Unexpected { target, found });
             }
         }
         Ok(())
     }
 
-    /// What a resource says now, as it is shown.
-    pub fn tag(&self, key: &Key) -> Option<Etag> {
-        self.get(key).map(|declared| Etag::of(&declared.resource))
+    /// What a change is about says now, as it is shown.
+    pub fn tag(&self, change: &Change) -> Option<Etag> {
+        match change {
+            Change::Put(Declared { key, .. }) | Change::Delete(key) => {
+                self.get(key).map(|found| Etag::of(&*found.resource))
+            }
+            Change::Register(registered) => self.leases.get(&registered.place()).map(Etag::of),
+            Change::Deregister(place) => self.leases.get(place).map(Etag::of),
+        }
     }
 
-    /// What the operator declared, without what a node says of itself.
-    pub fn declared_as(&self, key: &Key) -> Option<Declared> {
-        self.declared(key).cloned()
+    /// The change that would put back what a change is about.
+    pub fn back(&self, change: &Change) -> Change {
+        match change {
+            Change::Put(Declared { key, .. }) | Change::Delete(key) => match self.declared(key) {
+                Some(declared) => Change::Put(declared.clone()),
+                None => Change::Delete(key.clone()),
+            },
+            Change::Register(registered) => self.lease_back(registered.place()),
+            Change::Deregister(place) => self.lease_back(place.clone()),
+        }
+    }
+
+    fn lease_back(&self, place: Place) -> Change {
+        match self.leases.get(&place) {
+            Some(registered) => Change::Register(registered.clone()),
+            None => Change::Deregister(place),
+        }
+    }
+
+    /// Removals of everything that a request does not name.
+    pub fn others(&self, asked: &Asked) -> Vec<Change> {
+        let named: BTreeSet<Target> = asked.changes.iter().map(Change::target).collect();
+        let resources = self.declared.values().flat_map(BTreeMap::values);
+        let resources = resources.map(|declared| Change::Delete(declared.key.clone()));
+        let endpoints = self.leases.list(None, Duration::ZERO).into_iter();
+        let endpoints = endpoints.map(|leased| Change::Deregister(leased.registered.place()));
+        let all = resources.chain(endpoints);
+        all.filter(|change| !named.contains(&change.target()))
+            .collect()
+    }
+
+    /// Makes one change. `now` is the time since the program's start.
+    pub fn make(
+        &mut self,
+        change: Change,
+        now: Duration,
+        is_open: impl Fn(&NodeId) -> bool,
+        control_loop: &mut ControlLoop,
+    ) -> Result<Outcome, MemoryLimit> {
+        let outcome = |done, yes, no| if done { yes } else { no };
+        let made = match change {
+            Change::Put(declared) => {
+                let is_new = self.put(declared, control_loop)?;
+                outcome(is_new, Outcome::Created, Outcome::Replaced)
+            }
+            Change::Delete(key) => {
+                let existed = self.delete(&key, is_open, control_loop);
+                outcome(existed, Outcome::Deleted, Outcome::Missing)
+            }
+            Change::Register(registered) => match self.leases.register(registered, now)? {
+                Word::New => Outcome::Created,
+                Word::Changed => Outcome::Replaced,
+                Word::Renewed => Outcome::Renewed,
+            },
+            Change::Deregister(place) => {
+                let existed = self.leases.deregister(&place).is_some();
+                outcome(existed, Outcome::Deleted, Outcome::Missing)
+            }
+        };
+        Ok(made)
+    }
+
+    /// Tells the control loop which endpoints there are, where that changed.
+    pub fn settle_endpoints(&mut self, control_loop: &mut ControlLoop) {
+        for service in self.leases.take_changed() {
+            self.tell_service(&service, control_loop);
+        }
+    }
+
+    /// Removes endpoints whose lease has ended.
+    pub fn expire(&mut self, now: Duration) -> Vec<Registered> {
+        self.leases.expire(now)
+    }
+
+    /// Registered endpoints, of one service or all, by name.
+    pub fn endpoints(&self, service: Option<&ServiceName>, now: Duration) -> Vec<Leased> {
+        self.leases.list(service, now)
+    }
+
+    /// A service as declared and registered.
+    fn tell_service(&self, service: &ServiceName, control_loop: &mut ControlLoop) {
+        let key = Key {
+            kind: Kind::Service,
+            name: service.to_string(),
+        };
+        let declared = self.declared(&key).map(|declared| &*declared.resource);
+        let (mut spec, labels) = match declared {
+            Some(Resource::Service { spec, metadata }) => (spec.clone(), metadata.labels.clone()),
+            _ if self.leases.has(service) => Default::default(),
+            _ => return control_loop.remove_service(service),
+        };
+        let from_spec = spec.endpoints.len();
+        for endpoint in self.leases.endpoints(service) {
+            let same = |e: &EndpointSpec| e.node == endpoint.node && e.address == endpoint.address;
+            if !spec.endpoints[..from_spec].iter().any(same) {
+                spec.endpoints.push(endpoint.clone());
+            }
+        }
+        control_loop.set_service(service.clone(), spec);
+        control_loop.set_labels(service, labels);
+    }
+
+    /// Whether an operator wrote it; else it is shown as it describes itself.
+    pub fn is_declared(&self, key: &Key) -> bool {
+        self.declared(key).is_some()
+    }
+
+    /// Everything that operators wrote, by kind and name.
+    pub fn export(&self) -> Vec<Declared> {
+        let resources = self.declared.values().flat_map(BTreeMap::values);
+        resources.cloned().collect()
     }
 
     /// All resources of a kind, by name.
@@ -258,7 +379,8 @@ fn seat(spec: &NodeSpec) -> NodeSeat {
         site: spec.site.clone(),
         region: spec.region.clone(),
         mesh_address: spec.mesh_address.clone().unwrap_or_default(),
-        ..NodeSeat::default()
+        cordoned: spec.cordoned || spec.drained,
+        drained: spec.drained,
     }
 }
 
@@ -273,6 +395,7 @@ fn as_declared(hello: &Hello) -> Declared {
             site: hello.site.clone(),
             region: hello.region.clone(),
             mesh_address: Some(hello.mesh_address.clone()),
+            ..NodeSpec::default()
         },
     };
     Declared {

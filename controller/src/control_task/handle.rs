@@ -3,19 +3,23 @@
 use std::sync::Arc;
 
 use isobar_mesh_api::message::{Hello, Up};
-use isobar_mesh_api::names::NodeId;
+use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::resource::Resource;
+use isobar_mesh_api::snapshot::PlanId;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use super::audit::AuditEntry;
-use super::change::{Asked, Durable, Etag};
+use super::change::{Asked, Durable, Etag, Target};
 use super::desired::MemoryLimit;
+use super::events::Subscription;
+use super::history::{Generation, GenerationSummary};
 use super::hypothesis::Hypothesis;
+use super::leases::{Leased, Registered};
 use super::route_status::RouteStatus;
 use super::streams::{StreamEnd, StreamId};
-use crate::control_loop::{MeshView, StoredPlan};
-use crate::resource_text::{Key, Kind};
+use crate::control_loop::{Explanation, MeshView, NodeStatus, StoredPlan};
+use crate::resource_text::{Declared, Key, Kind};
 use crate::store::StoreError;
 
 /// What the control task is asked.
@@ -40,6 +44,31 @@ pub(super) enum Message {
     },
     Fork {
         reply: oneshot::Sender<Box<Hypothesis>>,
+    },
+    Endpoints {
+        service: Option<ServiceName>,
+        reply: oneshot::Sender<Vec<Leased>>,
+    },
+    Export {
+        reply: oneshot::Sender<(Vec<Declared>, Vec<Registered>)>,
+    },
+    Explain {
+        service: ServiceName,
+        node: NodeId,
+        reply: oneshot::Sender<Option<Box<Explanation>>>,
+    },
+    Generations {
+        before: Option<PlanId>,
+        limit: usize,
+        reply: oneshot::Sender<(Vec<GenerationSummary>, bool)>,
+    },
+    Generation {
+        plan: PlanId,
+        reply: oneshot::Sender<Option<Generation>>,
+    },
+    Subscribe {
+        after: Option<u64>,
+        reply: oneshot::Sender<Subscription>,
     },
     Audit {
         before: Option<u64>,
@@ -77,13 +106,13 @@ pub enum ControlError {
     #[error("the change was not stored")]
     Store(#[from] StoreError),
     /// What is there is not what was expected.
-    #[error("{key} {}", match found {
+    #[error("{target} {}", match found {
         Some(_) => "is not what the request expects; read it again and repeat the change",
         None => "is not there",
     })]
     Unexpected {
         /// Which resource.
-        key: Key,
+        target: Target,
         /// What it says, if it is there.
         found: Option<Etag>,
     },
@@ -100,13 +129,31 @@ pub struct Shown {
     pub resource: Arc<Resource>,
     /// What became of it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<RouteStatus>,
+    pub status: Option<Status>,
+}
+
+/// What became of a resource.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Status {
+    /// A route.
+    Route(RouteStatus),
+    /// A node.
+    Node(Box<NodeStatus>),
 }
 
 impl Shown {
     /// What it says, apart from its status.
     pub fn etag(&self) -> Etag {
-        Etag::of(&self.resource)
+        Etag::of(&*self.resource)
+    }
+
+    /// Whether an operator wrote it; else it is a node that is shown as it describes itself.
+    pub fn is_declared(&self) -> bool {
+        match &self.status {
+            Some(Status::Node(status)) => status.declared,
+            _ => true,
+        }
     }
 }
 
@@ -170,6 +217,76 @@ impl ControlHandle {
     /// The controller is stopping.
     pub async fn fork(&self) -> Result<Box<Hypothesis>, ControlError> {
         self.ask(|reply| Message::Fork { reply }).await
+    }
+
+    /// Registered endpoints, of one service or all, by name.
+    ///
+    /// # Errors
+    /// The controller is stopping.
+    pub async fn endpoints(
+        &self,
+        service: Option<ServiceName>,
+    ) -> Result<Vec<Leased>, ControlError> {
+        self.ask(|reply| Message::Endpoints { service, reply })
+            .await
+    }
+
+    /// Everything that operators wrote and endpoints registered.
+    ///
+    /// # Errors
+    /// The controller is stopping.
+    pub async fn export(&self) -> Result<(Vec<Declared>, Vec<Registered>), ControlError> {
+        self.ask(|reply| Message::Export { reply }).await
+    }
+
+    /// Why a service's row at a node is as it is.
+    ///
+    /// # Errors
+    /// The controller is stopping.
+    pub async fn explain(
+        &self,
+        service: ServiceName,
+        node: NodeId,
+    ) -> Result<Option<Box<Explanation>>, ControlError> {
+        let message = |reply| Message::Explain {
+            service,
+            node,
+            reply,
+        };
+        self.ask(message).await
+    }
+
+    /// Generations before a plan, newest first, and whether there are older ones.
+    ///
+    /// # Errors
+    /// The controller is stopping.
+    pub async fn generations(
+        &self,
+        before: Option<PlanId>,
+        limit: usize,
+    ) -> Result<(Vec<GenerationSummary>, bool), ControlError> {
+        let message = |reply| Message::Generations {
+            before,
+            limit,
+            reply,
+        };
+        self.ask(message).await
+    }
+
+    /// One generation, with what each node said to it.
+    ///
+    /// # Errors
+    /// The controller is stopping.
+    pub async fn generation(&self, plan: PlanId) -> Result<Option<Generation>, ControlError> {
+        self.ask(|reply| Message::Generation { plan, reply }).await
+    }
+
+    /// Events from now on, and kept ones after number `after`.
+    ///
+    /// # Errors
+    /// The controller is stopping.
+    pub async fn subscribe(&self, after: Option<u64>) -> Result<Subscription, ControlError> {
+        self.ask(|reply| Message::Subscribe { after, reply }).await
     }
 
     /// Entries of the audit before number `before`, newest first, and whether there are older ones.

@@ -3,9 +3,12 @@
 //! The copy is made by the control task in one go; everything else is done by who asked, so that
 //! the control task never waits for it.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use isobar_mesh_api::names::{NodeId, ServiceName};
 
-use super::change::{Asked, Change};
+use super::change::Asked;
 use super::desired::Desired;
 use super::handle::ControlError;
 use crate::control_loop::{ControlLoop, MeshView, PlanDifference, difference};
@@ -15,7 +18,7 @@ pub struct Hypothesis {
     pub(super) control_loop: ControlLoop,
     pub(super) desired: Desired,
     /// Nodes with an open stream.
-    pub(super) connected: Vec<NodeId>,
+    pub(super) connected: BTreeSet<NodeId>,
     before: Option<MeshView>,
 }
 
@@ -23,7 +26,7 @@ impl Hypothesis {
     pub(super) fn new(
         control_loop: ControlLoop,
         desired: Desired,
-        connected: Vec<NodeId>,
+        connected: BTreeSet<NodeId>,
     ) -> Hypothesis {
         Hypothesis {
             control_loop,
@@ -45,17 +48,16 @@ impl Hypothesis {
     /// As those that are made for good.
     pub fn change(&mut self, asked: &Asked) -> Result<(), ControlError> {
         self.desired.check(asked)?;
-        for change in &asked.changes {
-            match change {
-                Change::Put(declared) => {
-                    self.desired.put(declared.clone(), &mut self.control_loop)?;
-                }
-                Change::Delete(key) => {
-                    let is_open = |node: &NodeId| self.connected.contains(node);
-                    self.desired.delete(key, is_open, &mut self.control_loop);
-                }
-            }
+        let mut changes = asked.changes.clone();
+        if asked.prune {
+            changes.extend(self.desired.others(asked));
         }
+        for change in changes {
+            let is_open = |node: &NodeId| self.connected.contains(node);
+            let (now, control_loop) = (Duration::ZERO, &mut self.control_loop);
+            self.desired.make(change, now, is_open, control_loop)?;
+        }
+        self.desired.settle_endpoints(&mut self.control_loop);
         Ok(())
     }
 

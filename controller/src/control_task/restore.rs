@@ -11,8 +11,12 @@ use isobar_mesh_api::resource::Resource;
 use tokio::sync::{mpsc, watch};
 
 use super::audit::{Audit, AuditEntry};
+use super::change::Change;
 use super::desired::{Desired, MemoryLimit};
+use super::events::Events;
 use super::handle::ControlHandle;
+use super::history::History;
+use super::leases::Registered;
 use super::streams::Streams;
 use super::timestamp;
 use super::{ControlTask, INBOX_LEN_MAX, clock_ms};
@@ -83,6 +87,12 @@ pub async fn restore(
         }
         Err(error) => return Err(error.into()),
     }
+    let endpoints: Vec<(String, Registered)> = read_all(&*store, Tree::Endpoints).await?;
+    for (_, registered) in endpoints {
+        let change = Change::Register(registered);
+        desired.make(change, Duration::ZERO, |_| false, &mut control_loop)?;
+    }
+    desired.settle_endpoints(&mut control_loop);
     let entries: Vec<(String, AuditEntry)> = read_all(&*store, Tree::Audit).await?;
     let audit = Audit::restore(entries.into_iter().map(|(_, entry)| entry).collect());
     let epoch = control_loop.plan_id().epoch;
@@ -94,6 +104,8 @@ pub async fn restore(
         control_loop,
         desired,
         audit,
+        events: Events::default(),
+        history: History::default(),
         streams: Streams::new(metrics.clone()),
         inbox,
         store,

@@ -223,6 +223,16 @@ fn capacity(base: &str, capacity_rps: Option<f64>) -> Result<(), FieldProblem> {
     }
 }
 
+/// Checks one endpoint. Pointers are below `base`.
+///
+/// # Errors
+/// The first field found out of range.
+pub fn check_endpoint(base: &str, endpoint: &EndpointSpec) -> Result<(), FieldProblem> {
+    address(&format!("{base}/address"), &endpoint.address)?;
+    workers(base, endpoint.workers)?;
+    capacity(base, endpoint.capacity_rps)
+}
+
 fn endpoints(endpoints: &[EndpointSpec]) -> Result<(), FieldProblem> {
     let mut seen = BTreeSet::new();
     let mut per_node = std::collections::BTreeMap::new();
@@ -230,9 +240,7 @@ fn endpoints(endpoints: &[EndpointSpec]) -> Result<(), FieldProblem> {
         let base = format!("#/spec/endpoints/{at}");
         let wrong =
             |field: &str, detail: String| Err(FieldProblem::new(format!("{base}/{field}"), detail));
-        address(&format!("{base}/address"), &endpoint.address)?;
-        workers(&base, endpoint.workers)?;
-        capacity(&base, endpoint.capacity_rps)?;
+        check_endpoint(&base, endpoint)?;
         if !seen.insert((&endpoint.node, &endpoint.address)) {
             let detail = format!("{} of {} is named twice", endpoint.address, endpoint.node);
             return wrong("address", detail);

@@ -20,11 +20,20 @@ pub(super) fn read(
     headers: &HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Value, Problem> {
+    read_up_to(headers, body, TEXT_LEN_MAX)
+}
+
+/// [`read`] where a body has another limit, in bytes.
+pub(super) fn read_up_to(
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+    len_max: usize,
+) -> Result<Value, Problem> {
     let format = format(headers)?;
     let bytes = body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a body has at most {TEXT_LEN_MAX} bytes"),
+            format!("a body has at most {len_max} bytes"),
         ),
         status => Problem::new(status, "the body could not be read"),
     })?;

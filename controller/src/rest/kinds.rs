@@ -10,30 +10,65 @@ use super::call::Call;
 use super::{Rest, resources};
 use crate::resource_text::{Key, Kind};
 
-/// Kinds whose name is all, and those with a namespace before it.
-const GLOBAL: &str = "/{name}";
-const NAMESPACED: &str = "/{namespace}/{name}";
+/// Where a kind of resource is.
+#[derive(Debug, Clone, Copy)]
+pub struct KindRow {
+    /// The list's path.
+    pub path: &'static str,
+    /// Whether a namespace stands before the name.
+    pub namespaced: bool,
+    /// The kind.
+    pub kind: Kind,
+}
 
-const KINDS: [(&str, &str, Kind); 6] = [
-    ("/v1/nodes", GLOBAL, Kind::Node),
-    ("/v1/services", NAMESPACED, Kind::Service),
-    ("/v1/weight-policies", GLOBAL, Kind::WeightPolicy),
-    ("/v1/traffic-policies", GLOBAL, Kind::TrafficPolicy),
-    ("/v1/http-routes", NAMESPACED, Kind::HttpRoute),
-    ("/v1/grpc-routes", NAMESPACED, Kind::GrpcRoute),
+impl KindRow {
+    const fn global(path: &'static str, kind: Kind) -> KindRow {
+        let namespaced = false;
+        KindRow {
+            path,
+            namespaced,
+            kind,
+        }
+    }
+
+    const fn namespaced(path: &'static str, kind: Kind) -> KindRow {
+        let namespaced = true;
+        KindRow {
+            path,
+            namespaced,
+            kind,
+        }
+    }
+
+    /// The path of one resource, with the parts of its name in braces.
+    pub fn one(&self) -> String {
+        let name = match self.namespaced {
+            true => "/{namespace}/{name}",
+            false => "/{name}",
+        };
+        format!("{}{name}", self.path)
+    }
+}
+
+/// All kinds.
+pub const KINDS: [KindRow; 6] = [
+    KindRow::global("/v1/nodes", Kind::Node),
+    KindRow::namespaced("/v1/services", Kind::Service),
+    KindRow::global("/v1/weight-policies", Kind::WeightPolicy),
+    KindRow::global("/v1/traffic-policies", Kind::TrafficPolicy),
+    KindRow::namespaced("/v1/http-routes", Kind::HttpRoute),
+    KindRow::namespaced("/v1/grpc-routes", Kind::GrpcRoute),
 ];
 
 /// The parts of a resource's name, as they stand in the path.
 type Named = Path<Vec<String>>;
 
 pub(super) fn routes() -> Router<Rest> {
-    KINDS
-        .iter()
-        .fold(Router::new(), |router, &(path, named, kind)| {
-            router
-                .route(path, all(kind))
-                .route(&format!("{path}{named}"), one(kind))
-        })
+    KINDS.iter().fold(Router::new(), |router, row| {
+        router
+            .route(row.path, all(row.kind))
+            .route(&row.one(), one(row.kind))
+    })
 }
 
 fn all(kind: Kind) -> MethodRouter<Rest> {

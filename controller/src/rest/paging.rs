@@ -37,6 +37,32 @@ pub(super) struct Items<T> {
     pub after: Option<String>,
 }
 
+impl<T> Items<T> {
+    /// The page that was asked for, of all items with their names.
+    pub fn cut(
+        all: impl Iterator<Item = (String, T)>,
+        asked: &Asked,
+        token: impl Fn(&str) -> String,
+    ) -> Items<T> {
+        let after = asked.after.as_deref();
+        let mut later =
+            all.skip_while(|(name, _)| after.is_some_and(|after| name.as_str() <= after));
+        let mut last = String::new();
+        let page = later.by_ref().take(asked.limit);
+        let items: Vec<T> = page
+            .map(|(name, item)| {
+                last = name;
+                item
+            })
+            .collect();
+        let more = later.next().is_some();
+        Items {
+            items,
+            after: more.then(|| token(&last)),
+        }
+    }
+}
+
 impl Pager {
     /// Reads `limit` and `after` of a request for the list of this name.
     ///

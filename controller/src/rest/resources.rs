@@ -6,10 +6,12 @@ use axum::http::header::ETAG;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use serde::Serialize;
+
 use super::call::Call;
 use super::paging::Items;
 use super::{Rest, body, what_if};
-use crate::control_task::{Asked, Change, Outcome, Shown};
+use crate::control_task::{Asked, Change, Etag, Outcome, Shown};
 use crate::problem::{FieldProblem, Problem};
 use crate::resource_text::{Declared, Key, Kind, decode};
 use crate::store::Answer;
@@ -54,6 +56,7 @@ pub(super) async fn put(
         changes: vec![Change::Put(declared)],
         expect,
         who: call.who.clone(),
+        ..Asked::default()
     };
     write(rest, key, asked, dry_run).await
 }
@@ -65,6 +68,7 @@ pub(super) async fn delete(rest: &Rest, key: Key, call: &Call) -> Result<Respons
         changes: vec![Change::Delete(key.clone())],
         expect: call.expect()?,
         who: call.who.clone(),
+        ..Asked::default()
     };
     write(rest, key, asked, dry_run).await
 }
@@ -90,7 +94,7 @@ pub(super) async fn write(
         Some(Outcome::Deleted) => return Ok(StatusCode::NO_CONTENT.into_response()),
         Some(Outcome::Missing) | None => return Err(not_found(&key)),
         Some(Outcome::Created) => StatusCode::CREATED,
-        Some(Outcome::Replaced) => StatusCode::OK,
+        Some(Outcome::Replaced | Outcome::Renewed) => StatusCode::OK,
     };
     match rest.control.get(key.clone()).await? {
         Some(written) => Ok(shown(status, &written)),
@@ -118,9 +122,18 @@ fn named(declared: Declared, key: &Key) -> Result<Declared, Problem> {
 
 /// A resource with its tag.
 fn shown(status: StatusCode, found: &Shown) -> Response {
-    let mut response = body::json(status, found);
+    tagged(status, found, &*found.resource)
+}
+
+/// An answer with the tag of what was written.
+pub(super) fn tagged<T: Serialize, W: Serialize>(
+    status: StatusCode,
+    answer: &T,
+    written: &W,
+) -> Response {
+    let mut response = body::json(status, answer);
     // Hexadecimal digits in quotes are a header's value.
-    if let Ok(tag) = HeaderValue::try_from(found.etag().to_string()) {
+    if let Ok(tag) = HeaderValue::try_from(Etag::of(written).to_string()) {
         response.headers_mut().insert(ETAG, tag);
     }
     response

@@ -12,19 +12,12 @@ use crate::metrics::ServiceSums;
 use crate::problem::Problem;
 
 pub(super) fn routes() -> Router<Rest> {
-    Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/plans/current", get(plan))
+    Router::new().route("/v1/status", get(status))
 }
 
 async fn status(State(rest): State<Rest>) -> Result<Response, Problem> {
     let view = rest.control.view().await?;
     Ok(body::json(StatusCode::OK, &*view))
-}
-
-async fn plan(State(rest): State<Rest>) -> Result<Response, Problem> {
-    let plan = rest.control.plan().await?;
-    Ok(body::json(StatusCode::OK, &*plan))
 }
 
 /// Demand and capacity of every service over all nodes.

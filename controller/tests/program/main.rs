@@ -5,6 +5,7 @@
 mod access;
 mod enrolment;
 mod mesh;
+mod operations;
 mod process;
 mod proxy;
 mod rest;
