@@ -16,8 +16,13 @@ use isobar_replay::options::{Capacity, Options, PolicyName, Source, Synthetic, T
 )]
 #[command(after_help = "Examples:
   isobar demo --quick
+  isobar status
+  isobar explain shop/cart north-7
   isobar replay --synthetic step --policies home,ll,convex --seeds 5
-  isobar completions bash > /etc/bash_completion.d/isobar")]
+  isobar completions bash > /etc/bash_completion.d/isobar
+
+Exit status: 0 done, 1 failed or \"no\", 2 wrong usage or input, 3 the controller cannot be reached, 4 it refuses who \
+asks, 5 there is no such thing, 6 it was changed meanwhile.")]
 pub struct Arguments {
     /// What to do.
     #[command(subcommand)]
@@ -36,6 +41,9 @@ pub enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// A running mesh.
+    #[command(flatten)]
+    Mesh(crate::mesh::arguments::MeshCommand),
     /// Run a controller
     #[command(hide = true)]
     Controller(ProgramArguments),

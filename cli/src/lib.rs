@@ -5,11 +5,12 @@
 //! - [`arguments`]: what may be written on the command line;
 //! - [`demo`]: one night, twice, on real processes, with a verdict;
 //! - [`replay`]: a spike under several policies, simulated or real;
+//! - [`mesh`]: a running mesh, seen and steered;
 //! - [`program`]: the programs themselves, as children of a replay or by hand;
 //! - [`terminal`]: what a person sees meanwhile.
 //!
 //! Exit status: 0 = done, 1 = failed, or the demo's verdict is a fail,
-//! 2 = wrong usage or input.
+//! 2 = wrong usage or input; [`mesh`] has some more.
 
 use std::process::ExitCode;
 
@@ -17,6 +18,7 @@ use clap::{CommandFactory, Parser};
 
 pub mod arguments;
 pub mod demo;
+pub mod mesh;
 pub mod program;
 pub mod replay;
 pub mod terminal;
@@ -35,6 +37,8 @@ pub enum Failure {
     Run(anyhow::Error),
     /// It ran and the answer is no; everything has been said.
     Verdict,
+    /// Something that should have worked did not, in a way that has an exit status of its own.
+    Exit(u8, anyhow::Error),
 }
 
 /// What a command ends with.
@@ -53,6 +57,10 @@ pub fn main() -> ExitCode {
             eprintln!("isobar: {error:#}");
             ExitCode::from(EXIT_USAGE)
         }
+        Err(Failure::Exit(code, error)) => {
+            eprintln!("isobar: {error:#}");
+            ExitCode::from(code)
+        }
     }
 }
 
@@ -65,6 +73,7 @@ fn run(command: Command) -> Outcome {
             clap_complete::generate(shell, &mut command, "isobar", &mut std::io::stdout());
             Ok(())
         }
+        Command::Mesh(command) => mesh::run(&command),
         Command::Controller(arguments) => program::controller(&arguments),
         Command::Proxy(arguments) => program::proxy(&arguments),
         Command::Places(arguments) => program::places(&arguments),

@@ -1,0 +1,93 @@
+//! Commands for a running mesh, thin over the controller's REST API.
+//!
+//! - [`arguments`]: what may be written;
+//! - [`context`]: which controllers there are;
+//! - [`client`]: asks one;
+//! - [`output`]: how answers are written;
+//! - [`show`], [`plan`], [`live`]: what there is, why, and what happens;
+//! - [`resources`]: what operators change.
+//!
+//! Exit status beside those of every command: 3 = the controller cannot be reached, 4 = it refuses who asks,
+//! 5 = there is no such thing, 6 = it was changed meanwhile.
+
+use tokio_util::sync::CancellationToken;
+
+pub mod arguments;
+pub mod client;
+pub mod context;
+pub mod live;
+pub mod output;
+pub mod plan;
+pub mod resources;
+pub mod show;
+
+use arguments::{MeshCommand, To};
+use client::Client;
+
+use crate::{Failure, Outcome, terminal};
+
+/// Does what a command says.
+///
+/// # Errors
+/// See [`Failure`].
+pub fn run(command: &MeshCommand) -> Outcome {
+    match command {
+        MeshCommand::Check(what) => return resources::check(what),
+        MeshCommand::Context(what) => return context::run(&what.action),
+        _ => {}
+    }
+    let client = Client::new(to(command))?;
+    let done = terminal::until_stopped(async |stop| {
+        tokio::select! {
+            // What watches ends by itself when it is told to.
+            biased;
+            done = ask(&client, command, &stop) => done,
+            () = stop.cancelled() => Ok(()),
+        }
+    });
+    done.map_err(Failure::Run)?
+}
+
+fn to(command: &MeshCommand) -> &To {
+    match command {
+        MeshCommand::Status(with) | MeshCommand::Routes(with) => &with.to,
+        MeshCommand::Nodes(with) => &with.to,
+        MeshCommand::Services(with) => &with.to,
+        MeshCommand::Weights(with) | MeshCommand::Edges(with) => &with.to,
+        MeshCommand::Explain(with) => &with.to,
+        MeshCommand::Top(with) => &with.to,
+        MeshCommand::Events(with) => &with.to,
+        MeshCommand::Policy(with) => &with.to,
+        MeshCommand::WhatIf(with) => &with.to,
+        MeshCommand::Audit(with) => &with.to,
+        MeshCommand::Export(with) => &with.to,
+        MeshCommand::Import(with) => &with.to,
+        MeshCommand::Check(_) | MeshCommand::Context(_) => &To::NOTHING,
+    }
+}
+
+async fn ask(client: &Client, command: &MeshCommand, stop: &CancellationToken) -> Outcome {
+    let to = to(command);
+    let format = to.output;
+    match command {
+        MeshCommand::Status(_) => show::status(client, format).await,
+        MeshCommand::Nodes(with) => match &with.what.action {
+            Some(action) => show::node(client, to, action).await,
+            None => show::nodes(client, format).await,
+        },
+        MeshCommand::Services(with) => show::services(client, format, &with.what).await,
+        MeshCommand::Weights(with) => show::weights(client, format, &with.what).await,
+        MeshCommand::Explain(with) => plan::explain(client, format, &with.what).await,
+        MeshCommand::Top(with) => live::top(client, format, &with.what, stop).await,
+        MeshCommand::Edges(with) => show::edges(client, format, &with.what).await,
+        MeshCommand::Routes(_) => show::routes(client, format).await,
+        MeshCommand::Events(with) => live::events(client, format, &with.what, stop).await,
+        MeshCommand::Policy(with) => resources::run(client, to, &with.what.action).await,
+        MeshCommand::WhatIf(with) => resources::what_if(client, format, &with.what).await,
+        MeshCommand::Audit(with) => show::audit(client, format, &with.what).await,
+        MeshCommand::Export(with) => resources::export(client, format, &with.what).await,
+        MeshCommand::Import(with) => resources::import(client, format, &with.what).await,
+        // These ask nobody.
+        MeshCommand::Check(_) | MeshCommand::Context(_) => Ok(()),
+    }
+}

@@ -1,0 +1,403 @@
+//! What may be written to see and steer a running mesh.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use isobar_mesh_api::names::{NodeId, ServiceName};
+
+use super::output::Format;
+
+/// Which controller, and how answers are written.
+#[derive(Debug, Clone, Args)]
+pub struct To {
+    /// The context to use instead of the current one [env: ISOBAR_CONTEXT]
+    #[arg(long, value_name = "NAME", global = true)]
+    pub context: Option<String>,
+    /// The controller's REST API instead of the context's [env: ISOBAR_CONTROLLER]
+    #[arg(long, value_name = "URL", global = true)]
+    pub controller: Option<String>,
+    /// How answers are written
+    #[arg(
+        short,
+        long,
+        value_name = "FORMAT",
+        default_value = "table",
+        global = true
+    )]
+    pub output: Format,
+}
+
+impl To {
+    /// Of a command that asks nobody.
+    pub const NOTHING: To = To {
+        context: None,
+        controller: None,
+        output: Format::Table,
+    };
+}
+
+/// One command with where it goes.
+#[derive(Debug, Args)]
+pub struct With<T: Args> {
+    /// Where to.
+    #[command(flatten)]
+    pub to: To,
+    /// What.
+    #[command(flatten)]
+    pub what: T,
+}
+
+/// Commands for a running mesh.
+#[derive(Debug, Subcommand)]
+pub enum MeshCommand {
+    /// Say how the mesh is: plan, nodes, services
+    #[command(after_help = "Examples:\n  isobar status\n  isobar status -o json | jq .plan")]
+    Status(With<Nothing>),
+    /// List nodes, look at one, cordon, drain or relocate it
+    #[command(after_help = "Examples:
+  isobar nodes
+  isobar nodes show north-7 -o yaml
+  isobar nodes drain north-7 --dry-run
+  isobar nodes relocate north-7 --lat 45.07 --lon 7.69 --region piedmont")]
+    Nodes(With<NodesArguments>),
+    /// List services with their endpoints and load
+    #[command(after_help = "Examples:\n  isobar services\n  isobar services shop/cart -o yaml")]
+    Services(With<OneService>),
+    /// Say which part of each home's demand goes where
+    #[command(
+        after_help = "Examples:\n  isobar weights\n  isobar weights --service shop/cart --node north-7"
+    )]
+    Weights(With<WeightsArguments>),
+    /// Say in words why a service's weights at a node are as they are
+    #[command(after_help = "Examples:\n  isobar explain shop/cart north-7")]
+    Explain(With<ExplainArguments>),
+    /// Show nodes and services live, the busiest first
+    #[command(after_help = "Examples:\n  isobar top\n  isobar top --once")]
+    Top(With<TopArguments>),
+    /// List what moves from where to where
+    #[command(after_help = "Examples:\n  isobar edges\n  isobar edges --service shop/cart")]
+    Edges(With<WeightsArguments>),
+    /// List routes and whether they are in force
+    #[command(after_help = "Examples:\n  isobar routes\n  isobar routes -o yaml")]
+    Routes(With<Nothing>),
+    /// Print events as they happen
+    #[command(
+        after_help = "Examples:\n  isobar events\n  isobar events --since 0 --count 20 -o json"
+    )]
+    Events(With<EventsArguments>),
+    /// Read, apply, compare and delete policies and other resources
+    #[command(after_help = "Examples:
+  isobar policy get
+  isobar policy get weight-policy all -o yaml
+  isobar policy apply -f match-night.yaml --dry-run
+  isobar policy diff -f match-night.yaml
+  isobar policy delete weight-policy all")]
+    Policy(With<PolicyArguments>),
+    /// Say what the plan would be for a load, a failure or a policy that there is not
+    #[command(after_help = "Examples:
+  isobar what-if --times shop/cart=3
+  isobar what-if --demand shop/cart@north-7=250 --fail north-8
+  isobar what-if -f match-night.yaml")]
+    WhatIf(With<WhatIfArguments>),
+    /// Check a file of resources without a controller
+    #[command(after_help = "Examples:\n  isobar check match-night.yaml")]
+    Check(CheckArguments),
+    /// Say who changed what
+    #[command(after_help = "Examples:\n  isobar audit\n  isobar audit --limit 5 -o json")]
+    Audit(With<AuditArguments>),
+    /// Write everything that operators declared, to a file or to standard output
+    #[command(after_help = "Examples:\n  isobar export > mesh.json\n  isobar export -f mesh.json")]
+    Export(With<ExportArguments>),
+    /// Read back what export wrote: all of it or nothing
+    #[command(
+        after_help = "Examples:\n  isobar import -f mesh.json --dry-run\n  isobar import -f mesh.json --prune"
+    )]
+    Import(With<ImportArguments>),
+    /// List, choose, set and delete contexts: which controllers there are
+    #[command(after_help = "Examples:
+  isobar context set home --url http://127.0.0.1:7400
+  isobar context set site --url http://10.0.0.5:7400 --token-file ~/.isobar/site-token
+  isobar context use site
+  isobar context list
+
+The file is $ISOBAR_CONFIG, else ~/.config/isobar/config.yaml, mode 0600. A bearer token comes from ISOBAR_TOKEN or \
+from the context's token file, never from the command line.")]
+    Context(ContextArguments),
+}
+
+/// No arguments.
+#[derive(Debug, Args)]
+pub struct Nothing {}
+
+/// What to do with nodes.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct NodesArguments {
+    /// What to do; lists them when nothing is said.
+    #[command(subcommand)]
+    pub action: Option<NodeAction>,
+}
+
+/// What to do with a node.
+#[derive(Debug, Subcommand)]
+pub enum NodeAction {
+    /// Show one node
+    Show(OneNode),
+    /// It takes no load from others any more; its own is still served
+    Cordon(ChangeNode),
+    /// It takes load again, its own and others'
+    Uncordon(ChangeNode),
+    /// What enters there moves to others
+    Drain(ChangeNode),
+    /// It is elsewhere from now on
+    Relocate(RelocateArguments),
+}
+
+/// Which node.
+#[derive(Debug, Args)]
+pub struct OneNode {
+    /// Its name
+    pub node: NodeId,
+}
+
+/// Which node, and whether only to try.
+#[derive(Debug, Args)]
+pub struct ChangeNode {
+    /// Its name
+    pub node: NodeId,
+    /// Say what the plan would be, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Where a node is.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("where").required(true).multiple(true).args(["lat", "site", "region"]))]
+pub struct RelocateArguments {
+    /// Which and whether.
+    #[command(flatten)]
+    pub node: ChangeNode,
+    /// Latitude in degrees
+    #[arg(
+        long,
+        value_name = "DEG",
+        requires = "lon",
+        allow_negative_numbers = true
+    )]
+    pub lat: Option<f64>,
+    /// Longitude in degrees
+    #[arg(
+        long,
+        value_name = "DEG",
+        requires = "lat",
+        allow_negative_numbers = true
+    )]
+    pub lon: Option<f64>,
+    /// Its site
+    #[arg(long, value_name = "NAME")]
+    pub site: Option<String>,
+    /// Its region
+    #[arg(long, value_name = "NAME")]
+    pub region: Option<String>,
+}
+
+/// Which service, or all.
+#[derive(Debug, Args)]
+pub struct OneService {
+    /// namespace/name; all when nothing is said
+    pub service: Option<ServiceName>,
+}
+
+/// Which rows.
+#[derive(Debug, Args)]
+pub struct WeightsArguments {
+    /// Only of this service
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub service: Option<ServiceName>,
+    /// Only of this home
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<NodeId>,
+}
+
+/// What to explain.
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    /// namespace/name
+    pub service: ServiceName,
+    /// The home
+    pub node: NodeId,
+}
+
+/// How to watch.
+#[derive(Debug, Args)]
+pub struct TopArguments {
+    /// Seconds between two looks
+    #[arg(long, value_name = "S", default_value_t = 1.0)]
+    pub every: f64,
+    /// Look once
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// Which events.
+#[derive(Debug, Args)]
+pub struct EventsArguments {
+    /// Also kept ones after this number; 0 for all that are kept
+    #[arg(long, value_name = "NUMBER")]
+    pub since: Option<u64>,
+    /// End after so many
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+}
+
+/// What to do with resources.
+#[derive(Debug, Args)]
+pub struct PolicyArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: PolicyAction,
+}
+
+/// What to do with resources.
+#[derive(Debug, Subcommand)]
+pub enum PolicyAction {
+    /// Print policies, or one resource of any kind
+    Get(GetArguments),
+    /// Create or replace what a file says
+    Apply(ApplyArguments),
+    /// Say how a file differs from what is there; exit status 1 when it does
+    Diff(FileArguments),
+    /// Delete a resource
+    Delete(DeleteArguments),
+}
+
+/// Which resources.
+#[derive(Debug, Args)]
+pub struct GetArguments {
+    /// Its kind: weight-policy, traffic-policy, http-route, …; all policies when nothing is said
+    pub kind: Option<String>,
+    /// Its name; all of the kind when nothing is said
+    pub name: Option<String>,
+}
+
+/// A file of resources.
+#[derive(Debug, Args)]
+pub struct FileArguments {
+    /// YAML or JSON, one resource or a list; - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// What to apply.
+#[derive(Debug, Args)]
+pub struct ApplyArguments {
+    /// Which file.
+    #[command(flatten)]
+    pub file: FileArguments,
+    /// Say what the plan would be, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What to delete.
+#[derive(Debug, Args)]
+pub struct DeleteArguments {
+    /// Its kind
+    pub kind: String,
+    /// Its name, namespace/name for services and routes
+    pub name: String,
+    /// Say what the plan would be, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What to suppose.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["demand", "times", "fail", "file"]))]
+pub struct WhatIfArguments {
+    /// So much enters at a node, requests/s; may be repeated
+    #[arg(long, value_name = "SERVICE@NODE=RPS")]
+    pub demand: Vec<String>,
+    /// So many times what enters now; may be repeated
+    #[arg(long, value_name = "SERVICE=TIMES")]
+    pub times: Vec<String>,
+    /// A node is gone; may be repeated
+    #[arg(long, value_name = "NODE")]
+    pub fail: Vec<NodeId>,
+    /// Resources that are written, YAML or JSON
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// What to check.
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    /// YAML or JSON, one resource or a list
+    pub files: Vec<PathBuf>,
+}
+
+/// How much of the audit.
+#[derive(Debug, Args)]
+pub struct AuditArguments {
+    /// The newest so many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: usize,
+}
+
+/// Where to.
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// The file; standard output when nothing is said
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// What to read.
+#[derive(Debug, Args)]
+pub struct ImportArguments {
+    /// Which file.
+    #[command(flatten)]
+    pub file: FileArguments,
+    /// Remove what the file does not have
+    #[arg(long)]
+    pub prune: bool,
+    /// Say what the plan would be, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What to do with contexts.
+#[derive(Debug, Args)]
+pub struct ContextArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: ContextAction,
+}
+
+/// What to do with contexts.
+#[derive(Debug, Subcommand)]
+pub enum ContextAction {
+    /// List them; the current one has a star
+    List,
+    /// Use one from now on
+    Use {
+        /// Its name
+        name: String,
+    },
+    /// Create or change one; the first is used from now on
+    Set {
+        /// Its name
+        name: String,
+        /// The controller's REST API, http://host:port
+        #[arg(long, value_name = "URL")]
+        url: String,
+        /// A file with the bearer token, mode 0600
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
+    /// Delete one
+    Delete {
+        /// Its name
+        name: String,
+    },
+}

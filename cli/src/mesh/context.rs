@@ -1,0 +1,195 @@
+//! Contexts: which controllers there are, which is used, and the token for it.
+//!
+//! One YAML file of the user, mode 0600, written whole. A token never stands on the command line, where every user of
+//! the machine could read it: it comes from `ISOBAR_TOKEN` or from a file that only its owner can read.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, bail};
+use serde::{Deserialize, Serialize};
+
+use super::arguments::{ContextAction, To};
+use super::output::{Table, say};
+use crate::{Failure, Outcome};
+
+/// Where a controller is when nothing is said.
+const CONTROLLER_DEFAULT: &str = "http://127.0.0.1:7400";
+
+/// The file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Contexts {
+    /// Which is used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current: Option<String>,
+    /// By name.
+    pub contexts: BTreeMap<String, Context>,
+}
+
+/// One controller.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Context {
+    /// Its REST API, `http://host:port`.
+    pub url: String,
+    /// A file with the bearer token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// Whom to ask, and as whom.
+pub struct Chosen {
+    /// The REST API.
+    pub url: String,
+    /// The bearer token.
+    pub token: Option<String>,
+}
+
+/// Which controller the arguments, the environment and the file choose, in this order.
+///
+/// # Errors
+/// A context that is not there, a file that cannot be read or that others can.
+pub fn choose(to: &To) -> anyhow::Result<Chosen> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let contexts = read()?;
+    let named = to.context.clone().or_else(|| variable("ISOBAR_CONTEXT"));
+    let context = match named.as_ref().or(contexts.current.as_ref()) {
+        Some(name) => Some(contexts.contexts.get(name).ok_or_else(|| {
+            anyhow!("there is no context {name:?}; isobar context list shows those that there are")
+        })?),
+        None => None,
+    };
+    let given = to
+        .controller
+        .clone()
+        .or_else(|| variable("ISOBAR_CONTROLLER"));
+    // Another controller does not get this context's token.
+    let file = match &given {
+        Some(_) => None,
+        None => context.and_then(|context| context.token_file.as_deref()),
+    };
+    let token = match (variable("ISOBAR_TOKEN"), file) {
+        (Some(token), _) => Some(token),
+        (None, Some(file)) => Some(read_secret(file)?.trim().to_owned()),
+        (None, None) => None,
+    };
+    let url = given.or_else(|| context.map(|context| context.url.clone()));
+    Ok(Chosen {
+        url: url.unwrap_or_else(|| CONTROLLER_DEFAULT.to_owned()),
+        token,
+    })
+}
+
+/// Does what is asked with contexts.
+pub fn run(action: &ContextAction) -> Outcome {
+    match change(action).map_err(Failure::Input)? {
+        Some(text) => say(&text),
+        None => Ok(()),
+    }
+}
+
+/// Changes the file, or says what is in it.
+fn change(action: &ContextAction) -> anyhow::Result<Option<String>> {
+    let mut contexts = read()?;
+    let known = |contexts: &Contexts, name: &str| match contexts.contexts.contains_key(name) {
+        true => Ok(()),
+        false => Err(anyhow!("there is no context {name:?}")),
+    };
+    match action {
+        ContextAction::List => {
+            let mut table = Table::new(["", "NAME", "URL", "TOKEN FILE"]);
+            for (name, context) in &contexts.contexts {
+                let star = if contexts.current.as_ref() == Some(name) {
+                    "*"
+                } else {
+                    ""
+                };
+                let file = context.token_file.as_deref();
+                let file = file.map_or_else(String::new, |file| file.display().to_string());
+                table.row([star.to_owned(), name.clone(), context.url.clone(), file]);
+            }
+            return Ok(Some(table.to_string()));
+        }
+        ContextAction::Use { name } => {
+            known(&contexts, name)?;
+            contexts.current = Some(name.clone());
+        }
+        ContextAction::Set {
+            name,
+            url,
+            token_file,
+        } => {
+            super::client::parse_url(url)?;
+            if let Some(file) = token_file {
+                read_secret(file)?;
+            }
+            let context = Context {
+                url: url.clone(),
+                token_file: token_file.clone(),
+            };
+            contexts.contexts.insert(name.clone(), context);
+            contexts.current.get_or_insert_with(|| name.clone());
+        }
+        ContextAction::Delete { name } => {
+            known(&contexts, name)?;
+            contexts.contexts.remove(name);
+            contexts.current = contexts.current.filter(|current| current != name);
+        }
+    }
+    write(&contexts)?;
+    Ok(None)
+}
+
+fn path() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("ISOBAR_CONFIG").filter(|path| !path.is_empty()) {
+        return Ok(path.into());
+    }
+    let home = std::env::var_os("HOME").context("neither ISOBAR_CONFIG nor HOME is set")?;
+    Ok(Path::new(&home).join(".config/isobar/config.yaml"))
+}
+
+fn read() -> anyhow::Result<Contexts> {
+    let Ok(path) = path() else {
+        return Ok(Contexts::default());
+    };
+    if !path.exists() {
+        return Ok(Contexts::default());
+    }
+    let text = read_secret(&path)?;
+    serde_saphyr::from_str(&text)
+        .with_context(|| format!("{} is no file of contexts", path.display()))
+}
+
+/// Reads a file that only its owner may read.
+fn read_secret(path: &Path) -> anyhow::Result<String> {
+    let shown = path.display();
+    let metadata = std::fs::metadata(path).with_context(|| format!("cannot read {shown}"))?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        bail!("{shown} can be read by others; chmod 600 {shown}");
+    }
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))
+}
+
+fn write(contexts: &Contexts) -> anyhow::Result<()> {
+    let path = path()?;
+    let write = || -> anyhow::Result<()> {
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory)?;
+        }
+        let new = path.with_extension("new");
+        let _ = std::fs::remove_file(&new);
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(serde_saphyr::to_string(contexts)?.as_bytes())?;
+        file.sync_all()?;
+        Ok(std::fs::rename(&new, &path)?)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
