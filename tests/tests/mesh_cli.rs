@@ -62,7 +62,7 @@ impl Mesh {
         let config = root.join("controller.toml");
         let data = root.join("controller");
         let text = format!(
-            "data_dir = {data:?}\nperiod_ms = 100\nrest_listen = '127.0.0.1:0'\nstream_listen = '127.0.0.1:0'\n"
+            "data_dir = {data:?}\nperiod_ms = 100\nrest_open = true\nrest_listen = '127.0.0.1:0'\nstream_listen = '127.0.0.1:0'\n"
         );
         std::fs::write(&config, text).unwrap();
         let controller = start("controller", &config);
@@ -303,6 +303,44 @@ fn which_controller_is_asked() {
     has(&run("status", "").2, &["can be read by others"]);
     let (code, _, err) = mesh.run("status --controller ftp://x");
     assert_eq!(code, Some(2), "{err}");
+}
+
+#[test]
+fn who_asks_says_so_with_a_token_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let (config, data) = (
+        directory.path().join("c.toml"),
+        directory.path().join("data"),
+    );
+    let text = format!(
+        "data_dir = {data:?}\nrest_listen = '127.0.0.1:0'\nstream_listen = '127.0.0.1:0'\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let _controller = start("controller", &config);
+    let url = format!("http://{}", addresses(&data)["rest"].as_str().unwrap());
+    let run = |line: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.env("ISOBAR_CONFIG", directory.path().join("config.yaml"));
+        command
+            .env_remove("ISOBAR_CONTROLLER")
+            .env_remove("ISOBAR_TOKEN");
+        let output = command.args(line.split_whitespace()).output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), err)
+    };
+    let (code, err) = run(&format!("status --controller {url}"));
+    assert_eq!(code, Some(4), "{err}");
+    has(&err, &["refused", "Authorization: Bearer"]);
+    let token = data.join("admin-token");
+    let line = format!(
+        "context set here --url {url} --token-file {}",
+        token.display()
+    );
+    assert_eq!(run(&line).0, Some(0));
+    let (code, err) = run("status");
+    assert_eq!(code, Some(0), "{err}");
+    // A controller that was named by hand does not get the context's token.
+    assert_eq!(run(&format!("status --controller {url}")).0, Some(4));
 }
 
 #[test]
