@@ -74,8 +74,6 @@ pub async fn explain(client: &Client, format: Format, which: &ExplainArguments) 
 }
 
 fn in_words(why: &Value) -> String {
-    let (demand, capacity, policy) = (&why["demand"], &why["capacity"], &why["policy"]);
-    let spec = &policy["spec"];
     let mut said = format!(
         "{} at {}: {} stays home, moves: {}\n\n",
         text(&why["service"]),
@@ -83,42 +81,58 @@ fn in_words(why: &Value) -> String {
         ppm(&why["row"]["home_ppm"]),
         moves(&why["row"]),
     );
-    let mut line = |name: &str, what: String| said.push_str(&format!("{name:<10}{what}\n"));
-    line(
-        "node",
-        format!(
-            "{}, last word {} ago",
-            text(&why["presence"]),
-            age(&why["age_ms"])
-        ),
+    let held = why["held_by"].as_array().into_iter().flatten();
+    let held = held.map(|held| {
+        let because = format!("{}: {}", text(&held["constraint"]), text(&held["because"]));
+        ("held by", because)
+    });
+    let plan = format!(
+        "{}, acknowledged {}",
+        plan_id(&why["plan"]),
+        plan_id(&why["acked"])
     );
-    line(
-        "demand",
-        format!(
-            "{} rps entered in the last report, {} without noise, {} planned for",
-            rps(&demand["entered_rps"]),
-            rps(&demand["filtered_rps"]),
-            rps(&demand["planned_rps"]),
-        ),
+    let lines = inputs(why).into_iter().chain(held).chain([("plan", plan)]);
+    for (name, what) in lines {
+        said.push_str(&format!("{name:<10}{what}\n"));
+    }
+    said.push_str(&format!("\n{}", neighbours(why)));
+    let mut others = Table::new(["NOT A NEIGHBOUR", "DISTANCE", "BECAUSE"]);
+    for other in why["others"].as_array().into_iter().flatten() {
+        let because = text(&other["because"]);
+        others.row([text(&other["node"]), km(&other["distance_m"]), because]);
+    }
+    if !others.is_empty() {
+        said.push_str(&format!("\n{others}"));
+    }
+    said
+}
+
+/// What a row was made from, line by line.
+fn inputs(why: &Value) -> [(&'static str, String); 5] {
+    let (demand, capacity, policy) = (&why["demand"], &why["capacity"], &why["policy"]);
+    let node = format!(
+        "{}, last word {} ago",
+        text(&why["presence"]),
+        age(&why["age_ms"])
     );
-    line(
-        "capacity",
-        format!(
-            "{} rps, {}; {} at once; the processors leave {} of it",
-            rps(&capacity["planned_rps"]),
-            text(&capacity["obtained"]),
-            text(&capacity["workers"]),
-            percent(&capacity["cpu_factor"]),
-        ),
+    let demand = format!(
+        "{} rps entered in the last report, {} without noise, {} planned for",
+        rps(&demand["entered_rps"]),
+        rps(&demand["filtered_rps"]),
+        rps(&demand["planned_rps"]),
     );
-    line(
-        "load",
-        format!(
-            "{} rps, of this {} from others; headroom {} rps",
-            rps(&why["load_rps"]),
-            rps(&why["moved_in_rps"]),
-            rps(&why["headroom_rps"]),
-        ),
+    let capacity = format!(
+        "{} rps, {}; {} at once; the processors leave {} of it",
+        rps(&capacity["planned_rps"]),
+        text(&capacity["obtained"]),
+        text(&capacity["workers"]),
+        percent(&capacity["cpu_factor"]),
+    );
+    let load = format!(
+        "{} rps, of this {} from others; headroom {} rps",
+        rps(&why["load_rps"]),
+        rps(&why["moved_in_rps"]),
+        rps(&why["headroom_rps"]),
     );
     let overruled = policy["overruled"].as_array().into_iter().flatten();
     let overruled: Vec<String> = overruled.map(text).collect();
@@ -126,44 +140,22 @@ fn in_words(why: &Value) -> String {
         true => String::new(),
         false => format!(" (instead of {})", overruled.join(", ")),
     };
-    line(
-        "policy",
-        format!(
-            "{}: {}{instead}; {}, target {}, ceiling {}",
-            text(&policy["name"]),
-            text(&policy["because"]),
-            text(&spec["algorithm"]),
-            percent(&spec["target_utilisation"]),
-            percent(&spec["ceiling_utilisation"]),
-        ),
+    let spec = &policy["spec"];
+    let policy = format!(
+        "{}: {}{instead}; {}, target {}, ceiling {}",
+        text(&policy["name"]),
+        text(&policy["because"]),
+        text(&spec["algorithm"]),
+        percent(&spec["target_utilisation"]),
+        percent(&spec["ceiling_utilisation"]),
     );
-    for held in why["held_by"].as_array().into_iter().flatten() {
-        line(
-            "held by",
-            format!("{}: {}", text(&held["constraint"]), text(&held["because"])),
-        );
-    }
-    line(
-        "plan",
-        format!(
-            "{}, acknowledged {}",
-            plan_id(&why["plan"]),
-            plan_id(&why["acked"])
-        ),
-    );
-    said.push_str(&format!("\n{}", neighbours(why)));
-    let mut others = Table::new(["NOT A NEIGHBOUR", "DISTANCE", "BECAUSE"]);
-    for other in why["others"].as_array().into_iter().flatten() {
-        others.row([
-            text(&other["node"]),
-            km(&other["distance_m"]),
-            text(&other["because"]),
-        ]);
-    }
-    if !others.is_empty() {
-        said.push_str(&format!("\n{others}"));
-    }
-    said
+    [
+        ("node", node),
+        ("demand", demand),
+        ("capacity", capacity),
+        ("load", load),
+        ("policy", policy),
+    ]
 }
 
 fn neighbours(why: &Value) -> Table {

@@ -87,12 +87,7 @@ pub async fn restore(
         }
         Err(error) => return Err(error.into()),
     }
-    let endpoints: Vec<(String, Registered)> = read_all(&*store, Tree::Endpoints).await?;
-    for (_, registered) in endpoints {
-        let change = Change::Register(registered);
-        desired.make(change, Duration::ZERO, |_| false, &mut control_loop)?;
-    }
-    desired.settle_endpoints(&mut control_loop);
+    register_stored(&*store, &mut desired, &mut control_loop).await?;
     let entries: Vec<(String, AuditEntry)> = read_all(&*store, Tree::Audit).await?;
     let audit = Audit::restore(entries.into_iter().map(|(_, entry)| entry).collect());
     let epoch = control_loop.plan_id().epoch;
@@ -139,6 +134,21 @@ async fn put_stored(
             }
         }
     }
+    Ok(())
+}
+
+/// Registers the endpoints that the store has; their leases begin anew.
+async fn register_stored(
+    store: &dyn Store,
+    desired: &mut Desired,
+    control_loop: &mut ControlLoop,
+) -> Result<(), RestoreError> {
+    let endpoints: Vec<(String, Registered)> = read_all(store, Tree::Endpoints).await?;
+    for (_, registered) in endpoints {
+        let change = Change::Register(registered);
+        desired.make(change, Duration::ZERO, |_| false, control_loop)?;
+    }
+    desired.settle_endpoints(control_loop);
     Ok(())
 }
 
