@@ -6,7 +6,8 @@
 //! ```
 //!
 //! **Invariant**: what a silent or late node was last told stays as it is: its row is not planned but counted as load
-//! that cannot move.
+//! that cannot move. Only when a neighbour that it moves load to leaves, it is planned once more for the demand last
+//! known: nobody else can take over what the leaver took.
 
 use isobar_mesh_api::resource::{Algorithm, WeightPolicySpec};
 use isobar_mesh_api::weight::WHOLE_PPM;
@@ -161,6 +162,7 @@ impl Service {
                 .map(|m| m.0)
                 .filter(|&n| !listed(n))
                 .collect();
+            self.seats[home].broken = !gone.is_empty();
             gone.iter()
                 .for_each(|&node| self.seats[home].weights.forget(node));
         }
@@ -248,10 +250,7 @@ impl Service {
         let seat = &self.seats[at];
         let demand_mrps = self.planning.demand_mrps[at];
         let capacity_mrps = to_mrps(seat.capacity.held_rps());
-        match nodes
-            .get(seat.node)
-            .map_or(Standing::Absent, Node::standing)
-        {
+        match seat.planned_as(nodes) {
             Standing::Live => {
                 let kept_mrps = match seat.endpoints.is_empty() {
                     true => 0,
@@ -408,8 +407,7 @@ fn inbound(field: &Field) -> Vec<Vec<u32>> {
 
 /// Whether a seat's row stays as it is, because nothing new is heard of its demand.
 fn is_frozen(nodes: &Nodes, seat: &Seat) -> bool {
-    let standing = nodes.get(seat.node).map(Node::standing);
-    matches!(standing, Some(Standing::Stale { .. }))
+    matches!(seat.planned_as(nodes), Standing::Stale { .. })
 }
 
 /// Demand to be placed, milli-requests/s: none of a node that is not there.

@@ -18,7 +18,7 @@
 use isobar_mesh_api::resource::Algorithm;
 use isobar_mesh_api::weight::WHOLE_PPM;
 
-use super::mesh::{Node, Nodes};
+use super::mesh::Nodes;
 use super::planning::part_mrps;
 use super::service::{Seat, Service};
 use crate::load_book::Standing;
@@ -43,10 +43,7 @@ impl Service {
         let mut moved: Vec<(u32, f64)> = Vec::new();
         let mut apart: Vec<usize> = Vec::new();
         for at in 0..self.seats.len() {
-            let standing = nodes
-                .get(self.seats[at].node)
-                .map_or(Standing::Absent, Node::standing);
-            match standing {
+            match self.seats[at].planned_as(nodes) {
                 Standing::Live => self.plan_row(at, &mut moved),
                 Standing::Stale { .. } => {
                     let seat = &mut self.seats[at];
@@ -58,6 +55,9 @@ impl Service {
                 }
             }
             let seat = &mut self.seats[at];
+            if std::mem::take(&mut seat.broken) {
+                seat.weights.clone_from(&seat.planned);
+            }
             if seat.weights == seat.planned {
                 seat.apart = 0;
                 seat.following = false;

@@ -12,9 +12,11 @@ use isobar_mesh_api::resource::{
 };
 use isobar_mesh_api::snapshot::{Endpoint, SNAPSHOT_ENDPOINTS_MAX};
 
+use super::mesh::{Node, Nodes};
 use super::planning::Planning;
 use crate::capacity::{Capacity, Configured};
 use crate::demand::Demand;
+use crate::load_book::Standing;
 use crate::planner::damp::Weights;
 
 /// Most requests that one endpoint may work on at once; more are cut to it.
@@ -48,9 +50,22 @@ pub(super) struct Seat {
     pub ways: Vec<u32>,
     /// Endpoints, neighbours, hosts or the policy changed since the last push.
     pub changed: bool,
+    /// Its row is frozen but has just lost a neighbour it moved load to: this tick it is planned all the same.
+    pub broken: bool,
 }
 
 impl Seat {
+    /// What the planner takes its node for.
+    pub fn planned_as(&self, nodes: &Nodes) -> Standing {
+        let standing = nodes
+            .get(self.node)
+            .map_or(Standing::Absent, Node::standing);
+        match standing {
+            Standing::Stale { .. } if self.broken => Standing::Live,
+            standing => standing,
+        }
+    }
+
     /// What is configured for its endpoints.
     pub fn configured(&self) -> Configured {
         self.configured.unwrap_or(Configured {

@@ -410,3 +410,26 @@ fn the_same_input_gives_the_same_plan() {
     };
     assert_eq!(run(), run());
 }
+
+#[test]
+fn a_late_home_whose_neighbour_leaves_is_planned_once_more() {
+    let mut grid = settled(5, 6);
+    let hot = grid.hot(8.0);
+    (0..4).for_each(|_| _ = grid.period(&hot));
+    let (middle, quiet) = (grid.middle(), 11);
+    assert!(grid.row(middle).weight_ppm(&node(quiet)) > 0);
+    // The neighbour falls silent, and in the period in which it leaves the home is late too.
+    for _ in 1..5 {
+        grid.period(|index| hot(index).filter(|_| index != quiet));
+    }
+    for _ in 0..2 {
+        grid.period(|index| hot(index).filter(|_| index != quiet && index != middle));
+        let service = &grid.mesh.services[0];
+        let most_mrps = service.planning.load_mrps.iter().copied().max().unwrap();
+        assert!(
+            most_mrps <= 191_000,
+            "{most_mrps} above the ceiling of 190/s"
+        );
+    }
+    assert_eq!(grid.row(middle).weight_ppm(&node(quiet)), 0, "it has left");
+}
