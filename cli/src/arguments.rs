@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use isobar_replay::options::{Capacity, Options, PolicyName, Source, Synthetic, TraceFiles};
+use isobar_replay::options::{
+    Capacity, Near, Options, PolicyName, Sizing, Source, Synthetic, TraceFiles,
+};
 
 /// Isobar lets neighbouring edge servers carry each other's peaks.
 #[derive(Debug, Parser)]
@@ -103,6 +105,7 @@ Examples:
   isobar replay --synthetic step
   isobar replay --synthetic platoon --policies home,ll,convex --times 5 --seeds 10 --json platoon.json
   isobar replay --sites sites.csv --load load.csv.gz --join join.csv --html match.html
+  isobar replay --sites sites.csv --load load.csv.gz --sized 40,2,8 --overflow 0.5,1
   isobar replay --synthetic step --policies home,convex --cluster --controller-down 10..20")]
 pub struct ReplayArguments {
     /// A made-up spike
@@ -149,6 +152,26 @@ pub struct ReplayArguments {
         conflicts_with = "synthetic"
     )]
     pub trace_s: f64,
+    /// A site's capacity: at least LEAST, or FACTOR times its highest load in the trace's last BINS bins, where a
+    /// unit of load is a request/s. Or alike: --workers everywhere, and each site's load scaled to --base
+    #[arg(
+        long,
+        value_name = "LEAST,FACTOR,BINS",
+        default_value = "alike",
+        conflicts_with = "synthetic"
+    )]
+    pub sized: Sizing,
+    /// Only the sites at most so far from a place
+    #[arg(
+        long,
+        value_name = "LAT,LON,KM",
+        conflicts_with = "synthetic",
+        allow_hyphen_values = true
+    )]
+    pub near: Option<Near>,
+    /// Say what plans could place at best, bin by bin, if load may move within these radii; nothing is simulated
+    #[arg(long, value_name = "KM,KM,…", value_delimiter = ',', requires = "sized", conflicts_with_all = ["synthetic", "cluster", "html"])]
+    pub overflow: Vec<f64>,
     /// Who decides, separated by commas [default: all; with --cluster home,waterfall,convex]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub policies: Vec<PolicyName>,
@@ -284,6 +307,8 @@ impl ReplayArguments {
             period_ms: self.period_ms,
             trace_s: self.trace_s,
             trace_span: self.from.clone().zip(self.to.clone()),
+            sizing: self.sized,
+            near: self.near,
             seed: self.seed,
             seeds: self.seeds,
             report_loss: self.report_loss,

@@ -20,6 +20,9 @@ pub fn run(arguments: &ReplayArguments) -> Outcome {
     for file in [&arguments.json, &arguments.html].into_iter().flatten() {
         check_writable(file).map_err(Failure::Input)?;
     }
+    if !arguments.overflow.is_empty() {
+        return overflow(arguments, &options);
+    }
     let report = match arguments.cluster {
         true => real(arguments, &options)?,
         false => simulated(&options)?,
@@ -30,6 +33,42 @@ pub fn run(arguments: &ReplayArguments) -> Outcome {
     }
     if let Some(file) = &arguments.html {
         write(file, &report.html()).map_err(Failure::Run)?;
+    }
+    Ok(())
+}
+
+/// What plans could place at best.
+fn overflow(arguments: &ReplayArguments, options: &Options) -> Outcome {
+    let wrong = |km: &&f64| !km.is_finite() || **km < 0.0;
+    if let Some(km) = arguments.overflow.iter().find(wrong) {
+        let text = anyhow!("--overflow: {km} is not a finite number of kilometres, 0 or more");
+        return Err(Failure::Input(text));
+    }
+    let status = Status::new();
+    let progress = |done, total| status.say(&format!("placing {done}/{total}"));
+    let lines = isobar_replay::overflow::lines(options, &arguments.overflow, &progress);
+    status.clear();
+    let lines = lines.map_err(|error| Failure::Input(error.into()))?;
+    println!(
+        "{:20} {:>9} {:>5} {:>9} {:>9} {:>16} {:>16}",
+        "bin", "radius km", "sites", "overflow", "unplaced", "with displacing", "moved displacing"
+    );
+    for line in &lines {
+        let figures = &line.overflow;
+        println!(
+            "{:20} {:>9} {:>5} {:>9.0} {:>9.0} {:>16.0} {:>16.0}",
+            line.start,
+            line.radius_km,
+            figures.full_sites,
+            figures.overflow,
+            figures.unplaced,
+            figures.unplaced_displacing,
+            figures.moved_displacing
+        );
+    }
+    if let Some(file) = &arguments.json {
+        let text = serde_json::to_string_pretty(&lines).context("writing the figures");
+        write(file, &text.map_err(Failure::Run)?).map_err(Failure::Run)?;
     }
     Ok(())
 }

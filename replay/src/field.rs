@@ -37,8 +37,8 @@ pub struct Field {
     pub positions: Vec<Position>,
     /// Neighbourhoods: indices by distance, nearest first.
     pub neighbours: Vec<Vec<u32>>,
-    /// Requests a node works on at once.
-    pub workers: u32,
+    /// Requests each node works on at once, by index.
+    pub workers: Vec<u32>,
     /// Mean service time, in nanoseconds.
     pub service_ns: f64,
     rtt: Rtt,
@@ -46,10 +46,11 @@ pub struct Field {
 }
 
 impl Field {
-    /// A field of nodes at these positions, as the options say. `seed` decides the round trips.
+    /// A field of nodes at these positions with these workers, as the options say. `seed` decides the round trips.
     pub fn new(
         names: Vec<NodeId>,
         positions: Vec<Position>,
+        workers: Vec<u32>,
         options: &Options,
         seed: u64,
     ) -> Field {
@@ -70,7 +71,7 @@ impl Field {
             by_name: names.iter().cloned().zip(0..).collect(),
             names,
             positions,
-            workers: options.workers,
+            workers,
             service_ns: options.service_ms * 1e6,
             rtt,
         }
@@ -98,7 +99,8 @@ impl Field {
                 }
             }
         }
-        Field::new(names, positions, options, seed)
+        let workers = vec![options.workers; names.len()];
+        Field::new(names, positions, workers, options, seed)
     }
 
     /// The index of a name.
@@ -116,9 +118,15 @@ impl Field {
         self.names.is_empty()
     }
 
-    /// Requests/s that one node can serve.
-    pub fn capacity_rps(&self) -> f64 {
-        f64::from(self.workers) * 1e9 / self.service_ns
+    /// Requests/s that `node` can serve.
+    pub fn capacity_rps(&self, node: u32) -> f64 {
+        f64::from(self.workers[node as usize]) * 1e9 / self.service_ns
+    }
+
+    /// Requests/s that all nodes together can serve.
+    pub fn total_rps(&self) -> f64 {
+        let workers: u64 = self.workers.iter().map(|&w| u64::from(w)).sum();
+        workers as f64 * 1e9 / self.service_ns
     }
 
     /// Round trip between two nodes, in nanoseconds; the same both ways.

@@ -102,7 +102,6 @@ pub struct Bin {
 pub struct Measure {
     warm_up_ns: u64,
     end_ns: u64,
-    capacity_rps: f64,
     /// All requests that entered, warm-up included.
     pub(crate) entered: u64,
     /// All requests that ended, warm-up included.
@@ -141,7 +140,6 @@ impl Measure {
         Measure {
             warm_up_ns: (warm_up_s * 1e9) as u64,
             end_ns,
-            capacity_rps: field.capacity_rps(),
             entered: 0,
             ended: 0,
             figures: Figures::default(),
@@ -228,9 +226,10 @@ impl Measure {
         self.bin_hot_latency_us.reset();
         self.bins.push(bin);
         let bin_s = f64::from(BIN_SAMPLES) * SAMPLE_NS as f64 / 1e9;
-        let most = self.capacity_rps * bin_s;
         if mesh.stations.len() <= LOAD_NODES_MAX {
-            let loads = mesh.stations.iter_mut().map(|station| {
+            let field = mesh.field;
+            let loads = (0..).zip(&mut mesh.stations).map(|(node, station)| {
+                let most = field.capacity_rps(node) * bin_s;
                 let completed = std::mem::take(&mut station.completed_sample);
                 (f64::from(completed) / most) as f32
             });

@@ -1,10 +1,15 @@
 //! What to replay: the command line's words as one checked value.
 
 use std::ops::Range;
-use std::path::PathBuf;
+
+mod trace;
+
+pub use trace::{History, Near, Sizing, TraceFiles};
 
 /// Most nodes a replay takes.
 pub const NODES_MAX: usize = 100_000;
+/// Most requests that a node works on at once.
+pub const WORKERS_MAX: u32 = 10_000;
 /// Most seeds of one replay.
 pub const SEEDS_MAX: u32 = 1_000;
 /// Longest simulated time, in seconds.
@@ -169,17 +174,6 @@ pub enum Source {
     Auckland,
 }
 
-/// The files of a trace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TraceFiles {
-    /// Sites with positions: CSV, optionally gzip, or GeoJSON.
-    pub sites: PathBuf,
-    /// Load by site and time bin: CSV, optionally gzip.
-    pub load: PathBuf,
-    /// Which row of the load belongs to which site, when their names differ.
-    pub join: Option<PathBuf>,
-}
-
 /// What the controller knows of capacities.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Capacity {
@@ -250,6 +244,10 @@ pub struct Options {
     pub trace_s: f64,
     /// First and last time label of a trace that is replayed; all of it when absent.
     pub trace_span: Option<(String, String)>,
+    /// How large a trace's sites are.
+    pub sizing: Sizing,
+    /// The part of the map that a trace is replayed on; all of it when absent.
+    pub near: Option<Near>,
     /// The first seed.
     pub seed: u64,
     /// How many seeds, counted up from the first.
@@ -290,6 +288,8 @@ impl Default for Options {
             period_ms: 1000,
             trace_s: 120.0,
             trace_span: None,
+            sizing: Sizing::Alike,
+            near: None,
             seed: 1,
             seeds: 1,
             report_loss: 0.0,
@@ -389,7 +389,7 @@ impl Options {
             ),
             (
                 "workers",
-                (1..=10_000).contains(&self.workers),
+                (1..=WORKERS_MAX).contains(&self.workers),
                 "must be from 1 to 10000",
             ),
             (

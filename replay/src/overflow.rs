@@ -10,6 +10,10 @@
 use isobar_controller::planner::flow::{Arcs, Curve, Exits, Facility, Flow, FlowError};
 use isobar_geo_data::nearest::NearestIndex;
 use isobar_geo_data::position::Position;
+use serde::Serialize;
+
+use crate::load::trace::{Recording, TraceError};
+use crate::options::Options;
 
 /// Milli-units per unit of load.
 const MILLI: f64 = 1000.0;
@@ -20,8 +24,64 @@ const SHED_NS: i64 = 1_000_000_000_000;
 /// Smallest load that counts as overflow, in units.
 const LEAST: f64 = 1e-6;
 
+/// Why there are no figures.
+#[derive(Debug, thiserror::Error)]
+pub enum OverflowError {
+    /// The trace cannot be used.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// A made-up spike, or sites whose capacity nobody knows.
+    #[error(
+        "only a trace whose sites are sized by their history overflows: name --sites, --load and --sized"
+    )]
+    NotSized,
+    /// More sites or pairs than the solver numbers.
+    #[error("placing what overflows")]
+    Flow(#[from] FlowError),
+}
+
+/// The figures of one bin and radius.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Line {
+    /// When the bin begins.
+    pub start: String,
+    /// How far load may move, in kilometres.
+    pub radius_km: f64,
+    /// What overflows and where it goes.
+    #[serde(flatten)]
+    pub overflow: Overflow,
+}
+
+/// The figures of every bin of the trace that `options` name, for each radius in kilometres; `progress` hears how
+/// many of how many lines there are.
+///
+/// # Errors
+/// No trace, a trace that cannot be read, or one that is too large.
+pub fn lines(
+    options: &Options,
+    radii_km: &[f64],
+    progress: &dyn Fn(usize, usize),
+) -> Result<Vec<Line>, OverflowError> {
+    let recording = Recording::read(options)?.ok_or(OverflowError::NotSized)?;
+    let capacities = recording.capacities().ok_or(OverflowError::NotSized)?;
+    let bins = recording.bins();
+    let mut lines = Vec::with_capacity(bins.len() * radii_km.len());
+    for &radius_km in radii_km {
+        let reach = Reach::within(&recording.positions(), radius_km * 1000.0);
+        for (start, loads) in &bins {
+            progress(lines.len(), bins.len() * radii_km.len());
+            lines.push(Line {
+                start: start.clone(),
+                radius_km,
+                overflow: reach.overflow(loads, capacities)?,
+            });
+        }
+    }
+    Ok(lines)
+}
+
 /// One bin's figures, in the trace's unit of load.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Overflow {
     /// Sites with more load than capacity.
     pub full_sites: usize,
@@ -106,17 +166,6 @@ impl Reach {
     }
 }
 
-/// The capacity that a cautious operator would have given each site: `least`, or `factor` times the highest
-/// load in the last `bins` bins, whichever is more. `loads` are by bin, then by site.
-pub fn capacity_from_history(loads: &[Vec<f64>], bins: usize, factor: f64, least: f64) -> Vec<f64> {
-    let sites = loads.first().map_or(0, Vec::len);
-    let last = &loads[loads.len().saturating_sub(bins)..];
-    let highest = |site: usize| last.iter().map(|bin| bin[site]).fold(0.0, f64::max);
-    (0..sites)
-        .map(|site| (factor * highest(site)).max(least))
-        .collect()
-}
-
 fn shed(flow: &Flow) -> f64 {
     let nodes = 0..flow.nodes() as u32;
     nodes.map(|node| flow.shed_mrps(node)).sum::<i64>() as f64 / MILLI
@@ -153,12 +202,5 @@ mod tests {
         assert!(got.unplaced_displacing.abs() < 1e-9, "{got:?}");
         // 30 to the second, 30 of its own on to the third, 20 of its own on to the fourth.
         assert!((got.moved_displacing - 80.0).abs() < 1e-9, "{got:?}");
-    }
-
-    #[test]
-    fn capacity_looks_at_the_last_bins_alone() {
-        let loads = vec![vec![900.0, 1.0], vec![30.0, 2.0], vec![25.0, 3.0]];
-        assert_eq!(capacity_from_history(&loads, 2, 2.0, 40.0), [60.0, 40.0]);
-        assert!(capacity_from_history(&[], 2, 2.0, 40.0).is_empty());
     }
 }

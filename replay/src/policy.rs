@@ -74,8 +74,8 @@ pub(crate) trait Policy {
         Step::Shed
     }
 
-    /// Most requests that may wait at a node, when the queue's own limit is `waiting_max`.
-    fn waiting_max(&self, _at: u32, waiting_max: u32) -> u32 {
+    /// Most requests that may wait at a node with `workers`, when the queue's own limit is `waiting_max`.
+    fn waiting_max(&self, _at: u32, waiting_max: u32, _workers: u32) -> u32 {
         waiting_max
     }
 

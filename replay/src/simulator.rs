@@ -78,7 +78,7 @@ pub(crate) struct Simulator<'a, P> {
     arrivals: Vec<Arrivals>,
     requests: Requests,
     measure: Measure,
-    waiting_max: u32,
+    waiting_per_worker: f64,
     wait_max_ns: u64,
     own_first: bool,
 }
@@ -95,18 +95,18 @@ impl<'a, P: Policy> Simulator<'a, P> {
         let limits = QueueLimits::default();
         let wait_max_ns = limits.wait_ms_max * 1_000_000;
         // A newcomer's wait is what waits before it, by workers: the longest queue that keeps to the limit.
-        let by_wait = wait_max_ns as f64 * f64::from(field.workers) / field.service_ns;
-        let by_count = limits.per_worker_max.saturating_mul(field.workers);
+        let waiting_per_worker =
+            (wait_max_ns as f64 / field.service_ns).min(f64::from(limits.per_worker_max));
         let nodes = field.len() as u32;
         let end_ns = (options.duration_s() * 1e9) as u64;
-        let expected_rps = options.base * field.capacity_rps() * f64::from(nodes);
+        let expected_rps = options.base * field.total_rps();
         Simulator {
             mesh: Mesh {
                 now_ns: 0,
                 end_ns,
                 field,
                 load,
-                stations: vec![Station::new(field.workers); field.len()],
+                stations: field.workers.iter().map(|&w| Station::new(w)).collect(),
                 rng: fastrand::Rng::with_seed(mix(seed ^ 0x5eed)),
                 cloud_rtt_ns: options.cloud_rtt_ms.map(|ms| (ms * 1e6) as u64),
                 calendar: Calendar::new(2.5 * expected_rps),
@@ -116,7 +116,7 @@ impl<'a, P: Policy> Simulator<'a, P> {
             arrivals: (0..nodes).map(|node| Arrivals::new(node, seed)).collect(),
             requests: Requests::default(),
             measure: Measure::new(field, load, WARM_UP_S, end_ns),
-            waiting_max: by_count.min(by_wait as u32),
+            waiting_per_worker,
             wait_max_ns,
         }
     }
@@ -229,7 +229,8 @@ impl<'a, P: Policy> Simulator<'a, P> {
             self.mesh.schedule(service_ns, What::Done, id);
             return true;
         }
-        if station.waiting >= self.policy.waiting_max(at, self.waiting_max) {
+        let waiting_max = (self.waiting_per_worker * f64::from(station.workers)) as u32;
+        if station.waiting >= self.policy.waiting_max(at, waiting_max, station.workers) {
             return false;
         }
         let first = !self.own_first || self.requests[id].home == at;

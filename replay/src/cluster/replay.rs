@@ -223,15 +223,18 @@ fn experiment(
         Capacity::Declared => 1.0,
         Capacity::Learned(factor) => factor,
     };
-    let place = |(name, position): (&NodeId, &isobar_geo_data::position::Position)| Place {
-        name: name.to_string(),
-        location: Location {
-            lat_deg: position.lat_deg(),
-            lon_deg: position.lon_deg(),
-        },
-        workers: options.workers,
-        service: Duration::from_secs_f64(options.service_ms / 1000.0),
-        capacity_rps: Some(field.capacity_rps() * factor),
+    let place = |node: u32| {
+        let position = field.positions[node as usize];
+        Place {
+            name: field.names[node as usize].to_string(),
+            location: Location {
+                lat_deg: position.lat_deg(),
+                lon_deg: position.lon_deg(),
+            },
+            workers: field.workers[node as usize],
+            service: Duration::from_secs_f64(options.service_ms / 1000.0),
+            capacity_rps: Some(field.capacity_rps(node) * factor),
+        }
     };
     let nodes = 0..field.len() as u32;
     let rtt = |a: u32| {
@@ -240,12 +243,7 @@ fn experiment(
             .map(move |b| Duration::from_nanos(field.rtt_ns(a, b)))
     };
     let spec = ClusterSpec {
-        places: field
-            .names
-            .iter()
-            .zip(&field.positions)
-            .map(place)
-            .collect(),
+        places: nodes.clone().map(place).collect(),
         rtt: nodes.clone().flat_map(rtt).collect(),
         policy: weight_policy(policy, options, field),
         period_ms: options.period_ms,
@@ -389,7 +387,8 @@ fn bin(record: &Record, second: usize) -> Bin {
 
 fn loads(record: &Record, second: usize, field: &Field) -> Vec<f32> {
     let nodes = record.bins(second).unwrap_or_default().iter();
-    nodes
-        .map(|node| (f64::from(node.worked()) / field.capacity_rps()) as f32)
+    (0..)
+        .zip(nodes)
+        .map(|(at, node)| (f64::from(node.worked()) / field.capacity_rps(at)) as f32)
         .collect()
 }

@@ -7,6 +7,8 @@
 //! would be its own base.) Time is compressed so that the whole trace takes
 //! the time the options give it; between bins the rate is interpolated.
 
+use isobar_geo_data::distance::distance_m;
+use isobar_geo_data::position::Position;
 use isobar_geo_data::read::{
     Input, ReadError, read_join, read_joined_trace, read_sites, read_trace,
 };
@@ -15,7 +17,9 @@ use isobar_geo_data::trace::LoadTrace;
 use isobar_mesh_api::names::NodeId;
 
 use crate::field::Field;
-use crate::options::{NODES_MAX, Options, Source, TraceFiles, WARM_UP_S};
+use crate::options::{
+    NODES_MAX, Near, Options, Sizing, Source, TraceFiles, WARM_UP_S, WORKERS_MAX,
+};
 
 /// The part of New Year's Eve that [`Source::Auckland`] replays unless the options say otherwise.
 const AUCKLAND_SPAN: (&str, &str) = ("2024-12-31T18:00", "2025-01-01T06:00");
@@ -32,13 +36,87 @@ pub enum TraceError {
     /// More sites than a replay takes.
     #[error("{0} sites; a replay takes at most {NODES_MAX}")]
     TooManySites(usize),
+    /// No site in the part of the map that was chosen.
+    #[error("no site lies in the part of the map that --near names")]
+    NoSite,
+    /// A site that would work on more at once than a replay's nodes do.
+    #[error(
+        "the largest site would need {0:.0} workers; a node has at most {WORKERS_MAX}, so choose a smaller --service-ms"
+    )]
+    TooManyWorkers(f64),
 }
 
 /// Sites and their load, as read; independent of the seed.
 #[derive(Debug, Clone)]
 pub struct Recording {
-    sites: Vec<Site>,
+    whole: Whole,
+    capacities: Option<Vec<f64>>,
+    workers: Vec<u32>,
     load: TraceLoad,
+}
+
+/// Sites and what was measured there.
+#[derive(Debug, Clone)]
+struct Whole {
+    sites: Vec<Site>,
+    trace: LoadTrace,
+    /// The trace's column of each site.
+    columns: Vec<usize>,
+}
+
+impl Whole {
+    fn new(sites: Vec<Site>, trace: LoadTrace, near: Option<Near>) -> Result<Whole, TraceError> {
+        let inside = |site: &Site| {
+            near.is_none_or(|near| {
+                distance_m(near.position, site.position) <= near.radius_km * 1000.0
+            })
+        };
+        let (columns, sites): (Vec<usize>, Vec<Site>) =
+            (0..).zip(sites).filter(|(_, site)| inside(site)).unzip();
+        match sites.len() {
+            0 => Err(TraceError::NoSite),
+            many if many > NODES_MAX => Err(TraceError::TooManySites(many)),
+            _ => Ok(Whole {
+                sites,
+                trace,
+                columns,
+            }),
+        }
+    }
+
+    fn value(&self, node: usize, bin: usize) -> Option<f64> {
+        self.trace.value(self.columns[node], bin)
+    }
+
+    /// By bin, then by site; what is not known is 0.
+    fn loads(&self) -> Vec<Vec<f64>> {
+        let bins = 0..self.trace.bins();
+        let of = |bin| {
+            let nodes = 0..self.sites.len();
+            nodes
+                .map(|node| self.value(node, bin).unwrap_or(0.0))
+                .collect()
+        };
+        bins.map(of).collect()
+    }
+}
+
+/// How many requests each site works on at once: as many as its capacity takes at the options' service time.
+fn workers(
+    whole: &Whole,
+    capacities: Option<&[f64]>,
+    options: &Options,
+) -> Result<Vec<u32>, TraceError> {
+    let Some(capacities) = capacities else {
+        return Ok(vec![options.workers; whole.sites.len()]);
+    };
+    let busy = |rps: &f64| rps * options.service_ms / 1000.0;
+    let most = capacities.iter().map(busy).fold(0.0, f64::max);
+    if most > f64::from(WORKERS_MAX) {
+        return Err(TraceError::TooManyWorkers(most));
+    }
+    let whole_workers = |rps: &f64| (busy(rps).round() as u32).max(1);
+    Ok(capacities.iter().map(whole_workers).collect())
 }
 
 impl Recording {
@@ -52,9 +130,11 @@ impl Recording {
             Source::Auckland => isobar_geo_data::datasets::auckland(),
             Source::Trace(files) => read_files(files)?,
         };
-        if sites.len() > NODES_MAX {
-            return Err(TraceError::TooManySites(sites.len()));
-        }
+        let whole = Whole::new(sites, trace, options.near)?;
+        let capacities = match options.sizing {
+            Sizing::Alike => None,
+            Sizing::History(history) => Some(history.capacities(&whole.loads())),
+        };
         let span = options
             .trace_span
             .as_ref()
@@ -63,23 +143,47 @@ impl Recording {
             Source::Auckland => Some(span.unwrap_or(AUCKLAND_SPAN)),
             _ => span,
         };
-        let trace = match span {
-            Some((from, to)) => trace.slice(from, to)?,
-            None => trace,
+        let whole = match span {
+            Some((from, to)) => Whole {
+                trace: whole.trace.slice(from, to)?,
+                ..whole
+            },
+            None => whole,
         };
-        let load = TraceLoad::new(&trace, options);
-        Ok(Some(Recording { sites, load }))
+        let workers = workers(&whole, capacities.as_deref(), options)?;
+        let load = TraceLoad::new(&whole, &workers, options);
+        Ok(Some(Recording {
+            whole,
+            capacities,
+            workers,
+            load,
+        }))
     }
 
     /// The nodes, one per site.
     pub fn field(&self, options: &Options, seed: u64) -> Field {
-        let names = self
-            .sites
-            .iter()
-            .enumerate()
+        let names = (0..)
+            .zip(&self.whole.sites)
             .map(|(i, site)| node_name(i, &site.id));
-        let positions = self.sites.iter().map(|site| site.position).collect();
-        Field::new(names.collect(), positions, options, seed)
+        let names = names.collect();
+        Field::new(names, self.positions(), self.workers.clone(), options, seed)
+    }
+
+    /// Where the sites are.
+    pub fn positions(&self) -> Vec<Position> {
+        self.whole.sites.iter().map(|site| site.position).collect()
+    }
+
+    /// When each bin begins, and its loads by site in the trace's unit; what is not known is 0.
+    pub fn bins(&self) -> Vec<(String, Vec<f64>)> {
+        let trace = &self.whole.trace;
+        let start = |bin| trace.bin_start(bin).to_string();
+        (0..).map(start).zip(self.whole.loads()).collect()
+    }
+
+    /// Capacities by site in the trace's unit, when it says so itself ([`Sizing::History`]).
+    pub fn capacities(&self) -> Option<&[f64]> {
+        self.capacities.as_deref()
     }
 
     /// Their load.
@@ -117,25 +221,32 @@ pub struct TraceLoad {
     rates_rps: std::sync::Arc<[f32]>,
     /// Length of a bin in simulated time.
     bin_s: f64,
-    capacity_rps: f64,
+    capacities_rps: std::sync::Arc<[f64]>,
 }
 
 impl TraceLoad {
     /// Scales and compresses a trace as the options say.
-    pub fn new(trace: &LoadTrace, options: &Options) -> TraceLoad {
-        let (nodes, bins) = (trace.sites().len(), trace.bins());
+    fn new(whole: &Whole, workers: &[u32], options: &Options) -> TraceLoad {
+        let (nodes, bins) = (whole.sites.len(), whole.trace.bins());
+        let capacity = |&workers: &u32| f64::from(workers) * 1000.0 / options.service_ms;
+        let capacities_rps: Vec<f64> = workers.iter().map(capacity).collect();
         let mut rates_rps = vec![0.0_f32; nodes * bins];
         for node in 0..nodes {
-            let mut known: Vec<f64> = (0..bins).filter_map(|bin| trace.value(node, bin)).collect();
-            let base = base_value(&mut known);
-            if base <= 0.0 {
-                continue;
-            }
-            let scale = options.base * options.capacity_rps() / base;
-            let mut last = known.first().copied().unwrap_or(0.0);
+            let known = || (0..bins).filter_map(|bin| whole.value(node, bin));
+            let scale = match options.sizing {
+                Sizing::History(_) => 1.0,
+                Sizing::Alike => {
+                    let base = base_value(&mut known().collect::<Vec<f64>>());
+                    match base > 0.0 {
+                        true => options.base * capacities_rps[node] / base,
+                        false => continue,
+                    }
+                }
+            };
+            let mut last = known().next().unwrap_or(0.0);
             for bin in 0..bins {
                 // What was not measured is as it was before.
-                last = trace.value(node, bin).unwrap_or(last);
+                last = whole.value(node, bin).unwrap_or(last);
                 rates_rps[bin * nodes + node] = (last * scale) as f32;
             }
         }
@@ -143,7 +254,7 @@ impl TraceLoad {
             nodes,
             rates_rps: rates_rps.into(),
             bin_s: options.trace_s / bins as f64,
-            capacity_rps: options.capacity_rps(),
+            capacities_rps: capacities_rps.into(),
         }
     }
 
@@ -160,7 +271,7 @@ impl TraceLoad {
 
     /// Whether more enters at `node` at `at_s` than it can serve alone.
     pub fn is_hot(&self, node: u32, at_s: f64) -> bool {
-        self.rate_rps(node, at_s) > self.capacity_rps
+        self.rate_rps(node, at_s) > self.capacities_rps[node as usize]
     }
 }
 
@@ -189,7 +300,16 @@ mod tests {
             base: 0.5,
             ..Options::default()
         };
-        TraceLoad::new(&trace, &options)
+        let position = Position::new(-36.8, 174.8).unwrap();
+        let sites = vec![Site {
+            id: "a".into(),
+            position,
+            name: None,
+            region: None,
+            capacity_rps: None,
+        }];
+        let whole = Whole::new(sites, trace, None).unwrap();
+        TraceLoad::new(&whole, &[options.workers], &options)
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Policy for Hazl {
     }
 
     fn place(&mut self, home: u32, mesh: &mut Mesh<'_>) -> Step {
-        let workers = mesh.field.workers;
+        let workers = mesh.field.workers[home as usize];
         let client = &mut self.clients[home as usize];
         let zones = client.under_way.len() as u32 - 1;
         let in_use = workers + client.remote;
@@ -94,7 +94,7 @@ impl Policy for Hazl {
     }
 
     fn on_event(&mut self, home: u32, mesh: &mut Mesh<'_>) {
-        let workers = mesh.field.workers;
+        let workers = mesh.field.workers[home as usize];
         let client = &mut self.clients[home as usize];
         let in_use = f64::from(workers + client.remote);
         let now = f64::from(client.under_way.iter().sum::<u32>()) / in_use;

@@ -59,10 +59,14 @@ impl Optimum {
             cloud_ns: None,
             shed_ns: SHED_NS,
         };
-        let mut flow = Flow::new(Arcs::new(&arcs)?, waiting_curve(field.workers)?, exits);
+        let mut flow = Flow::new(
+            Arcs::new(&arcs)?,
+            waiting_curve(field.workers.iter().copied().min().unwrap_or(1))?,
+            exits,
+        );
         for node in 0..field.len() as u32 {
             let facility = Facility {
-                capacity_mrps: (field.capacity_rps() * 1000.0) as i64,
+                capacity_mrps: (field.capacity_rps(node) * 1000.0) as i64,
                 service_ns: field.service_ns as i64,
                 fixed_mrps: 0,
             };
@@ -103,8 +107,8 @@ impl Optimum {
             shares.push(self.flow.shed_mrps(node) as f64);
             self.rows[node as usize].row.set(&shares);
         }
-        let capacity_mrps = mesh.field.capacity_rps() * 1000.0;
         for node in nodes {
+            let capacity_mrps = mesh.field.capacity_rps(node) * 1000.0;
             let utilisation = self.flow.load_mrps(node) as f64 / capacity_mrps;
             self.utilisation_max = self.utilisation_max.max(utilisation);
         }

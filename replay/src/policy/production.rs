@@ -83,7 +83,6 @@ pub(crate) struct Production {
     spec: ServiceSpec,
     weight_policy: WeightPolicySpec,
     proxies: Vec<Proxy>,
-    workers: u32,
     /// When proxies last heard of the controller, in nanoseconds since the run's start.
     word_ns: u64,
     pending: Vec<Option<Pending>>,
@@ -114,7 +113,6 @@ impl Production {
                 .map(|node| Proxy::new(node, &service))
                 .collect(),
             service,
-            workers: field.workers,
             word_ns: 0,
             pending: Vec::new(),
             free: Vec::new(),
@@ -332,9 +330,9 @@ impl Policy for Production {
         self.proxies[at as usize].admit(home, own, mesh)
     }
 
-    fn waiting_max(&self, at: u32, waiting_max: u32) -> u32 {
+    fn waiting_max(&self, at: u32, waiting_max: u32, workers: u32) -> u32 {
         let proxy = &self.proxies[at as usize];
-        proxy.waiting_max(waiting_max, self.workers)
+        proxy.waiting_max(waiting_max, workers)
     }
 
     fn refused(&mut self, home: u32, by: u32, tries: u32, _: Reply, mesh: &mut Mesh<'_>) -> Step {
@@ -350,7 +348,7 @@ impl Policy for Production {
         if by != home {
             let hint = LoadHint {
                 in_flight: reply.in_flight,
-                workers: mesh.field.workers,
+                workers: mesh.field.workers[by as usize],
                 latency_us: reply.service_us,
             };
             self.proxies[home as usize].heard(by, hint, mesh.now_ns);

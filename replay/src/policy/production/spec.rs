@@ -16,15 +16,15 @@ pub(super) fn service_spec(options: &Options, field: &Field) -> ServiceSpec {
         Capacity::Declared => 1.0,
         Capacity::Learned(factor) => factor,
     };
-    let endpoint = |name: &isobar_mesh_api::names::NodeId| EndpointSpec {
+    let endpoint = |(node, name): (u32, &isobar_mesh_api::names::NodeId)| EndpointSpec {
         node: name.clone(),
         address: format!("{name}.replay:80"),
-        workers: field.workers,
-        capacity_rps: Some(field.capacity_rps() * factor),
+        workers: field.workers[node as usize],
+        capacity_rps: Some(field.capacity_rps(node) * factor),
     };
     ServiceSpec {
         hosts: vec!["*".to_owned()],
-        endpoints: field.names.iter().map(endpoint).collect(),
+        endpoints: (0..).zip(&field.names).map(endpoint).collect(),
     }
 }
 
