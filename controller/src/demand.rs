@@ -43,6 +43,9 @@ pub const CALM_DEVIATIONS: f64 = 0.8;
 pub const MOVING_DEVIATIONS: f64 = 1.8;
 /// What the mean may be off the held demand there in any case, as a share of it: less changes no weight that is pushed.
 pub const MOVING_SHARE: f64 = 0.05;
+/// How many deviations below its rate the first window of all is held: nothing is moved for what chance may have made.
+/// It is often a short one, and the second corrects it.
+pub const SURE_DEVIATIONS: f64 = 2.0;
 /// Requests in a window below which a demand has ended.
 const ENDED_REQUESTS: f64 = 0.1;
 /// Over which time waiting requests are to be served beside what enters.
@@ -70,10 +73,15 @@ impl Demand {
         let rate_rps = entered as f64 / window_s;
         // Jumps are measured from the best estimate, not from the held demand, which may be off by its slack already.
         let known_rps = self.mean_rps + self.held_waiting_rps;
+        let first = self.span_s == 0.0;
         self.filter(rate_rps, window_s);
         let waiting_rps = backlog as f64 / BACKLOG_SPREAD.as_secs_f64();
         let now_rps = self.filtered_rps + waiting_rps;
         let deviation_rps = deviation_rps(known_rps.max(now_rps), window_s);
+        if first {
+            let sure_rps = (self.filtered_rps - SURE_DEVIATIONS * deviation_rps).max(0.0);
+            return self.hold(sure_rps + waiting_rps, waiting_rps, window_s);
+        }
         let off = (now_rps - known_rps) / deviation_rps;
         let seen_off = (rate_rps + waiting_rps - known_rps) / deviation_rps;
         let confirmed = self.off && seen_off * off.signum() > JUMP_DEVIATIONS;
@@ -186,7 +194,7 @@ mod tests {
     fn a_jump_up_is_taken_at_once_and_down_by_steps() {
         let mut demand = Demand::default();
         demand.observe(100, WINDOW, 0, true);
-        assert_eq!(demand.held_rps(), 100.0);
+        assert_eq!(demand.held_rps(), 80.0, "of the first window, what is sure");
         demand.observe(1000, WINDOW, 0, true);
         assert_eq!(demand.held_rps(), 1000.0);
         demand.observe(100, WINDOW, 0, true);
@@ -212,6 +220,7 @@ mod tests {
     #[test]
     fn backlog_is_spread_over_two_seconds() {
         let mut demand = Demand::default();
+        (0..10).for_each(|_| _ = demand.observe(100, WINDOW, 0, false));
         demand.observe(100, WINDOW, 80, false);
         assert_eq!(demand.held_rps(), 140.0);
         assert_eq!(demand.filtered_rps(), 100.0);

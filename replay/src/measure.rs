@@ -197,7 +197,15 @@ impl Measure {
         figures.brought_home += u64::from(request.refusals > 0);
         match request.moved {
             Moved::No => {}
-            Moved::Plan => self.moved_plan += 1,
+            Moved::Plan => {
+                eprintln!(
+                    "PM {} {}->{}",
+                    now_ns as f64 / 1e9,
+                    request.home,
+                    request.at
+                );
+                self.moved_plan += 1
+            }
             Moved::Spill => self.moved_spill += 1,
             Moved::Cloud => figures.cloud_requests += 1,
         }

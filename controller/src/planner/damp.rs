@@ -9,8 +9,8 @@ use isobar_mesh_api::weight::{WHOLE_PPM, apportion_ppm};
 
 /// Part of the way home that one period goes.
 pub const HOMEWARD_GAIN: f64 = 0.35;
-/// Distance from the plan below which a row goes all the way: half a point.
-pub const FINISH_PPM: u32 = 5_000;
+/// Distance from the plan below which a row goes all the way: two points, for less is not pushed either.
+pub const FINISH_PPM: u32 = PUSH_PPM;
 /// Smallest change that is pushed, unless a limit would break: two points.
 pub const PUSH_PPM: u32 = 20_000;
 
