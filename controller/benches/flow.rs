@@ -68,7 +68,11 @@ fn measure(
     });
 
     let mut solved = unsolved;
-    solved.solve();
+    let effort = solved.solve();
+    println!(
+        "{name}, from scratch: {} scans, {} paths",
+        effort.scans, effort.augmentations
+    );
     // Demand within its noise, and demand that doubles or halves.
     for (what, least, most) in [("1 % ±10 %", 0.9, 1.1), ("1 % halved to doubled", 0.5, 2.0)] {
         let mut changed = solved.clone();

@@ -67,6 +67,9 @@ pub const SERVICES_MAX: usize = SNAPSHOT_SERVICES_MAX;
 /// Up to this many pairs of node and service, every connected node has a place in every service's plan even before its
 /// first request for it. Beyond, nodes without endpoints get theirs with their first report of traffic.
 pub const SEATS_EAGER_MAX: usize = 1 << 18;
+/// Effort of all planners in one tick, in [scans](TickStats::scans): about a quarter of a second. What is not placed by
+/// then is placed by the next tick.
+const SCANS_MAX: u64 = 1_500_000;
 /// Name of the policy where none selects a service.
 pub const POLICY_DEFAULT: &str = "default";
 
@@ -100,6 +103,8 @@ pub struct TickStats {
     pub augmentations: u64,
     /// Times that planners looked at a node with all its arcs.
     pub scans: u64,
+    /// Demand that planners ran out of effort for; it stays at home until the next plan, milli-requests/s.
+    pub unplaced_mrps: i64,
     /// Pairs of node and service whose part of the plan was due to be told.
     pub due: usize,
     /// Whole snapshots among the pushes.
@@ -206,12 +211,16 @@ impl ControlLoop {
         self.ticked_at = now;
         let presence = self.age(now);
         let mut stats = self.presence();
+        let (services, mut scans_left) = (self.services.len(), SCANS_MAX);
         for (place, service) in self.services.iter_mut().enumerate() {
-            service.plan(&self.nodes);
+            // What one service does not need, those after it may spend.
+            service.plan(&self.nodes, scans_left / (services - place) as u64);
             stats.services_renewed += usize::from(service.planning.renewed);
             stats.spots_changed += service.planning.field.changed.len();
             stats.augmentations += service.planning.effort.augmentations;
             stats.scans += service.planning.effort.scans;
+            stats.unplaced_mrps += service.planning.effort.unplaced_mrps;
+            scans_left = scans_left.saturating_sub(service.planning.effort.scans);
             for at in service.due() {
                 stats.due += 1;
                 let node = service.seats[at].node;

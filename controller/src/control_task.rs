@@ -132,6 +132,8 @@ impl ControlTask {
         self.desired.settle_endpoints(&mut self.control_loop);
         let tick = self.control_loop.tick(self.now());
         let planned = Instant::now();
+        let unplaced_rps = tick.stats.unplaced_mrps as f64 / 1e3;
+        self.metrics.unplaced.set(unplaced_rps);
         self.push(tick);
         if self.control_loop.plan_id() != self.kept.0 || self.kept.1.elapsed() > KEEP_INTERVAL {
             self.keep_plan();

@@ -39,6 +39,7 @@ const PUSHES: &str = "isobar_controller_pushes_total";
 const ANSWERS: &str = "isobar_controller_plan_answers_total";
 const EPOCH: &str = "isobar_controller_plan_epoch";
 const GENERATION: &str = "isobar_controller_plan_generation";
+const UNPLACED: &str = "isobar_controller_plan_unplaced_rps";
 const GENERATION_STORED: &str = "isobar_controller_plan_generation_stored";
 const STORE_WRITES: &str = "isobar_controller_store_writes_total";
 const DEMAND: &str = "isobar_controller_service_demand_rps";
@@ -90,6 +91,8 @@ pub struct Metrics {
     pub epoch: Gauge,
     /// The plan's generation.
     pub generation: Gauge,
+    /// Demand that has no place in the plan yet, requests/s.
+    pub unplaced: Gauge,
     /// The generation of the plan that would survive a crash now.
     pub generation_stored: Gauge,
     /// Batches of the store.
@@ -218,6 +221,7 @@ impl Metrics {
             nacks: count(ANSWERS, "answer", "nack"),
             epoch: level(EPOCH),
             generation: level(GENERATION),
+            unplaced: level(UNPLACED),
             generation_stored: level(GENERATION_STORED),
             store: StoreCounts {
                 written: count(STORE_WRITES, "result", "written"),
@@ -303,6 +307,10 @@ fn describe() {
     describe_counter!(ANSWERS, "Answers of proxies to plans");
     describe_gauge!(EPOCH, "Epoch of the current plan");
     describe_gauge!(GENERATION, "Generation of the current plan");
+    describe_gauge!(
+        UNPLACED,
+        "Demand that the planner had no time left for and that stays at home until the next plan"
+    );
     describe_gauge!(GENERATION_STORED, "Generation of the plan on the disk");
     describe_counter!(STORE_WRITES, "Batches written to the store, by result");
     describe_gauge!(DEMAND, "Demand over all homes, requests per second");

@@ -182,12 +182,15 @@ pub struct Effort {
     pub augmentations: u64,
     /// Times a node was looked at with all its arcs.
     pub scans: u64,
+    /// Demand that the planner ran out of effort for and that stays at home for now, milli-requests/s.
+    pub unplaced_mrps: i64,
 }
 
 /// One way to plan. Implementations may keep memory between plans of one service.
 pub trait Planner: Send {
-    /// Brings `flows`, which are the last plan's and of the field's shape, up to date with the field.
-    fn plan(&mut self, field: &Field, flows: &mut Flows) -> Effort;
+    /// Brings `flows`, which are the last plan's and of the field's shape, up to date with the field, in about
+    /// `scans_max` [scans](Effort::scans) at most. What is not done by then is sound, and goes on with the next plan.
+    fn plan(&mut self, field: &Field, flows: &mut Flows, scans_max: u64) -> Effort;
 }
 
 /// The planner that a policy names.

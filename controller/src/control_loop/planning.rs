@@ -66,14 +66,17 @@ impl Planning {
 
 impl Service {
     /// One tick: brings rows and credits up to date with everything that is known.
-    pub fn plan(&mut self, nodes: &Nodes) {
+    /// The planner may spend about `scans_max` on it.
+    pub fn plan(&mut self, nodes: &Nodes, scans_max: u64) {
         self.take_stock(nodes);
         if self.planning.arcs_stale {
             self.renew(nodes);
         }
         self.refresh(nodes);
         let planning = &mut self.planning;
-        planning.effort = planning.planner.plan(&planning.field, &mut planning.flows);
+        planning.effort = planning
+            .planner
+            .plan(&planning.field, &mut planning.flows, scans_max);
         planning.renewed = std::mem::take(&mut planning.field.renewed);
         self.settle(nodes);
         self.grant(nodes);

@@ -12,7 +12,7 @@ pub struct Convex {
 }
 
 impl Planner for Convex {
-    fn plan(&mut self, field: &Field, flows: &mut Flows) -> Effort {
+    fn plan(&mut self, field: &Field, flows: &mut Flows, scans_max: u64) -> Effort {
         if field.renewed || self.flow.is_none() {
             self.flow = problem(field);
         }
@@ -29,7 +29,7 @@ impl Planner for Convex {
                 .iter()
                 .for_each(|&node| set(flow, field, node));
         }
-        let touched = flow.solve();
+        let touched = flow.solve_within(scans_max);
         if field.renewed {
             (0..field.spots.len() as u32).for_each(|home| get(flow, field, flows, home));
         } else {
@@ -41,6 +41,7 @@ impl Planner for Convex {
         Effort {
             augmentations: touched.augmentations,
             scans: touched.scans,
+            unplaced_mrps: flow.unplaced_mrps(),
         }
     }
 }

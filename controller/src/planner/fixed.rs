@@ -7,7 +7,7 @@ use super::{Effort, Field, Flows, Planner, share_mrps};
 pub struct Fixed;
 
 impl Planner for Fixed {
-    fn plan(&mut self, field: &Field, flows: &mut Flows) -> Effort {
+    fn plan(&mut self, field: &Field, flows: &mut Flows, _: u64) -> Effort {
         flows.all_home(field);
         for home in 0..field.spots.len() as u32 {
             let demand_mrps = field.spots[home as usize].demand_mrps;
@@ -26,7 +26,7 @@ impl Planner for Fixed {
 pub struct Off;
 
 impl Planner for Off {
-    fn plan(&mut self, field: &Field, flows: &mut Flows) -> Effort {
+    fn plan(&mut self, field: &Field, flows: &mut Flows, _: u64) -> Effort {
         flows.all_home(field);
         Effort::default()
     }

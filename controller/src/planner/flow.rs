@@ -19,7 +19,8 @@
 //!   reduced cost is zero, moving prices only where those paths reach.
 //!
 //! **Invariant** between solves (complementary slackness, see [`Flow::check_optimal`]): no arc is cheaper than the prices
-//! at its ends say, and those that carry flow cost exactly that. It proves the flow optimal.
+//! at its ends say, and those that carry flow cost exactly that. It proves the flow optimal. A solve that was told to stop
+//! early keeps all that but for some nodes with excess or deficit, which the next solve goes on with.
 //!
 //! Everything is an integer: flow in milli-requests/s, cost in nanoseconds of delay per request. Results depend only
 //! on the sequence of calls. Nothing here reads a clock, draws a random number, or iterates over a hash.
@@ -81,8 +82,10 @@ pub struct Flow {
     served_mrps: Vec<i64>,
     /// Of supplies 0..n, then of facilities n..2n: what one more unit there costs.
     price_ns: Vec<i64>,
-    /// Like `price_ns`: what enters and does not leave; below 0 a deficit. All 0 between solves.
+    /// Like `price_ns`: what enters and does not leave; below 0 a deficit. 0 between solves but at the nodes of `left`.
     excess_mrps: Vec<i64>,
+    /// Nodes, numbered like prices, that the last solve had no effort left for.
+    left: Vec<u32>,
 
     dirty: Dirty,
     forest: Forest,
@@ -175,6 +178,7 @@ impl Flow {
             served_mrps: vec![0; nodes],
             price_ns: vec![0; 2 * nodes],
             excess_mrps: vec![0; 2 * nodes],
+            left: Vec::new(),
             dirty: Dirty {
                 all: true,
                 supplies: Rows::new(nodes),
@@ -221,11 +225,22 @@ impl Flow {
     /// Finds the optimum again. Only nodes that changed are looked at, and those that paths from them reach; when more
     /// than a quarter of all nodes changed, the solve starts over.
     pub fn solve(&mut self) -> Touched {
-        self.forest.reset_counts();
-        if self.dirty.all || self.dirty.len() > self.nodes() / 4 {
+        self.solve_within(u64::MAX)
+    }
+
+    /// The same with about so many [scans](Touched::scans) at most. What finds no place in time is reported as served
+    /// at home, and the next solve goes on with it; see [`Flow::unplaced_mrps`].
+    pub fn solve_within(&mut self, scans_max: u64) -> Touched {
+        self.forest.begin(scans_max);
+        let left = std::mem::take(&mut self.left);
+        for &node in &left {
+            self.touched.mark((node as usize % self.nodes()) as u32);
+        }
+        let starts_over = left.is_empty() && self.dirty.len() > self.nodes() / 4;
+        if self.dirty.all || starts_over {
             self.start_over();
         } else {
-            self.mend();
+            self.mend(left);
         }
         let (augmentations, scans) = self.forest.counts();
         Touched {
@@ -235,7 +250,17 @@ impl Flow {
         }
     }
 
-    /// Number of nodes.
+    /// Demand that has no place in the plan yet, because the last solve was told to stop early.
+    pub fn unplaced_mrps(&self) -> i64 {
+        let supplies = self
+            .left
+            .iter()
+            .filter(|&&node| self.is_supply(node as usize));
+        supplies
+            .map(|&node| self.excess_mrps[node as usize].max(0))
+            .sum()
+    }
+
     /// Number of nodes.
     pub fn nodes(&self) -> usize {
         self.demand_mrps.len()
@@ -257,9 +282,9 @@ impl Flow {
         self.carried.get(arc)
     }
 
-    /// What a node serves of its own demand.
+    /// What a node serves of its own demand, and what has no place yet.
     pub fn home_mrps(&self, node: u32) -> i64 {
-        self.arc_mrps(self.row(node).start)
+        self.arc_mrps(self.row(node).start) + self.excess_mrps[node as usize].max(0)
     }
 
     /// What a node must refuse.

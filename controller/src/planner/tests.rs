@@ -46,7 +46,7 @@ fn spot(demand_rps: i64, capacity_rps: i64) -> Spot {
 
 fn plan(algorithm: Algorithm, field: &Field) -> Flows {
     let mut flows = Flows::none(field);
-    planner(algorithm).plan(field, &mut flows);
+    planner(algorithm).plan(field, &mut flows, u64::MAX);
     flows
 }
 
@@ -168,13 +168,13 @@ proptest! {
         let mut field = ring(&spots, 2, None);
         let mut flows = Flows::none(&field);
         let mut kept = convex::Convex::default();
-        kept.plan(&field, &mut flows);
+        kept.plan(&field, &mut flows, u64::MAX);
         field.renewed = false;
         for (at, spot) in changes {
             let at = at % spots.len();
             field.spots[at] = spot;
             field.changed = vec![at as u32];
-            kept.plan(&field, &mut flows);
+            kept.plan(&field, &mut flows, u64::MAX);
         }
         field.renewed = true;
         let anew = plan(Algorithm::Convex, &field);

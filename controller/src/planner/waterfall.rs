@@ -8,7 +8,7 @@ use super::{Effort, Field, Flows, Planner};
 pub struct Waterfall;
 
 impl Planner for Waterfall {
-    fn plan(&mut self, field: &Field, flows: &mut Flows) -> Effort {
+    fn plan(&mut self, field: &Field, flows: &mut Flows, _: u64) -> Effort {
         if field.changed.is_empty() && !field.renewed {
             return Effort::default();
         }

@@ -56,6 +56,7 @@ pub(super) struct Forest {
     roots: usize,
     augmentations: u64,
     scans: u64,
+    scans_max: u64,
 }
 
 impl Forest {
@@ -73,11 +74,18 @@ impl Forest {
             roots: 0,
             augmentations: 0,
             scans: 0,
+            scans_max: u64::MAX,
         }
     }
 
-    pub(super) fn reset_counts(&mut self) {
+    /// A solve begins that may take so many scans.
+    pub(super) fn begin(&mut self, scans_max: u64) {
         (self.augmentations, self.scans) = (0, 0);
+        self.scans_max = scans_max;
+    }
+
+    fn is_spent(&self) -> bool {
+        self.scans >= self.scans_max
     }
 
     pub(super) fn counts(&self) -> (u64, u64) {
@@ -109,14 +117,17 @@ impl Forest {
 
 impl Flow {
     /// Sends the excess of the given nodes to the sink or to deficits, or, with `DRAW`, draws their deficits from the
-    /// sink. Nodes without any are passed over.
+    /// sink. Nodes without any are passed over, and so are all when the effort is spent.
     pub(super) fn balance<const DRAW: bool>(&mut self, nodes: &[u32]) {
         for roots in nodes.chunks(ROOTS_MAX) {
+            if self.forest.is_spent() {
+                return;
+            }
             self.grow_from::<DRAW>(roots);
         }
     }
 
-    /// Grows one forest until all its roots are balanced.
+    /// Grows one forest until all its roots are balanced, or the effort is spent.
     fn grow_from<const DRAW: bool>(&mut self, nodes: &[u32]) {
         self.forest.agenda.clear();
         self.forest.now_ns = 0;
@@ -133,10 +144,26 @@ impl Flow {
             let Some((key_ns, node)) = self.forest.agenda.first() else {
                 break;
             };
+            if self.forest.is_spent() {
+                self.fell::<DRAW>(nodes);
+                break;
+            }
             self.forest.now_ns = key_ns;
             self.happen::<DRAW>(node as usize);
         }
         self.forest.forget();
+    }
+
+    /// Takes the whole forest down between two events: all its nodes keep the prices they have reached.
+    fn fell<const DRAW: bool>(&mut self, nodes: &[u32]) {
+        for &node in nodes {
+            let root = node as usize;
+            if self.forest.holds(root) && self.forest.kin[root].parent == ROOT {
+                self.forest.orphan(root);
+            }
+        }
+        self.forest.roots = 0;
+        self.settle_orphans::<DRAW>();
     }
 
     /// What a node waited for is due: send what it can take now and reach out again, or, outside the forest, join.
@@ -309,7 +336,7 @@ impl Flow {
         }
     }
 
-    fn is_supply(&self, node: usize) -> bool {
+    pub(super) fn is_supply(&self, node: usize) -> bool {
         node < self.nodes()
     }
 

@@ -3,10 +3,11 @@
 use super::Flow;
 
 impl Flow {
-    /// Makes flow and prices fit each other at the nodes that changed, then balances what that left over.
-    pub(super) fn mend(&mut self) {
+    /// Makes flow and prices fit each other at the nodes that changed, then balances what that left over, and what the
+    /// last solve had `left`.
+    pub(super) fn mend(&mut self, left: Vec<u32>) {
         let nodes = self.nodes();
-        let mut unbalanced = Vec::new();
+        let mut unbalanced = left;
         for supply in self.dirty.supplies.take_sorted() {
             self.mend_supply(supply as usize, &mut unbalanced);
         }
@@ -22,6 +23,13 @@ impl Flow {
         }
         self.balance::<false>(&unbalanced);
         self.balance::<true>(&unbalanced);
+        self.leave_rest(unbalanced);
+    }
+
+    /// Remembers which nodes are still out of balance.
+    fn leave_rest(&mut self, mut unbalanced: Vec<u32>) {
+        unbalanced.retain(|&node| self.excess_mrps[node as usize] != 0);
+        self.left = unbalanced;
     }
 
     /// Lowers a supply's price to its cheapest way out, and takes its flow back from dearer ways.
@@ -92,6 +100,7 @@ impl Flow {
             }
         }
         self.balance::<false>(&unbalanced);
+        self.leave_rest(unbalanced);
     }
 
     /// Gives every facility the price of serving all its own demand, or, where that is less, the price of its cheapest

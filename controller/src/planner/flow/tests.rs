@@ -501,6 +501,49 @@ fn absurd_numbers_are_clamped() {
 }
 
 #[test]
+fn a_solve_that_stops_early_is_sound_and_the_next_ones_finish_it() {
+    let mut stopped = 0;
+    for seed in 0..300 {
+        let rng = &mut Rng::with_seed(seed);
+        let mut problem = problem(rng);
+        let mut flow = problem.flow();
+        for round in 0..6 {
+            for _ in 0..rng.usize(0..=problem.nodes()) {
+                change(&mut problem, &mut flow, rng);
+            }
+            flow.solve_within(rng.u64(0..12));
+            stopped += u32::from(!flow.left.is_empty());
+            for node in 0..problem.nodes() {
+                let row = flow.row(node as u32).skip(1);
+                let others_mrps: i64 = row.map(|arc| flow.arc_mrps(arc)).sum();
+                let node_u32 = node as u32;
+                let out_mrps = flow.shed_mrps(node_u32) + flow.cloud_mrps(node_u32);
+                let placed_mrps = flow.home_mrps(node_u32) + others_mrps + out_mrps;
+                // Nothing is forgotten; what is to be taken back may still be there.
+                assert!(
+                    placed_mrps >= problem.demand_mrps[node],
+                    "seed {seed}, round {round}, node {node}"
+                );
+            }
+        }
+        for _ in 0..10_000 {
+            if flow.left.is_empty() {
+                break;
+            }
+            flow.solve_within(8);
+        }
+        flow.solve();
+        flow.check_optimal()
+            .unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
+        assert_eq!(flow.unplaced_mrps(), 0);
+        let mut fresh = problem.flow();
+        fresh.solve();
+        assert_eq!(flow.objective(), fresh.objective(), "seed {seed}");
+    }
+    assert!(stopped > 300, "only {stopped} solves had work left");
+}
+
+#[test]
 fn the_home_arc_stays_free() {
     let mut flow = line(&[10, 10]);
     flow.set_arc_cost(flow.row(0).start, 5 * MS);
