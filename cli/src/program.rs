@@ -3,6 +3,7 @@
 //! A replay's children run with `--with-parent`: they end when their standard
 //! input does, so nothing outlives the replay.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -94,7 +95,9 @@ fn log() -> anyhow::Result<()> {
     let targets: Targets = levels
         .parse()
         .with_context(|| format!("ISOBAR_LOG={levels}"))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry()
         .with(targets)
         .with(lines)

@@ -1,6 +1,7 @@
 //! The command line of `isobar-proxy`.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -163,7 +164,9 @@ fn log(level: Option<String>, json: bool) -> anyhow::Result<()> {
     let targets: Targets = level
         .parse()
         .with_context(|| format!("{level:?} is not a log level"))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let registry = tracing_subscriber::registry();
     let set = match json {
         true => registry.with(lines.json().with_filter(targets)).try_init(),

@@ -159,17 +159,23 @@ fn what_is_wrong_and_where() {
 
 #[test]
 fn the_examples_of_the_documentation_are_good() {
-    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
-    let page = std::fs::read_to_string(page).unwrap();
-    let examples: Vec<&str> = page
-        .split("```toml\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap())
-        .collect();
-    assert!(examples.len() >= 3, "{} examples", examples.len());
-    for example in examples {
-        if let Err(faults) = isobar_edge_proxy::config::Config::parse("configuration.md", example) {
-            panic!("{faults}\nin\n{example}");
+    for (name, examples_min) in [("configuration.md", 3), ("quick-start.md", 1)] {
+        let page = format!("{}/../docs/{name}", env!("CARGO_MANIFEST_DIR"));
+        let page = std::fs::read_to_string(page).unwrap();
+        let examples: Vec<&str> = page
+            .split("```toml\n")
+            .skip(1)
+            .map(|rest| rest.split("```").next().unwrap())
+            .collect();
+        assert!(
+            examples.len() >= examples_min,
+            "{} examples",
+            examples.len()
+        );
+        for example in examples {
+            if let Err(faults) = isobar_edge_proxy::config::Config::parse(name, example) {
+                panic!("{faults}\nin\n{example}");
+            }
         }
     }
 }
