@@ -163,6 +163,11 @@ impl Capacity {
                 .map(|rps| (rps, Obtained::Declared))
                 .or(self.orca_rps.map(|rps| (rps, Obtained::Reported)))
                 .or(learned.map(|rps| (rps, Obtained::Learned))),
+            CapacitySource::Declared => declared.map(|rps| (rps, Obtained::Declared)),
+            CapacitySource::Reported => self
+                .orca_rps
+                .map(|rps| (rps, Obtained::Reported))
+                .or(learned.map(|rps| (rps, Obtained::Learned))),
             CapacitySource::Learned => learned
                 .map(|rps| (rps, Obtained::Learned))
                 .or(declared.map(|rps| (rps, Obtained::Declared))),

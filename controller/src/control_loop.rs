@@ -36,6 +36,7 @@ mod fork;
 mod mesh;
 mod planning;
 mod push;
+mod reach;
 mod registry;
 mod routes;
 mod rows;
@@ -57,6 +58,7 @@ pub use explain::{
     Binding, CapacityWhy, DemandWhy, Explanation, NeighbourWhy, OtherWhy, PolicyWhy,
 };
 pub use mesh::NodeSeat;
+pub use registry::{Overruled, PolicyStatus};
 pub use stored::{StoredNode, StoredPlan, StoredSeat, StoredService};
 pub use view::{MeshView, NodeStatus, NodeView, Presence, SeatView, ServiceView};
 

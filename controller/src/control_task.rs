@@ -130,6 +130,9 @@ impl ControlTask {
         let read = Instant::now();
         self.expire_endpoints();
         self.desired.settle_endpoints(&mut self.control_loop);
+        let clock_s = (clock_ms() / 1000) as i64;
+        self.desired
+            .settle_schedules(clock_s, &mut self.control_loop);
         let tick = self.control_loop.tick(self.now());
         let planned = Instant::now();
         let unplaced_rps = tick.stats.unplaced_mrps as f64 / 1e3;

@@ -41,11 +41,13 @@ pub struct Near {
     pub rtt_us: u64,
 }
 
-/// The neighbourhood of every spot. `measured_us` gives the measured round trip from one spot to another, if any.
+/// The neighbourhood of every spot. `measured_us` gives the measured round trip from one spot to another, if any;
+/// `may_move` says whether load may move from one to another at all.
 pub fn neighbourhoods(
     spots: &[Spot],
     limits: Limits,
     measured_us: &dyn Fn(u32, u32) -> Option<u64>,
+    may_move: &dyn Fn(u32, u32) -> bool,
 ) -> Vec<Vec<Near>> {
     let serving: Vec<u32> = (0..spots.len() as u32)
         .filter(|&s| spots[s as usize].serves && spots[s as usize].position.is_some())
@@ -66,13 +68,13 @@ pub fn neighbourhoods(
                 .min(RTT_US_MAX)
         };
         let hits = if limits.rtt_us_max == u64::MAX {
-            let other = |at: usize| serving[at] != home;
+            let other = |at: usize| serving[at] != home && may_move(home, serving[at]);
             index.nearest_where(from, limits.count, limits.distance_max_m, &other)
         } else {
             let passes = |at: usize| {
                 let (to, there) = (serving[at], positions[at]);
                 let distance_m = isobar_geo_data::distance::distance_m(from, there);
-                to != home && rtt_us(to, distance_m) <= limits.rtt_us_max
+                to != home && rtt_us(to, distance_m) <= limits.rtt_us_max && may_move(home, to)
             };
             index.nearest_where(from, limits.count, limits.distance_max_m, &passes)
         };
@@ -120,7 +122,7 @@ mod tests {
             let found = measured.iter().find(|m| (m.0, m.1) == (from, to));
             found.map(|m| m.2)
         };
-        let all = neighbourhoods(spots, limits, &look_up);
+        let all = neighbourhoods(spots, limits, &look_up, &|_, _| true);
         let names: Vec<u32> = all[home].iter().map(|n| n.spot).collect();
         assert_eq!(names, expected, "{limits:?} {measured:?}");
     }
@@ -133,7 +135,9 @@ mod tests {
         check(&spots, FREE, &[(0, 1, 9_000)], 0, &[2, 1]);
         // Distance alone shortlists: a fast but far node is not asked.
         check(&spots, FREE, &[(0, 5, 10)], 0, &[1, 2]);
-        let near = neighbourhoods(&spots, FREE, &|_, _| None);
+        let near = neighbourhoods(&spots, FREE, &|_, _| None, &|_, _| true);
+        let kept = neighbourhoods(&spots, FREE, &|_, _| None, &|_, to| to != 1);
+        assert_eq!(kept[0][0].spot, 2);
         assert_eq!(near[0][0].rtt_us, 4_458);
     }
 

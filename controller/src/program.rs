@@ -28,6 +28,7 @@ use crate::problem::FieldProblem;
 use crate::resource_text::{Declared, Format, TEXT_LEN_MAX, decode_list, parse};
 use crate::rest::gate::Gate;
 use crate::rest::{EventReaders, Pager, Rest, Trials};
+use crate::store::format::bring_up_to_date;
 use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError};
 use crate::stream::StreamPort;
@@ -131,9 +132,7 @@ impl Program {
         config.check()?;
         create_directory(&config.data_dir)?;
         let metrics = Arc::new(Metrics::new());
-        let store_path = config.data_dir.join("store");
-        let store = SledStore::open(&store_path, metrics.store.clone()).await?;
-        let store: Arc<dyn Store> = Arc::new(store);
+        let store = open_store(&config, &metrics).await?;
         let addresses_path = config.data_dir.join(ADDRESSES_FILE);
         // Of a run that crashed; there may be none.
         let _ = std::fs::remove_file(&addresses_path);
@@ -231,6 +230,13 @@ impl Drop for Program {
     fn drop(&mut self) {
         self.drain.abort();
     }
+}
+
+async fn open_store(config: &Config, metrics: &Metrics) -> Result<Arc<dyn Store>, StoreError> {
+    let path = config.data_dir.join("store");
+    let store = SledStore::open(&path, metrics.store.clone()).await?;
+    bring_up_to_date(&store).await?;
+    Ok(Arc::new(store))
 }
 
 async fn listen(field: &'static str, address: SocketAddr) -> Result<TcpListener, ProgramError> {

@@ -48,6 +48,7 @@ pub mod gate;
 mod health;
 mod kinds;
 mod node_actions;
+mod openapi;
 mod paging;
 mod plans;
 mod resources;
@@ -122,6 +123,7 @@ impl Rest {
             .merge(what_if::routes())
             .merge(events::routes())
             .merge(transfer::routes())
+            .merge(openapi::routes())
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
             .layer(DefaultBodyLimit::max(TEXT_LEN_MAX))

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
+pub mod format;
 pub mod sled;
 
 /// First byte of every value: how the rest is written.
@@ -48,6 +49,8 @@ pub enum Tree {
     Audit,
     /// Registered endpoints, by `namespace/name/node/address`.
     Endpoints,
+    /// What the store says of itself.
+    Meta,
 }
 
 impl Tree {
@@ -65,6 +68,7 @@ impl Tree {
             Tree::Epoch => "epoch",
             Tree::Audit => "audit",
             Tree::Endpoints => "endpoints",
+            Tree::Meta => "meta",
         }
     }
 }
@@ -146,6 +150,20 @@ pub enum StoreError {
         /// Why.
         problem: String,
     },
+    /// A later program wrote it.
+    #[error(
+        "the store has format {found}, and this program knows {known}; run the program that wrote it, or export \
+         from that one and import into an empty store here"
+    )]
+    Later {
+        /// The store's.
+        found: u32,
+        /// The newest that this program knows.
+        known: u32,
+    },
+    /// There is no room.
+    #[error("the disk is full; make room and restart the controller")]
+    Full,
     /// The disk refused, or what is on it is damaged.
     #[error("the store failed: {0}")]
     Failed(String),

@@ -25,5 +25,7 @@ pub mod names;
 pub mod report;
 pub mod resource;
 pub mod route;
+#[cfg(feature = "schema")]
+mod schema;
 pub mod snapshot;
 pub mod weight;

@@ -87,6 +87,7 @@ pub struct Hello {
 
 /// A position as it stands in a file or message, in degrees (WGS 84); the controller checks it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Location {
     /// Latitude, −90 to 90.
     pub lat_deg: f64,

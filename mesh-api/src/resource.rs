@@ -47,6 +47,10 @@ pub struct Metadata {
 /// What an operator writes; `kind` decides the spec.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "resources are kept behind reference counts, one allocation each whatever the kind"
+)]
 pub enum Resource {
     /// One edge server.
     Node {
@@ -122,6 +126,7 @@ impl Resource {
 
 /// One edge server.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NodeSpec {
     /// Where it is; a node without a position is served but never a target by distance.
@@ -146,6 +151,7 @@ pub struct NodeSpec {
 
 /// What clients ask for.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSpec {
     /// Host names that mean this service; `*` for any.
@@ -158,6 +164,7 @@ pub struct ServiceSpec {
 
 /// One instance of a service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EndpointSpec {
     /// On which node.

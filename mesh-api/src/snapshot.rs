@@ -154,6 +154,7 @@ pub struct Endpoint {
 /// Where a home's demand for a service goes. `home_ppm + cloud_ppm + moves` sum to exactly
 /// [`WHOLE_PPM`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Row {
     /// Served at home.
     pub home_ppm: u32,
@@ -170,6 +171,7 @@ pub struct Row {
 
 /// One weight of a row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Move {
     /// The node that serves.
     pub to: NodeId,

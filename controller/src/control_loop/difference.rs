@@ -15,7 +15,7 @@ pub const SEATS_MAX: usize = 1_000;
 const SAME_RPS: f64 = 0.001;
 
 /// How a plan differs from another.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct PlanDifference {
     /// Services whose plan differs, by name.
     pub services: Vec<ServiceDifference>,
@@ -26,7 +26,7 @@ pub struct PlanDifference {
 }
 
 /// One service before and after. What is not there on one side is `null`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct ServiceDifference {
     /// Which.
     pub service: ServiceName,
@@ -37,7 +37,7 @@ pub struct ServiceDifference {
 }
 
 /// A service over all its nodes. Rates in requests/s.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Totals {
     /// The policy that decides for it.
     pub policy: String,
@@ -56,7 +56,7 @@ pub struct Totals {
 }
 
 /// One service on one node before and after. What is not there on one side is `null`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct SeatDifference {
     /// Which service.
     pub service: ServiceName,
@@ -69,7 +69,7 @@ pub struct SeatDifference {
 }
 
 /// What is planned for one service on one node. Rates in requests/s.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Load {
     /// What enters.
     pub demand_rps: f64,

@@ -204,7 +204,7 @@ impl ControlLoop {
     }
 
     fn policy_why(&self, service: &Service) -> PolicyWhy {
-        let choice = self.choice_for(&service.name);
+        let choice = self.choice_for(service);
         PolicyWhy {
             name: service.policy_name.clone(),
             because: choice.because.to_owned(),
@@ -288,6 +288,9 @@ impl ControlLoop {
         let Some(distance_m) = distance_m else {
             return "one of the two has no position".to_owned();
         };
+        if let Some(because) = service.forbids(&self.nodes, home.node, seat.node) {
+            return because.to_owned();
+        }
         if let Some(max_m) = policy.distance_max_m.filter(|max_m| distance_m > *max_m) {
             return format!("it is farther than the policy's {max_m:.0} m");
         }
@@ -312,22 +315,19 @@ impl ControlLoop {
 
     fn held_by(&self, service: &Service, at: usize, node: &Node) -> Vec<Binding> {
         let seat = &service.seats[at];
-        let presence = match node.standing() {
-            Standing::Live => None,
-            Standing::Stale { .. } => Some((
-                "stale",
-                "its reports are late: its row stays as it was until it is heard of again",
-            )),
-            Standing::Absent | Standing::Silent => {
-                Some(("silent", "it is not heard of: nothing is planned for it"))
-            }
-        };
-        let mut held: Vec<Binding> = presence.map(Binding::new).into_iter().collect();
+        let mut held: Vec<Binding> = by_presence(node).into_iter().collect();
         held.extend(by_utilisation(service, at));
         let policy = &service.policy;
         let moved_ppm = WHOLE_PPM - seat.planned.home_ppm;
         let at_most = policy.move_max * f64::from(WHOLE_PPM);
         let some = [
+            (
+                policy.observe_only,
+                (
+                    "observe_only",
+                    "the policy only observes: its plan is shown and not followed",
+                ),
+            ),
             (
                 policy.algorithm == Algorithm::Off,
                 ("off", "the policy's algorithm moves nothing"),
@@ -386,6 +386,21 @@ impl Binding {
             because,
         }
     }
+}
+
+/// What the node's silence has to do with it.
+fn by_presence(node: &Node) -> Option<Binding> {
+    let said = match node.standing() {
+        Standing::Live => return None,
+        Standing::Stale { .. } => (
+            "stale",
+            "its reports are late: its row stays as it was until it is heard of again",
+        ),
+        Standing::Absent | Standing::Silent => {
+            ("silent", "it is not heard of: nothing is planned for it")
+        }
+    };
+    Some(Binding::new(said))
 }
 
 /// What target and ceiling have to do with it.

@@ -29,6 +29,8 @@ pub struct NodeSeat {
     pub cordoned: bool,
     /// Whether its endpoints get no load at all.
     pub drained: bool,
+    /// Its labels; policies may select by them.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// One node.

@@ -9,10 +9,14 @@
 //! that cannot move. Only when a neighbour that it moves load to leaves, it is planned once more for the demand last
 //! known: nobody else can take over what the leaver took.
 
+use std::collections::BTreeMap;
+
+use isobar_mesh_api::names::NodeId;
 use isobar_mesh_api::resource::{Algorithm, WeightPolicySpec};
 use isobar_mesh_api::weight::WHOLE_PPM;
 
 use super::mesh::{Node, Nodes};
+use super::reach::{Pin, kept_mrps};
 use super::service::{Seat, Service};
 use crate::load_book::{RTT_US_MAX, Standing};
 use crate::neighbourhood::{self, Limits, Near, neighbourhoods};
@@ -44,6 +48,10 @@ pub(super) struct Planning {
     pub moved_in_mrps: Vec<i64>,
     /// Homes that list a seat as neighbour, nearest first.
     inbound: Vec<Vec<u32>>,
+    /// What always moves.
+    pub pins: Vec<Vec<Pin>>,
+    /// What the policy adds to the cost of each arc, nanoseconds; by arc.
+    pub extra_ns: Vec<i64>,
 }
 
 impl Planning {
@@ -60,6 +68,8 @@ impl Planning {
             load_mrps: Vec::new(),
             moved_in_mrps: Vec::new(),
             inbound: Vec::new(),
+            pins: Vec::new(),
+            extra_ns: Vec::new(),
         }
     }
 }
@@ -108,13 +118,25 @@ impl Service {
             let node = nodes.get(self.seats[home as usize].node)?;
             node.page.rtt_us(self.seats[to as usize].node)
         };
-        let near = neighbourhoods(&spots, limits(&self.policy), &measured);
-        let rows = match self.policy.algorithm {
-            Algorithm::Static => self.static_rows(nodes, &near, &spots),
-            _ => near
-                .iter()
-                .map(|row| row.iter().map(|n| self.arc(*n)).collect())
-                .collect(),
+        let reaches = self.reaches(nodes);
+        let may_move = |home: u32, to: u32| self.may_move(nodes, &reaches, home, to);
+        let near = neighbourhoods(&spots, limits(&self.policy), &measured, &may_move);
+        let named = match self.policy.algorithm {
+            Algorithm::Static => &self.policy.static_weights,
+            _ => &self.policy.pinned_weights,
+        };
+        let mut rows = self.rows_with(nodes, &near, &spots, named);
+        let mut extra_ns = Vec::new();
+        for (home, row) in (0..).zip(&mut rows) {
+            for arc in row {
+                let extra = self.extra_ns(nodes, home, arc.to);
+                arc.cost_ns += extra;
+                extra_ns.push(extra);
+            }
+        }
+        let pins = match self.policy.algorithm {
+            Algorithm::Static | Algorithm::Off => vec![Vec::new(); self.seats.len()],
+            _ => self.pins(nodes, &|at| spots[at].serves),
         };
         let target_ppm = to_ppm(self.policy.target_utilisation);
         let ceiling_ppm = to_ppm(self.policy.ceiling_utilisation).max(target_ppm);
@@ -125,6 +147,8 @@ impl Service {
         planning.field.own_stays = !self.policy.displacement;
         planning.flows = Flows::none(&planning.field);
         planning.arcs_stale = false;
+        planning.pins = pins;
+        planning.extra_ns = extra_ns;
         planning.inbound = inbound(&planning.field);
         self.list_ways();
         self.release_frozen(nodes);
@@ -180,17 +204,18 @@ impl Service {
     }
 
     /// Neighbourhoods with the policy's own weights: nodes it names are neighbours however far they are.
-    fn static_rows(
+    fn rows_with(
         &self,
         nodes: &Nodes,
         near: &[Vec<Near>],
         spots: &[neighbourhood::Spot],
+        named: &BTreeMap<NodeId, BTreeMap<NodeId, u32>>,
     ) -> Vec<Vec<Arc>> {
         let mut rows: Vec<Vec<Arc>> = near
             .iter()
             .map(|row| row.iter().map(|n| self.arc(*n)).collect())
             .collect();
-        for (home, weights) in &self.policy.static_weights {
+        for (home, weights) in named {
             let Some(from) = nodes.find(home).and_then(|node| self.seat_at(node)) else {
                 continue;
             };
@@ -221,8 +246,10 @@ impl Service {
         let mut changed = std::mem::take(&mut self.planning.field.changed);
         changed.clear();
         let frozen_in_mrps = self.frozen_in_mrps(nodes);
-        for (at, frozen_in_mrps) in frozen_in_mrps.into_iter().enumerate() {
-            let spot = self.spot(nodes, at, frozen_in_mrps);
+        let pinned_in_mrps = self.pinned_in_mrps(nodes);
+        let fixed_in_mrps = frozen_in_mrps.into_iter().zip(pinned_in_mrps);
+        for (at, (frozen_in_mrps, pinned_in_mrps)) in fixed_in_mrps.enumerate() {
+            let spot = self.spot(nodes, at, frozen_in_mrps + pinned_in_mrps);
             let costs_changed = self.measure(nodes, at);
             if costs_changed || self.planning.field.spots[at] != spot {
                 self.planning.field.spots[at] = spot;
@@ -255,12 +282,13 @@ impl Service {
         let capacity_mrps = to_mrps(seat.capacity.held_rps());
         match seat.planned_as(nodes) {
             Standing::Live => {
+                let pinned_mrps = self.pinned_out_mrps(at).min(demand_mrps);
                 let kept_mrps = match seat.endpoints.is_empty() {
                     true => 0,
-                    false => (demand_mrps as f64 * (1.0 - self.policy.move_max)) as i64,
+                    false => kept_mrps(&self.policy, demand_mrps).min(demand_mrps - pinned_mrps),
                 };
                 Spot {
-                    demand_mrps: demand_mrps - kept_mrps,
+                    demand_mrps: demand_mrps - pinned_mrps - kept_mrps,
                     capacity_mrps,
                     service_ns: seat.capacity.service().as_nanos() as i64,
                     fixed_mrps: kept_mrps + frozen_in_mrps,
@@ -293,11 +321,12 @@ impl Service {
         };
         let mut changed = false;
         for arc in self.planning.field.row(home as u32) {
+            let extra_ns = self.planning.extra_ns.get(arc).copied().unwrap_or(0);
             let to = self.planning.field.arcs()[arc].to;
             let Some(rtt_us) = node.page.rtt_us(self.seats[to as usize].node) else {
                 continue;
             };
-            let cost_ns = cost_ns(rtt_us, &self.policy);
+            let cost_ns = cost_ns(rtt_us, &self.policy) + extra_ns;
             changed |= self.planning.field.arcs()[arc].cost_ns != cost_ns;
             self.planning.field.set_cost_ns(arc, cost_ns);
             // A limit may have been crossed either way; neighbourhoods are found anew in the next tick.
@@ -433,6 +462,11 @@ pub(super) fn part_mrps(demand_mrps: i64, row: &Weights, weight_ppm: u32) -> i64
     let placed_mrps =
         demand_mrps * i64::from(WHOLE_PPM - row.shed_ppm.min(WHOLE_PPM)) / i64::from(WHOLE_PPM);
     placed_mrps * i64::from(weight_ppm) / i64::from(WHOLE_PPM)
+}
+
+/// The part of a demand that a pinned weight carries.
+pub(super) fn part_of_mrps(demand_mrps: i64, weight_ppm: u32) -> i64 {
+    demand_mrps * i64::from(weight_ppm) / i64::from(WHOLE_PPM)
 }
 
 fn cost_ns(rtt_us: u64, policy: &WeightPolicySpec) -> i64 {

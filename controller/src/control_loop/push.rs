@@ -193,10 +193,12 @@ impl Service {
         };
         let cost_of_move_ns = self.policy.move_cost_us as i64 * 1000;
         let field = &self.planning.field;
-        let mut ways: Vec<(u32, u64)> = field.arcs()[field.row(at as u32)]
-            .iter()
-            .map(|arc| {
-                let rtt_us = (arc.cost_ns - cost_of_move_ns).max(0) / 1000;
+        let extra_ns = |arc: usize| self.planning.extra_ns.get(arc).copied().unwrap_or(0);
+        let mut ways: Vec<(u32, u64)> = field
+            .row(at as u32)
+            .map(|place| {
+                let arc = field.arcs()[place];
+                let rtt_us = (arc.cost_ns - cost_of_move_ns - extra_ns(place)).max(0) / 1000;
                 (self.seats[arc.to as usize].node, rtt_us as u64)
             })
             .collect();
@@ -219,7 +221,7 @@ impl Service {
                 credit_rps: (credit_rps * 10.0).ceil() / 10.0,
             })
         };
-        let ways = if self.policy.spill {
+        let ways = if self.policy.spill && !self.policy.observe_only {
             self.ways(number)
         } else {
             Vec::new()

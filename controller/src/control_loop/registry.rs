@@ -1,14 +1,17 @@
 //! The registry: who is there, what they serve, what may move. Every call says a whole thing again.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use isobar_mesh_api::message::Hello;
 use isobar_mesh_api::names::{NodeId, ServiceName};
+use isobar_mesh_api::resource::weight_policy::Selection;
 use isobar_mesh_api::resource::{ServiceSpec, WeightPolicySpec};
 use isobar_mesh_api::route::{Route, RouteKey};
 use isobar_mesh_api::snapshot::PlanId;
+use serde::Serialize;
 
 use super::service::Service;
 use super::traffic::traffic_for;
@@ -89,15 +92,22 @@ impl ControlLoop {
         self.routes.len_with(route)
     }
 
-    /// All policies. Of those that select a service, the first by name that names it wins, else the first that is for
-    /// all services, else the default.
+    /// All policies that are in force. Of those that select a service, those that name it come before those that select
+    /// it by its labels, and these before those for all; of several alike the highest precedence decides, then the
+    /// first by name. Without any it is the default.
     pub fn set_policies(&mut self, mut policies: Vec<(String, WeightPolicySpec)>) {
         policies.sort_by(|a, b| a.0.cmp(&b.0));
         self.policies = policies;
-        for at in 0..self.services.len() {
-            let (name, policy) = self.policy_for(&self.services[at].name);
-            self.services[at].set_policy(name, policy);
-        }
+        (0..self.services.len()).for_each(|at| self.choose_policy(at));
+    }
+
+    /// Finds the policy of a service anew.
+    pub(super) fn choose_policy(&mut self, place: usize) {
+        let Some(service) = self.services.get(place) else {
+            return;
+        };
+        let (name, policy) = self.policy_for(&service.name, &service.labels);
+        self.services[place].set_policy(name, policy);
     }
 
     /// A node's stream opened. The next tick pushes a whole snapshot to it.
@@ -193,7 +203,7 @@ impl ControlLoop {
         if self.services.len() >= SERVICES_MAX {
             return None;
         }
-        let (policy_name, policy) = self.policy_for(name);
+        let (policy_name, policy) = self.policy_for(name, &BTreeMap::new());
         let mut service = Service::new(name.clone(), policy_name, policy);
         service.traffic = traffic_for(&self.traffic_policies, name, &service.labels);
         if self.nodes.len().saturating_mul(self.services.len() + 1) <= SEATS_EAGER_MAX {
@@ -254,36 +264,116 @@ impl ControlLoop {
         self.places = places.map(|(place, s)| (s.name.clone(), place)).collect();
     }
 
-    fn policy_for(&self, service: &ServiceName) -> (String, WeightPolicySpec) {
-        let name = self.choice_for(service).name;
-        let chosen = self.policies.iter().find(|p| p.0 == name);
-        let default = || (POLICY_DEFAULT.to_owned(), WeightPolicySpec::default());
-        chosen.cloned().unwrap_or_else(default)
+    fn policy_for(
+        &self,
+        service: &ServiceName,
+        labels: &BTreeMap<String, String>,
+    ) -> (String, WeightPolicySpec) {
+        let chosen = self.ranked(service, labels).into_iter().next();
+        let chosen = chosen.map(|(_, policy)| policy.clone());
+        chosen.unwrap_or_else(|| (POLICY_DEFAULT.to_owned(), WeightPolicySpec::default()))
+    }
+
+    /// Policies that select a service, the one that decides first.
+    fn ranked(
+        &self,
+        service: &ServiceName,
+        labels: &BTreeMap<String, String>,
+    ) -> Vec<(Selection, &(String, WeightPolicySpec))> {
+        let sound = self.policies.iter().filter(|p| p.1.check().is_ok());
+        let mut ranked: Vec<_> = sound
+            .filter_map(|policy| Some((policy.1.selects(service, labels)?, policy)))
+            .collect();
+        // Policies are sorted by name, and this keeps their order.
+        ranked.sort_by_key(|(how, policy)| Reverse((*how, policy.1.precedence)));
+        ranked
     }
 
     /// Which policy decides for a service, and why.
-    pub(super) fn choice_for(&self, service: &ServiceName) -> Choice {
-        let sound = || self.policies.iter().filter(|p| p.1.check().is_ok());
-        let named = sound().find(|p| p.1.services.contains(service));
-        let for_all = || sound().find(|p| p.1.services.is_empty());
-        let (chosen, because) = match (named, for_all()) {
-            (Some(named), _) => (&*named.0, "it is the first by name that names the service"),
-            (None, Some(all)) => (&*all.0, "it is the first by name that is for all services"),
-            (None, None) => (POLICY_DEFAULT, "no policy selects the service"),
+    pub(super) fn choice_for(&self, service: &Service) -> Choice {
+        let ranked = self.ranked(&service.name, &service.labels);
+        let because = match ranked.as_slice() {
+            [] => "no policy selects the service",
+            [(first, a), (second, b), ..]
+                if first == second && a.1.precedence == b.1.precedence =>
+            {
+                "of several that select the service alike it is the first by name; give one a higher precedence"
+            }
+            [(first, a), (second, _), ..] if first == second && a.1.precedence != 0 => {
+                "of those that select the service alike it has the highest precedence"
+            }
+            [(Selection::ByName, _), ..] => "it names the service",
+            [(Selection::ByLabels, _), ..] => "it selects the service by its labels",
+            [(Selection::ForAll, _), ..] => "it is for all services",
         };
-        let others = sound().filter(|p| p.1.selects(service) && p.0 != chosen);
+        let others = ranked.iter().skip(1);
         Choice {
-            name: chosen.to_owned(),
             because,
-            overruled: others.map(|p| p.0.clone()).collect(),
+            overruled: others.map(|(_, policy)| policy.0.clone()).collect(),
         }
+    }
+
+    /// What became of a policy: `in_force` says whether it is enabled and its time.
+    pub fn policy_status(
+        &self,
+        name: &str,
+        spec: &WeightPolicySpec,
+        in_force: bool,
+    ) -> PolicyStatus {
+        let mut status = PolicyStatus {
+            in_force,
+            ..PolicyStatus::default()
+        };
+        for service in self.services.iter().filter(|_| in_force) {
+            if service.policy_name == name {
+                status.decides_for_count += 1;
+                if status.decides_for.len() < STATUS_LEN_MAX {
+                    status.decides_for.push(service.name.clone());
+                }
+            } else if spec.selects(&service.name, &service.labels).is_some() {
+                status.overruled_count += 1;
+                if status.overruled.len() < STATUS_LEN_MAX {
+                    status.overruled.push(Overruled {
+                        service: service.name.clone(),
+                        by: service.policy_name.clone(),
+                    });
+                }
+            }
+        }
+        status
     }
 }
 
-/// The policy of a service.
+/// Most services that a policy's status names, each way; the rest are counted.
+pub const STATUS_LEN_MAX: usize = 100;
+
+/// What became of a `WeightPolicy`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PolicyStatus {
+    /// Whether it is enabled and its time.
+    pub in_force: bool,
+    /// Services that it decides for.
+    pub decides_for: Vec<ServiceName>,
+    /// How many.
+    pub decides_for_count: usize,
+    /// Services that it selects and another policy decides for.
+    pub overruled: Vec<Overruled>,
+    /// How many.
+    pub overruled_count: usize,
+}
+
+/// A service that another policy decides for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Overruled {
+    /// Which service.
+    pub service: ServiceName,
+    /// Which policy.
+    pub by: String,
+}
+
+/// Why a service has its policy.
 pub(super) struct Choice {
-    pub name: String,
     pub because: &'static str,
-    /// Others that would select it, by name.
+    /// Others that would select it, by rank.
     pub overruled: Vec<String>,
 }

@@ -19,7 +19,7 @@ use isobar_mesh_api::resource::Algorithm;
 use isobar_mesh_api::weight::WHOLE_PPM;
 
 use super::mesh::Nodes;
-use super::planning::part_mrps;
+use super::planning::{part_mrps, part_of_mrps};
 use super::service::{Seat, Service};
 use crate::load_book::Standing;
 use crate::planner::Arc;
@@ -66,6 +66,9 @@ impl Service {
                 apart.push(at);
             }
         }
+        if self.policy.observe_only {
+            return self.stay_home();
+        }
         if std::mem::take(&mut self.planning.obey) {
             for at in apart.drain(..) {
                 let seat = &mut self.seats[at];
@@ -74,6 +77,16 @@ impl Service {
         }
         self.follow(apart);
         self.hold_limits();
+    }
+
+    /// A policy that only observes leaves everything at home.
+    fn stay_home(&mut self) {
+        for seat in &mut self.seats {
+            seat.weights = Weights::default();
+            seat.following = false;
+        }
+        (self.planning.load_mrps, self.planning.moved_in_mrps) =
+            self.loads_mrps(|seat| &seat.weights);
     }
 
     fn plan_row(&mut self, at: usize, moved: &mut Vec<(u32, f64)>) {
@@ -89,6 +102,16 @@ impl Service {
                 moved.push((self.seats[to as usize].node, share));
             }
         }
+        let pinned_mrps = self.pinned_out_mrps(at);
+        for pin in self.planning.pins.get(at).into_iter().flatten() {
+            let node = self.seats[pin.to as usize].node;
+            let share = part_of_mrps(self.planning.demand_mrps[at], pin.weight_ppm) as f64;
+            match moved.iter_mut().find(|m| m.0 == node) {
+                Some(known) => known.1 += share,
+                None if share > 0.0 => moved.push((node, share)),
+                None => {}
+            }
+        }
         let (cloud, shed) = (flows.cloud_mrps[at] as f64, flows.shed_mrps[at] as f64);
         if moved.is_empty() && cloud == 0.0 && shed == 0.0 {
             if !self.seats[at].planned.is_home() {
@@ -100,7 +123,7 @@ impl Service {
             Algorithm::Static => f64::from(WHOLE_PPM) - moved.iter().map(|m| m.1).sum::<f64>(),
             _ => {
                 let kept_mrps = self.planning.demand_mrps[at] - field.spots[at].demand_mrps;
-                (flows.home_mrps[at] + kept_mrps) as f64
+                (flows.home_mrps[at] + kept_mrps - pinned_mrps).max(0) as f64
             }
         };
         self.seats[at].planned = Weights::from_flows(home, cloud, shed, moved);

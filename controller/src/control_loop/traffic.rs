@@ -55,6 +55,7 @@ impl ControlLoop {
         let traffic = traffic_for(&self.traffic_policies, name, &labels);
         service.labels = labels;
         service.set_traffic(traffic);
+        self.choose_policy(place.unwrap_or(usize::MAX));
     }
 }
 

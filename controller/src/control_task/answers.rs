@@ -1,5 +1,7 @@
 //! What the control task answers without changing anything.
 
+use isobar_mesh_api::resource::Resource;
+
 use super::handle::{Message, Page, Shown, Status};
 use super::route_status::RouteStatus;
 use super::{ControlTask, Hypothesis};
@@ -96,6 +98,15 @@ impl ControlTask {
                 let status = self.control_loop.node_status(node, is_declared);
                 status.map(|status| Status::Node(Box::new(status)))
             }
+            Meaning::WeightPolicy => match &*declared.resource {
+                Resource::WeightPolicy { spec, .. } => {
+                    let in_force = self.desired.is_in_force(spec);
+                    let name = &declared.key.name;
+                    let status = self.control_loop.policy_status(name, spec, in_force);
+                    Some(Status::WeightPolicy(Box::new(status)))
+                }
+                _ => None,
+            },
             _ => None,
         };
         Shown {

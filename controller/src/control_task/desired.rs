@@ -52,6 +52,10 @@ pub(super) struct Desired {
     hellos: BTreeMap<NodeId, Hello>,
     /// Endpoints that registered themselves.
     leases: Leases,
+    /// The clock, in seconds since 1970, as of the last look.
+    clock_s: i64,
+    /// Weight policies that were in force then.
+    in_force: Vec<String>,
 }
 
 impl Desired {
@@ -76,8 +80,13 @@ impl Desired {
         let siblings = self.declared.entry(key.kind).or_default();
         siblings.insert(key.name, declared.clone());
         match (&declared.meaning, &*declared.resource) {
-            (Meaning::Node(node), Resource::Node { spec, .. }) => {
-                control_loop.set_node(node.clone(), seat(spec));
+            (Meaning::Node(node), Resource::Node { spec, metadata }) => {
+                let labels = metadata.labels.clone();
+                let seat = NodeSeat {
+                    labels,
+                    ..seat(spec)
+                };
+                control_loop.set_node(node.clone(), seat);
             }
             (Meaning::Service(service), _) => self.tell_service(service, control_loop),
             (Meaning::TrafficPolicy, _) => {
@@ -340,12 +349,40 @@ impl Desired {
         }
     }
 
+    /// Weight policies that are in force.
     fn policies(&self) -> Vec<(String, WeightPolicySpec)> {
-        let policy = |declared: &Declared| match &*declared.resource {
-            Resource::WeightPolicy { spec, .. } => Some((declared.key.name.clone(), spec.clone())),
+        let in_force = self
+            .weight_policies()
+            .filter(|(_, spec)| spec.is_in_force(self.clock_s));
+        in_force
+            .map(|(name, spec)| (name.to_owned(), spec.clone()))
+            .collect()
+    }
+
+    fn weight_policies(&self) -> impl Iterator<Item = (&str, &WeightPolicySpec)> {
+        let all = self.all(Kind::WeightPolicy);
+        all.filter_map(|declared| match &*declared.resource {
+            Resource::WeightPolicy { spec, .. } => Some((&*declared.key.name, spec)),
             _ => None,
-        };
-        self.all(Kind::WeightPolicy).filter_map(policy).collect()
+        })
+    }
+
+    /// Tells the control loop which policies are in force where the clock changed that.
+    pub fn settle_schedules(&mut self, clock_s: i64, control_loop: &mut ControlLoop) {
+        self.clock_s = clock_s;
+        let in_force = self
+            .weight_policies()
+            .filter(|(_, spec)| spec.is_in_force(clock_s));
+        let in_force: Vec<String> = in_force.map(|(name, _)| name.to_owned()).collect();
+        if in_force != self.in_force {
+            self.in_force = in_force;
+            control_loop.set_policies(self.policies());
+        }
+    }
+
+    /// Whether a weight policy is in force as of the last look at the clock.
+    pub fn is_in_force(&self, spec: &WeightPolicySpec) -> bool {
+        spec.is_in_force(self.clock_s)
     }
 
     fn traffic_policies(&self) -> Vec<(String, TrafficPolicySpec)> {
@@ -381,6 +418,7 @@ fn seat(spec: &NodeSpec) -> NodeSeat {
         mesh_address: spec.mesh_address.clone().unwrap_or_default(),
         cordoned: spec.cordoned || spec.drained,
         drained: spec.drained,
+        ..NodeSeat::default()
     }
 }
 

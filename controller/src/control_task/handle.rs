@@ -18,7 +18,7 @@ use super::hypothesis::Hypothesis;
 use super::leases::{Leased, Registered};
 use super::route_status::RouteStatus;
 use super::streams::{StreamEnd, StreamId};
-use crate::control_loop::{Explanation, MeshView, NodeStatus, StoredPlan};
+use crate::control_loop::{Explanation, MeshView, NodeStatus, PolicyStatus, StoredPlan};
 use crate::resource_text::{Declared, Key, Kind};
 use crate::store::StoreError;
 
@@ -140,6 +140,8 @@ pub enum Status {
     Route(RouteStatus),
     /// A node.
     Node(Box<NodeStatus>),
+    /// A weight policy.
+    WeightPolicy(Box<PolicyStatus>),
 }
 
 impl Shown {

@@ -61,6 +61,7 @@ pub async fn restore(
     let epoch = next_epoch(&*store).await?;
     let mut control_loop = ControlLoop::new(epoch, period);
     let mut desired = Desired::default();
+    desired.settle_schedules((clock_ms() / 1000) as i64, &mut control_loop);
     put_stored(&*store, &mut desired, &mut control_loop).await?;
     let mut batch = Vec::new();
     let now = timestamp::rfc3339(clock_ms() / 1000);

@@ -23,7 +23,7 @@ use crate::resource_text::{check_endpoint, typed};
 pub const LEASE_S_DEFAULT: u64 = 30;
 
 /// What an endpoint says of itself.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Registration {
     /// Requests it works on at once, 1 to 100 000.

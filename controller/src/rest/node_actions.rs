@@ -26,7 +26,7 @@ use crate::resource_text::{Key, Kind, declare, typed};
 const TRIES_MAX: usize = 4;
 
 /// Where a node is from now on. What is absent stays as it is.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(test, derive(PartialEq))]
 pub struct Relocation {

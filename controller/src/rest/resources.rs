@@ -14,7 +14,7 @@ use super::{Rest, body, what_if};
 use crate::control_task::{Asked, Change, Etag, Outcome, Shown};
 use crate::problem::{FieldProblem, Problem};
 use crate::resource_text::{Declared, Key, Kind, decode};
-use crate::store::Answer;
+use crate::store::{Answer, StoreError};
 
 /// The parameter of every write that asks what it would do.
 pub(super) const DRY_RUN: &str = "dry_run";
@@ -143,6 +143,11 @@ pub(super) fn tagged<T: Serialize, W: Serialize>(
 pub(super) async fn on_disk(answer: Answer<()>) -> Result<(), Problem> {
     answer.await.map_err(|error| {
         tracing::error!(%error, "a change is in force and not stored");
+        if matches!(error, StoreError::Full) {
+            let detail = "the disk is full: the change is in force until the controller restarts, but was not \
+                          stored; make room and restart it";
+            return Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail);
+        }
         Problem::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "the change is in force until the controller restarts, but was not stored; its log says why",

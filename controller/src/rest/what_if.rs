@@ -53,7 +53,7 @@ pub(super) fn routes() -> Router<Rest> {
 }
 
 /// What is supposed, all at once; changes first, then failures, then demand.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Supposition {
     /// Resources to create or replace, as in a PUT.
@@ -67,7 +67,7 @@ pub struct Supposition {
 }
 
 /// Which resource.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Named {
     /// Its kind.
@@ -77,7 +77,7 @@ pub struct Named {
 }
 
 /// How much enters. Either `rps` at a node, or `times` what enters now, at all nodes.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Demand {
     /// For which service.

@@ -9,6 +9,7 @@
 //! the flush behind it. Opening runs on that thread too, so that sled's panics over damaged
 //! files become errors.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -224,7 +225,10 @@ fn list(db: &sled::Db, tree: Tree) -> Result<Entries, StoreError> {
 }
 
 fn failed(error: sled::Error) -> StoreError {
-    StoreError::Failed(error.to_string())
+    match &error {
+        sled::Error::Io(io) if io.kind() == ErrorKind::StorageFull => StoreError::Full,
+        error => StoreError::Failed(error.to_string()),
+    }
 }
 
 #[cfg(test)]

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 mod access;
+mod crash;
 mod enrolment;
 mod mesh;
+mod openapi;
 mod operations;
 mod process;
 mod proxy;
@@ -12,4 +14,5 @@ mod rest;
 mod restart;
 mod routes;
 mod stream;
+mod weight_policy;
 mod writes;

@@ -6,8 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{NodeId, ServiceName};
 
+pub mod schedule;
+pub mod selector;
+
+pub use schedule::{Day, TimeOfDay, Timestamp, WINDOWS_MAX, Window};
+pub use selector::{Candidate, NodeSelector, SELECTED_MAX};
+
+/// Most entries of `costs`, and most homes of `pinned_weights` and `static_weights`.
+pub const ENTRIES_MAX: usize = 1_024;
+
 /// How a plan is computed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Algorithm {
     /// Exact minimum of round trips plus queueing, with displacement.
@@ -26,21 +36,54 @@ pub enum Algorithm {
 
 /// Where a node's capacity comes from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CapacitySource {
     /// Declared where it is, else reported by the endpoint, else learned.
     #[default]
     Auto,
+    /// Declared where it is, else assumed: endpoints and learning are not heard.
+    Declared,
+    /// Reported by the endpoint, else learned; what is declared is not heard.
+    Reported,
     /// Learned from what the endpoints do, even where it is declared; the declared figure is the start.
     Learned,
 }
 
 /// The spec of a `WeightPolicy`. Every field has a default that is safe to run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct WeightPolicySpec {
-    /// Services it is for; empty for all.
+    /// Services it is for, by name. One that names no service and no label is for all.
     pub services: Vec<ServiceName>,
+    /// Services it is for, by labels, all of them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Of several policies that select a service alike (by name, by label, for all), the highest decides.
+    #[serde(skip_serializing_if = "is_default")]
+    pub precedence: i32,
+    /// Whether it is there at all.
+    #[serde(skip_serializing_if = "is_true")]
+    pub enabled: bool,
+    /// Whether it computes and shows its plan and moves nothing.
+    #[serde(skip_serializing_if = "is_default")]
+    pub observe_only: bool,
+    /// When it is in force; always when empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schedule: Vec<Window>,
+    /// Homes whose load may move; all when empty.
+    #[serde(skip_serializing_if = "NodeSelector::is_empty")]
+    pub homes: NodeSelector,
+    /// Nodes that may take load of others; all when empty.
+    #[serde(skip_serializing_if = "NodeSelector::is_empty")]
+    pub targets: NodeSelector,
+    /// Nodes that may not, whatever `targets` says.
+    #[serde(skip_serializing_if = "NodeSelector::is_empty")]
+    pub targets_forbidden: NodeSelector,
+    /// Whether load stays in the region of its home; one without a region keeps its load.
+    #[serde(skip_serializing_if = "is_default")]
+    pub own_region_only: bool,
     /// How the plan is computed.
     pub algorithm: Algorithm,
     /// Utilisation up to which nothing moves and above which moving pays, 0.05 to 1.
@@ -57,6 +100,16 @@ pub struct WeightPolicySpec {
     pub rtt_max_us: Option<u64>,
     /// The part of a home's demand that may leave it, 0 to 1.
     pub move_max: f64,
+    /// Requests/s of a home's demand that stay there before anything moves.
+    #[serde(skip_serializing_if = "is_default")]
+    pub keep_home_min_rps: f64,
+    /// What some moves cost in addition; all that apply are added up.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub costs: Vec<MoveCost>,
+    /// Parts of a home's demand that always go to a node, in parts per million: home → (node → weight). The rest is
+    /// planned. A node that cannot serve gets none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pinned_weights: BTreeMap<NodeId, BTreeMap<NodeId, u32>>,
     /// What a move costs beyond its round trip, in microseconds: prices needless moves.
     pub move_cost_us: u64,
     /// Whether proxies may move single requests at once when home is full.
@@ -76,10 +129,56 @@ pub struct WeightPolicySpec {
     pub static_weights: BTreeMap<NodeId, BTreeMap<NodeId, u32>>,
 }
 
+/// What a move costs beyond its round trip and the policy's `move_cost_us`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct MoveCost {
+    /// Homes that it comes from; all when empty.
+    #[serde(default, skip_serializing_if = "NodeSelector::is_empty")]
+    pub from: NodeSelector,
+    /// Nodes that it goes to; all when empty.
+    #[serde(default, skip_serializing_if = "NodeSelector::is_empty")]
+    pub to: NodeSelector,
+    /// Microseconds, at most a minute.
+    pub cost_us: u64,
+}
+
+/// How a policy selects a service; the later the closer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Selection {
+    /// It is for all.
+    ForAll,
+    /// By its labels.
+    ByLabels,
+    /// By its name.
+    ByName,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
 impl Default for WeightPolicySpec {
     fn default() -> WeightPolicySpec {
         WeightPolicySpec {
             services: Vec::new(),
+            labels: BTreeMap::new(),
+            precedence: 0,
+            enabled: true,
+            observe_only: false,
+            schedule: Vec::new(),
+            homes: NodeSelector::default(),
+            targets: NodeSelector::default(),
+            targets_forbidden: NodeSelector::default(),
+            own_region_only: false,
+            keep_home_min_rps: 0.0,
+            costs: Vec::new(),
+            pinned_weights: BTreeMap::new(),
             algorithm: Algorithm::Convex,
             target_utilisation: 0.75,
             ceiling_utilisation: 0.95,
@@ -109,9 +208,27 @@ pub struct PolicyError {
 }
 
 impl WeightPolicySpec {
-    /// Whether the policy is for this service.
-    pub fn selects(&self, service: &ServiceName) -> bool {
-        self.services.is_empty() || self.services.contains(service)
+    /// Whether, and how, the policy selects a service with this name and these labels.
+    pub fn selects(
+        &self,
+        service: &ServiceName,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<Selection> {
+        if self.services.contains(service) {
+            return Some(Selection::ByName);
+        }
+        let carries = |(key, value): (&String, &String)| labels.get(key) == Some(value);
+        match (self.services.is_empty(), self.labels.is_empty()) {
+            (true, true) => Some(Selection::ForAll),
+            (_, false) if self.labels.iter().all(carries) => Some(Selection::ByLabels),
+            _ => None,
+        }
+    }
+
+    /// Whether it is in force at that time, in seconds since 1970.
+    pub fn is_in_force(&self, now_s: i64) -> bool {
+        let on = self.schedule.is_empty() || self.schedule.iter().any(|w| w.is_on(now_s));
+        self.enabled && on
     }
 
     /// Checks every range.
@@ -155,19 +272,71 @@ impl WeightPolicySpec {
                 "and cloud_rtt_us must be at most 60 000 000 (a minute)",
             );
         }
-        for (home, row) in &self.static_weights {
-            let sum: u64 = row.values().map(|&w| u64::from(w)).sum();
-            if sum > u64::from(crate::weight::WHOLE_PPM) || row.contains_key(home) {
-                return Err(PolicyError {
-                    field: "static_weights",
-                    problem: format!(
-                        "of {home} must name other nodes and sum to at most 1 000 000"
-                    ),
-                });
-            }
+        check_rows("static_weights", &self.static_weights)?;
+        check_rows("pinned_weights", &self.pinned_weights)?;
+        self.check_reach()
+    }
+}
+
+impl WeightPolicySpec {
+    /// Checks selectors, costs and the schedule.
+    fn check_reach(&self) -> Result<(), PolicyError> {
+        let wrong = |field, problem: String| Err(PolicyError { field, problem });
+        if !(self.keep_home_min_rps >= 0.0 && self.keep_home_min_rps <= 1e9) {
+            return wrong(
+                "keep_home_min_rps",
+                "must be from 0 to 1 000 000 000".to_owned(),
+            );
+        }
+        if self.services.len() > SELECTED_MAX || self.labels.len() > crate::resource::LABELS_MAX {
+            return wrong("services", format!("at most {SELECTED_MAX}, and 64 labels"));
+        }
+        let selectors = [
+            ("homes", &self.homes),
+            ("targets", &self.targets),
+            ("targets_forbidden", &self.targets_forbidden),
+        ];
+        if let Some((field, _)) = selectors.into_iter().find(|(_, s)| !s.is_sound()) {
+            return wrong(field, format!("names more than {SELECTED_MAX}"));
+        }
+        let cost = |cost: &MoveCost| {
+            cost.from.is_sound() && cost.to.is_sound() && cost.cost_us <= 60_000_000
+        };
+        if self.costs.len() > ENTRIES_MAX || !self.costs.iter().all(cost) {
+            let most = format!("at most {ENTRIES_MAX}, each at most 60 000 000 (a minute)");
+            return wrong("costs", most);
+        }
+        if self.schedule.len() > WINDOWS_MAX || !self.schedule.iter().all(Window::is_sound) {
+            let sound = "each window must say something, from before to, an offset within a day";
+            return wrong("schedule", format!("at most {WINDOWS_MAX}; {sound}"));
+        }
+        let fixed = matches!(self.algorithm, Algorithm::Static | Algorithm::Off);
+        if fixed && !self.pinned_weights.is_empty() {
+            let instead =
+                "the algorithms static and off plan nothing around them; use static_weights";
+            return wrong("pinned_weights", format!("cannot be used here: {instead}"));
         }
         Ok(())
     }
+}
+
+fn check_rows(
+    field: &'static str,
+    rows: &BTreeMap<NodeId, BTreeMap<NodeId, u32>>,
+) -> Result<(), PolicyError> {
+    let wrong = |problem: String| Err(PolicyError { field, problem });
+    if rows.len() > ENTRIES_MAX {
+        return wrong(format!("of more than {ENTRIES_MAX} homes"));
+    }
+    for (home, row) in rows {
+        let sum: u64 = row.values().map(|&w| u64::from(w)).sum();
+        if sum > u64::from(crate::weight::WHOLE_PPM) || row.contains_key(home) || row.len() > 64 {
+            return wrong(format!(
+                "of {home} must name at most 64 other nodes and sum to at most 1 000 000"
+            ));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -193,6 +362,20 @@ mod tests {
             (r#"{"distance_max_m": -5}"#, "distance_max_m"),
             (r#"{"static_weights": {"a": {"a": 5}}}"#, "static_weights"),
             (r#"{"neighbors": 8}"#, "neighbors"),
+            (r#"{"keep_home_min_rps": -1}"#, "keep_home_min_rps"),
+            (
+                r#"{"pinned_weights": {"a": {"b": 1000001}}}"#,
+                "pinned_weights",
+            ),
+            (
+                r#"{"algorithm": "off", "pinned_weights": {"a": {"b": 1}}}"#,
+                "pinned_weights",
+            ),
+            (r#"{"costs": [{"cost_us": 60000001}]}"#, "costs"),
+            (r#"{"schedule": [{}]}"#, "schedule"),
+            (r#"{"schedule": [{"start": "25:00"}]}"#, "time of day"),
+            (r#"{"homes": {"region": ["a"]}}"#, "region"),
+            (r#"{"priority": 1}"#, "priority"),
         ];
         for (text, field) in cases {
             let error = check(text).unwrap_err();
