@@ -41,6 +41,7 @@ use crate::tls::Termination;
 pub mod counts;
 pub mod http;
 mod look;
+mod pace;
 mod stream;
 
 use counts::{Detected, Refusal};

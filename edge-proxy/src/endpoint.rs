@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::http1::client::Connection;
 
 mod live_circuit;
+mod shared;
 
 pub use live_circuit::{CircuitView, LiveCircuit, Through, Verdict};
 
@@ -62,6 +63,7 @@ pub struct EndpointLive {
     pub circuit: LiveCircuit,
     clock: Clock,
     pools: Box<[Mutex<Vec<Idle>>]>,
+    shared: Box<[shared::Shared]>,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,7 @@ impl EndpointLive {
             circuit: LiveCircuit::new(threads),
             clock,
             pools: (0..threads).map(|_| Mutex::default()).collect(),
+            shared: (0..threads).map(|_| shared::Shared::default()).collect(),
         }
     }
 
@@ -210,6 +213,9 @@ impl EndpointLive {
                 !idle.connection.is_dead() && now_us.saturating_sub(idle.since_us) <= IDLE_US_MAX
             });
             pool.shrink_to_fit();
+        }
+        if let Some(shared) = self.shared.get(worker) {
+            shared.sweep(now_us);
         }
         self.recover(now_us);
     }

@@ -23,6 +23,7 @@
 //! - [`snapshot_file`]: the plan outlives the proxy;
 //! - [`identity`]: keys, certificates, whom to believe;
 //! - [`admin`], [`metrics`]: what an operator sees; [`intercept`]: rules that bring connections here;
+//! - [`memory`]: what a burst took is given back;
 //! - [`reload`], [`handover`], [`drain`]: how configuration and program change, how it all ends.
 //!
 //! Pure decisions, driven by the proxy and by the simulator alike:
@@ -71,6 +72,7 @@ pub mod listen;
 pub mod listener;
 pub mod live;
 pub mod local_route;
+mod memory;
 pub mod metrics;
 mod moved;
 pub mod neighbour;

@@ -110,7 +110,7 @@ pub(crate) fn mark(head: &mut HeaderMap, exchange: &Exchange<'_>, now_us: u64) {
 }
 
 /// Whether HTTP/2 says that the other end did nothing with the request (RFC 9113, section 8.7).
-fn was_not_processed(error: &hyper::Error) -> bool {
+pub(crate) fn was_not_processed(error: &hyper::Error) -> bool {
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {

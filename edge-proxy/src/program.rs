@@ -24,6 +24,7 @@ use crate::http1::fault::FaultCounts;
 use crate::identity::{IdentityCell, files};
 use crate::listen::{self, Addresses, Front, ListenError};
 use crate::listener::{self, Listeners};
+use crate::memory::{self, Tide};
 use crate::metrics::Metrics;
 use crate::proxy::{Press, Proxy};
 use crate::reload::{self, FRONTS_WAITING_MAX, Reload};
@@ -111,7 +112,7 @@ pub async fn run_telling(
     let admin = tasks.spawn(admin::run(Arc::clone(&proxy), admin));
     tasks.spawn(prober::run(Arc::clone(&proxy)));
     tasks.spawn(watch::run(Arc::clone(&proxy)));
-    tasks.spawn(upkeep(proxy.metrics.clone()));
+    tasks.spawn(upkeep(Arc::clone(&proxy)));
     tasks.spawn(certificates(Arc::clone(&proxy)));
     tasks.spawn(reload::run(Arc::clone(&proxy), fronts));
     tasks.spawn(hangups(Arc::clone(&proxy)));
@@ -319,9 +320,13 @@ async fn certificates(proxy: Arc<Proxy>) {
     }
 }
 
-async fn upkeep(metrics: Metrics) {
+async fn upkeep(proxy: Arc<Proxy>) {
+    let mut tide = Tide::default();
     loop {
         tokio::time::sleep(UPKEEP_EVERY).await;
-        metrics.upkeep();
+        proxy.metrics.upkeep();
+        if tide.has_ebbed(proxy.drain.open()) {
+            memory::give_back();
+        }
     }
 }

@@ -39,6 +39,7 @@ use crate::traffic::Waits;
 pub const NEIGHBOURS_TRIED_MAX: usize = 2;
 
 mod at_home;
+mod send;
 
 /// A request and where it is going.
 pub(crate) struct Exchange<'a> {

@@ -12,6 +12,10 @@ mod drain;
 mod faulty;
 #[path = "proxy/forward.rs"]
 mod forward;
+#[path = "proxy/grpc.rs"]
+mod grpc;
+#[path = "proxy/http2.rs"]
+mod http2;
 #[path = "proxy/listeners.rs"]
 mod listeners;
 #[path = "proxy/mesh.rs"]

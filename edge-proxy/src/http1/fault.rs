@@ -49,11 +49,15 @@ pub enum Fault {
     Stalled,
     /// A change of protocol that nobody asked for.
     Upgrade,
+    /// What HTTP/2 does not allow.
+    Http2,
+    /// Frames or requests of an HTTP/2 connection that only cost.
+    Flood,
 }
 
 impl Fault {
     /// All, in the order of their declaration.
-    pub const ALL: [Fault; 21] = [
+    pub const ALL: [Fault; 23] = [
         Fault::FirstLine,
         Fault::Version,
         Fault::Target,
@@ -75,6 +79,8 @@ impl Fault {
         Fault::BodyTimeout,
         Fault::Stalled,
         Fault::Upgrade,
+        Fault::Http2,
+        Fault::Flood,
     ];
 
     /// What a client is told.
@@ -101,6 +107,8 @@ impl Fault {
             Fault::BodyTimeout => "the body did not go on in time",
             Fault::Stalled => "the answer was not taken in time",
             Fault::Upgrade => "the protocol changed unasked",
+            Fault::Http2 => "the connection broke the rules of HTTP/2",
+            Fault::Flood => "the connection asked for work and gave it up",
         }
     }
 
@@ -128,6 +136,8 @@ impl Fault {
             Fault::BodyTimeout => "body_timeout",
             Fault::Stalled => "stalled",
             Fault::Upgrade => "upgrade",
+            Fault::Http2 => "http2",
+            Fault::Flood => "flood",
         }
     }
 }

@@ -20,7 +20,7 @@ use super::head::{self, BodyLength, RequestHead};
 use super::inbound::Inbound;
 use super::io::{Io, Link};
 use super::tunnel::Tunnel;
-use super::watch::Watch;
+use super::watch::{Watch, micros};
 use crate::answer::Answer;
 use crate::body::{BodyError, RequestBody, ResponseBody};
 use crate::connection::{Downstream, Stream};
@@ -467,8 +467,4 @@ impl Writing {
         self.ended = ended.is_ok();
         self.broken = ended.err().map(|_| Stop::WRONG_LENGTH);
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 2)
 }

@@ -67,6 +67,11 @@ impl<'a> Watch<'a> {
     }
 }
 
+/// Microseconds, such that a sum with the clock does not overflow.
+pub fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).map_or(u64::MAX / 4, |us| us.min(u64::MAX / 4))
+}
+
 fn instant(clock: Clock, at_us: u64) -> Instant {
     let ahead_us = at_us.saturating_sub(clock.now_us());
     // A millisecond more: the timer's own grain must not wake it too early.

@@ -16,21 +16,17 @@ use http::{Request, Response, request, response};
 use hyper::body::Body;
 
 use super::Exchange;
+use super::send::Sending;
 use crate::answer::Answer;
 use crate::body::{Again, Keep, RequestBody, ResponseBody};
 use crate::deadline;
 use crate::endpoint::EndpointLive;
 use crate::gate::{Class, Slot, Terms};
 use crate::headers;
-use crate::http1::client::{self, Reply, Sent};
-use crate::http1::fault::Side;
 use crate::limit::Limit;
 use crate::live::Retrying;
 use crate::observe::{self, Observation};
 use crate::retry::{self, Failure};
-
-/// A request that could not be sent is sent on at most this many connections.
-const CONNECTIONS_TRIED_MAX: usize = 4;
 
 /// What came of one try.
 struct Tried {
@@ -39,15 +35,6 @@ struct Tried {
     failure: Option<Failure>,
     /// The request's body, when nothing of the request was sent.
     whole: Option<RequestBody>,
-}
-
-/// What came of sending.
-enum Sending {
-    Answered(Response<Reply>),
-    Unsent(RequestBody),
-    Lost,
-    /// The request is none; the endpoint did nothing wrong.
-    Malformed,
 }
 
 impl Exchange<'_> {
@@ -216,11 +203,11 @@ impl Exchange<'_> {
                 let (mut head, body) = response.into_parts();
                 headers::clean_response(&mut head);
                 observation.answered(&head, Some(Arc::clone(endpoint)));
-                if body.size_hint().lower() > observation.body_len_max() {
+                if body.len_min() > observation.body_len_max() {
                     return lost(None, Answer::limited(Limit::ResponseBody));
                 }
                 let failure = self.failure_of(&head);
-                let body = ResponseBody::reply(body, observation);
+                let body = body.observed(observation);
                 Tried {
                     outcome: Ok(Response::from_parts(head, body)),
                     failure,
@@ -235,6 +222,12 @@ impl Exchange<'_> {
                     whole: Some(whole),
                 }
             }
+            // It ends its connection, or has as many calls as it wants.
+            Ok(Sending::Refused) => Tried {
+                outcome: Err(Answer::Upstream),
+                failure: Some(Failure::Unsent),
+                whole: again.take(),
+            },
             // Not the endpoint's fault.
             Ok(Sending::Malformed | Sending::Lost) if again.was_too_large() => {
                 lost(None, Answer::limited(Limit::RequestBody))
@@ -282,44 +275,6 @@ impl Exchange<'_> {
                 false => Limit::TryTimeout,
             });
         }
-    }
-
-    /// Sends the request on a pooled connection, or a new one.
-    async fn send(
-        &self,
-        endpoint: &Arc<EndpointLive>,
-        head: &request::Parts,
-        mut body: RequestBody,
-    ) -> Sending {
-        let worker = self.worker;
-        for _ in 0..CONNECTIONS_TRIED_MAX {
-            let connection = match endpoint.idle_connection(worker.index) {
-                Some(connection) => connection,
-                None => {
-                    let wait_max = Duration::from_micros(self.route.traffic.waits.connect_us);
-                    match endpoint.connect(worker.proxy.clock, wait_max).await {
-                        Ok(connection) => connection,
-                        Err(error) => {
-                            tracing::debug!(error = %crate::chain(&error), "an endpoint is down");
-                            return Sending::Unsent(body);
-                        }
-                    }
-                }
-            };
-            match client::send(connection, head, body).await {
-                Sent::Answered(response) => return Sending::Answered(response),
-                Sent::Unsent(whole) => body = whole,
-                Sent::Lost(error) => {
-                    tracing::debug!(error = %crate::chain(&error), "a request got no answer");
-                    let Some(fault) = error.fault() else {
-                        return Sending::Malformed;
-                    };
-                    worker.proxy.faults.note(Side::Upstream, fault);
-                    return Sending::Lost;
-                }
-            }
-        }
-        Sending::Unsent(body)
     }
 
     /// What an answer's head calls for, if the policy looks at heads at all.
