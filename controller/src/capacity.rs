@@ -72,6 +72,9 @@ pub enum Obtained {
 pub struct Configured {
     /// Requests they work on at once, summed; 0 when there are none.
     pub workers: u32,
+    /// Part of them whose endpoints get requests, 0 to 1. While it is below 1 nothing is learned, and every figure is so
+    /// much smaller.
+    pub up_share: f64,
     /// What they serve, requests/s, if someone says.
     pub declared_rps: Option<f64>,
     /// What the policy wants.
@@ -101,7 +104,8 @@ impl Capacity {
         let served_rps = seen.completed as f64 / window_s;
         self.served_rps += MEAN_GAIN * (served_rps - self.served_rps);
         let mostly_failed = seen.failed.saturating_mul(10) > seen.completed;
-        if seen.completed < COMPLETED_MIN || configured.workers == 0 || mostly_failed {
+        let partly_up = configured.up_share < 1.0;
+        if seen.completed < COMPLETED_MIN || configured.workers == 0 || partly_up || mostly_failed {
             return;
         }
         let latency_us = (seen.latency_sum_us as f64 / seen.completed as f64).max(1.0);
@@ -173,7 +177,8 @@ impl Capacity {
                 .or(declared.map(|rps| (rps, Obtained::Declared))),
         };
         let assumed_rps = WORKER_RPS_ASSUMED * f64::from(configured.workers);
-        known.unwrap_or((assumed_rps, Obtained::Assumed))
+        let (rps, obtained) = known.unwrap_or((assumed_rps, Obtained::Assumed));
+        (rps * configured.up_share, obtained)
     }
 
     /// Brings the held figure, shrunk by the node's `cpu_factor`, up to date. Returns whether it or the service time changed.

@@ -3,7 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `GET /livez` | 200 while the program runs |
-//! | `GET /readyz` | 200 while requests are taken and a service is known, else 503 |
+//! | `GET /readyz` | 200 while requests are taken, a service is known and one can be served, else 503 |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /config` | configuration, plan and weights in force, JSON |
 //! | `GET /circuits` | every endpoint's circuit: state, since when, why, counters; JSON |
@@ -98,7 +98,11 @@ fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/livez" => text(StatusCode::OK, "ok\n"),
         "/readyz" if proxy.drain.is_begun() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         "/readyz" if !proxy.is_ready() => {
-            text(StatusCode::SERVICE_UNAVAILABLE, "no service is known yet\n")
+            let why = match proxy.knows_services() {
+                false => "no service is known yet\n",
+                true => "no endpoint of any service is healthy, here or near\n",
+            };
+            text(StatusCode::SERVICE_UNAVAILABLE, why)
         }
         "/readyz" => text(StatusCode::OK, "ok\n"),
         "/metrics" => reply(
@@ -149,6 +153,8 @@ fn circuits(proxy: &Proxy) -> String {
                 "requests": through.tally.ended,
                 "failures": through.tally.failed,
                 "errors": through.errors,
+                "ejections": view.ejections,
+                "healthy": view.is_healthy,
             }));
         }
     }

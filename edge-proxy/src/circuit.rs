@@ -168,6 +168,11 @@ impl Circuit {
         self.cause
     }
 
+    /// Whether the health check says so, or there is none.
+    pub fn is_healthy(&self) -> bool {
+        !self.unhealthy
+    }
+
     /// Failures in a row so far.
     pub fn failures_in_row(&self) -> u32 {
         self.failures_in_row
@@ -183,6 +188,15 @@ impl Circuit {
         match self.state {
             State::Closed => 0,
             _ => self.open_until_us.saturating_sub(now_us),
+        }
+    }
+
+    /// Whether it would let a probe through now.
+    pub fn wants_probe(&self, now_us: u64) -> bool {
+        match self.state {
+            State::Closed => false,
+            State::Open => now_us >= self.open_until_us && !self.unhealthy,
+            State::HalfOpen => self.probe_out_since_us.is_none(),
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::circuit::Admit;
 use crate::clock::Clock;
@@ -48,6 +49,15 @@ pub(crate) struct Taken<'a> {
     pub(crate) is_probe: bool,
 }
 
+/// Answers to health questions, since the start.
+#[derive(Debug, Default)]
+pub struct Checks {
+    /// Good ones.
+    pub good: AtomicU64,
+    /// Bad ones, and none at all.
+    pub bad: AtomicU64,
+}
+
 /// An endpoint's load and connections.
 #[derive(Debug)]
 pub struct EndpointLive {
@@ -61,6 +71,8 @@ pub struct EndpointLive {
     down: AtomicU32,
     /// Whether it gets requests.
     pub circuit: LiveCircuit,
+    /// What its health checks came to.
+    pub checks: Checks,
     clock: Clock,
     pools: Box<[Mutex<Vec<Idle>>]>,
     shared: Box<[shared::Shared]>,
@@ -74,8 +86,14 @@ struct Idle {
 
 impl EndpointLive {
     /// An endpoint at `host:port` that works on `workers` requests at once, for that many worker
-    /// threads.
-    pub fn new(address: &str, workers: u32, threads: usize, clock: Clock) -> EndpointLive {
+    /// threads. `suspicion` is told when it may be an outlier.
+    pub fn new(
+        address: &str,
+        workers: u32,
+        threads: usize,
+        clock: Clock,
+        suspicion: Arc<Notify>,
+    ) -> EndpointLive {
         EndpointLive {
             address: address.to_owned(),
             numeric: address.parse().ok(),
@@ -83,7 +101,8 @@ impl EndpointLive {
             active: AtomicU32::new(0),
             down_until_us: AtomicU64::new(0),
             down: AtomicU32::new(0),
-            circuit: LiveCircuit::new(threads),
+            circuit: LiveCircuit::new(threads, suspicion),
+            checks: Checks::default(),
             clock,
             pools: (0..threads).map(|_| Mutex::default()).collect(),
             shared: (0..threads).map(|_| shared::Shared::default()).collect(),

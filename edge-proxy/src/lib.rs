@@ -10,7 +10,7 @@
 //! - [`headers`], [`body`], [`answer`]: what is changed, streamed, answered by the proxy itself;
 //! - [`routing`]: where it goes by its head, and what its rule does on the way;
 //! - [`routes`]: a snapshot made ready for requests;
-//! - [`gate`], [`endpoint`]: the queue before the endpoints, and the way to them;
+//! - [`gate`], [`endpoint`]: the queue before the endpoints, and the way to them; [`health_check`] asks them how they are;
 //! - [`traffic`], [`deadline`], [`limit`], [`expiry`]: how a service's requests are treated, how long they
 //!   may take, what limits say, what ends a wait; [`watch`] looks after endpoints once a second;
 //! - [`neighbour`], [`prober`]: the way to other nodes, and what is heard of them;
@@ -34,7 +34,7 @@
 //! - [`neighbour_load`]: what was last heard of neighbours' load;
 //! - [`pick`]: who serves one request;
 //! - [`credit`]: what a node takes for others;
-//! - [`circuit`]: whether an endpoint gets requests;
+//! - [`circuit`]: whether an endpoint gets requests; [`health`]: what it says of itself; [`outlier`]: what its siblings are like;
 //! - [`retry`]: what is tried again, how often, after what pause;
 //! - [`shed`]: how long a queue may be when nobody has room;
 //! - [`turns`]: whose turn it is when own and moved-in requests wait;
@@ -64,6 +64,8 @@ pub mod forwarded;
 pub mod gate;
 pub mod handover;
 pub mod headers;
+pub mod health;
+pub mod health_check;
 pub mod http1;
 pub mod identity;
 pub mod intercept;
@@ -78,6 +80,7 @@ mod moved;
 pub mod neighbour;
 pub mod neighbour_load;
 pub mod observe;
+pub mod outlier;
 pub mod pick;
 pub mod pressure;
 pub mod prober;

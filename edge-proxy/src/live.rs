@@ -35,6 +35,8 @@ pub struct ServiceLive {
     pub retries: RetriesLive,
     /// Its TCP connections.
     pub tcp: TcpLive,
+    /// Outliers that kept their traffic because too many were left alone already.
+    pub outliers_spared: AtomicU64,
     latency_us: AtomicU32,
     pressed_us: AtomicU64,
     workers: Box<[WorkerLive]>,
@@ -202,6 +204,7 @@ impl ServiceLive {
             duration,
             retries: RetriesLive::default(),
             tcp: TcpLive::default(),
+            outliers_spared: AtomicU64::new(0),
             latency_us: AtomicU32::new(0),
             pressed_us: AtomicU64::new(0),
             workers: (0..threads).map(|_| WorkerLive::default()).collect(),

@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use crate::circuit::State;
 use crate::config::listener::ListenerProtocol;
+use crate::endpoint::EndpointLive;
 use crate::http1::fault::{Fault, Side};
 use crate::limit::Limit;
 use crate::listener::Listener;
@@ -33,6 +34,10 @@ const RETRIES: &str = "isobar_proxy_retries_total";
 const LIMITED: &str = "isobar_proxy_limited_total";
 const CIRCUIT: &str = "isobar_proxy_circuit_open";
 const CIRCUIT_OPENINGS: &str = "isobar_proxy_circuit_openings_total";
+const EJECTIONS: &str = "isobar_proxy_outlier_ejections_total";
+const SPARED: &str = "isobar_proxy_outliers_spared_total";
+const HEALTHY: &str = "isobar_proxy_endpoint_healthy";
+const HEALTH_CHECKS: &str = "isobar_proxy_health_checks_total";
 const LOST: &str = "isobar_proxy_route_requests_lost_total";
 const REDIRECTED: &str = "isobar_proxy_route_requests_redirected_total";
 const NO_BACKEND: &str = "isobar_proxy_route_requests_without_backend_total";
@@ -122,16 +127,7 @@ impl Metrics {
                 self.gauge(WEIGHT, labels, f64::from(weight_ppm) / 1e6);
             }
             for endpoint in route.endpoints.iter() {
-                let view = endpoint.circuit.view(proxy.clock.now_us());
-                let address = Label::new("endpoint", endpoint.address().to_owned());
-                let labels = || vec![label.clone(), address.clone()];
-                let open = match view.state {
-                    State::Closed => 0.0,
-                    State::HalfOpen => 0.5,
-                    State::Open => 1.0,
-                };
-                self.gauge(CIRCUIT, labels(), open);
-                self.counter(CIRCUIT_OPENINGS, labels(), view.openings);
+                self.update_endpoint(&label, endpoint, proxy);
             }
         }
         for neighbour in routes.neighbours.iter() {
@@ -157,6 +153,27 @@ impl Metrics {
             );
         }
         self.0.handle().render()
+    }
+
+    fn update_endpoint(&self, service: &Label, endpoint: &EndpointLive, proxy: &Proxy) {
+        let view = endpoint.circuit.view(proxy.clock.now_us());
+        let address = Label::new("endpoint", endpoint.address().to_owned());
+        let labels = || vec![service.clone(), address.clone()];
+        let open = match view.state {
+            State::Closed => 0.0,
+            State::HalfOpen => 0.5,
+            State::Open => 1.0,
+        };
+        self.gauge(CIRCUIT, labels(), open);
+        self.counter(CIRCUIT_OPENINGS, labels(), view.openings);
+        self.counter(EJECTIONS, labels(), view.ejections);
+        self.gauge(HEALTHY, labels(), f64::from(u8::from(view.is_healthy)));
+        let checks = &endpoint.checks;
+        for (outcome, count) in [("good", &checks.good), ("bad", &checks.bad)] {
+            let mut labels = labels();
+            labels.push(Label::new("outcome", outcome));
+            self.counter(HEALTH_CHECKS, labels, count.load(Relaxed));
+        }
     }
 
     fn update_listener(&self, listener: &Listener) {
@@ -226,6 +243,8 @@ impl Metrics {
         for (outcome, count) in ["made", "denied"].into_iter().zip(retries) {
             self.counter(RETRIES, with("outcome", outcome.to_owned()), count);
         }
+        let spared = live.outliers_spared.load(Relaxed);
+        self.counter(SPARED, service(), spared);
         self.gauge(IN_FLIGHT, service(), f64::from(live.gate.active()));
         self.gauge(WAITING, service(), f64::from(live.gate.waiting()));
         let read = |count: &AtomicU64| count.load(Relaxed);

@@ -30,7 +30,7 @@ use crate::proxy::{Press, Proxy};
 use crate::reload::{self, FRONTS_WAITING_MAX, Reload};
 use crate::routes::{Local, Table};
 use crate::routing::RoutingCounts;
-use crate::{admin, control, prober, snapshot_file, watch, worker};
+use crate::{admin, control, health_check, prober, snapshot_file, watch, worker};
 
 /// How often recorded durations are sorted into buckets.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -113,6 +113,7 @@ pub async fn run_telling(
     tasks.spawn(prober::run(Arc::clone(&proxy)));
     tasks.spawn(watch::run(Arc::clone(&proxy)));
     tasks.spawn(upkeep(Arc::clone(&proxy)));
+    tasks.spawn(health_check::run(Arc::clone(&proxy)));
     tasks.spawn(certificates(Arc::clone(&proxy)));
     tasks.spawn(reload::run(Arc::clone(&proxy), fronts));
     tasks.spawn(hangups(Arc::clone(&proxy)));

@@ -76,10 +76,17 @@ impl Proxy {
         published
     }
 
-    /// Whether it can serve: it is not ending, and it knows a service, or needs to be told of none.
+    /// Whether it can serve: it is not ending, it knows a service, or needs to be told of none, and of those it knows
+    /// one can be served, by an endpoint here that its health check does not call ill or by somebody else.
     pub fn is_ready(&self) -> bool {
-        let is_alone = self.config.controller.is_none();
-        !self.drain.is_begun() && (is_alone || !self.table.load().services.is_empty())
+        let routes = self.table.load();
+        let can_serve = routes.services.is_empty() || routes.services.iter().any(|s| s.can_serve());
+        !self.drain.is_begun() && self.knows_services() && can_serve
+    }
+
+    /// Whether it knows a service, or needs to be told of none.
+    pub fn knows_services(&self) -> bool {
+        self.config.controller.is_none() || !self.table.load().services.is_empty()
     }
 
     fn lock_addresses(&self) -> MutexGuard<'_, Option<Addresses>> {

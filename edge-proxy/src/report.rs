@@ -79,9 +79,11 @@ impl ReportBook {
             told: BTreeMap::new(),
         };
         for live in services {
-            let (entry, told) = self.service(live, window_us, now_us);
+            let (mut entry, told) = self.service(live, window_us, now_us);
             draft.told.insert(live.service.clone(), told);
-            let routed = routes.by_name(&live.service).is_some();
+            let route = routes.by_name(&live.service);
+            entry.workers_up = route.and_then(|route| route.workers_up());
+            let routed = route.is_some();
             let busy = entry != ServiceReport::idle(live.service.clone());
             if (routed || busy) && draft.report.services.len() < REPORT_SERVICES_MAX {
                 draft.report.services.push(entry);

@@ -21,6 +21,7 @@ use crate::body::{RequestBody, ResponseBody};
 use crate::connection::Downstream;
 use crate::credit::Admission;
 use crate::deadline::{self, Deadline};
+use crate::endpoint::EndpointLive;
 use crate::gate::Class;
 use crate::headers;
 use crate::http1::Upgrade;
@@ -211,6 +212,11 @@ impl<'a> Exchange<'a> {
         if now.home.in_flight >= now.home.workers && route.pick.spill().next().is_some() {
             route.live.note_pressed(now.now_us);
             proxy.press.wake();
+        }
+        // What the plan moves away for want of endpoints here would never find out that they are back.
+        let wants_probe = |e: &Arc<EndpointLive>| e.circuit.wants_probe(now.now_us);
+        if now.home.workers == 0 && refused.is_none() && route.endpoints.iter().any(wants_probe) {
+            return Choice::Home;
         }
         let chooser = &route.live.worker(self.worker.index).chooser;
         let mut chooser = chooser.lock().unwrap_or_else(|e| e.into_inner());

@@ -18,6 +18,7 @@ use isobar_mesh_api::route::Route as WrittenRoute;
 use isobar_mesh_api::snapshot::{
     Neighbour, PlanId, QueueLimits, Row, ServicePlan, Snapshot, SnapshotError,
 };
+use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -110,6 +111,24 @@ impl ServiceRoute {
         self.live.load(&self.endpoints)
     }
 
+    /// Whether anybody may serve its requests: an endpoint here that its health check does not call ill, a
+    /// neighbour, the upstream of last resort.
+    pub fn can_serve(&self) -> bool {
+        let here = || self.endpoints.iter().any(|e| e.circuit.is_healthy());
+        let elsewhere = !self.row.moves.is_empty() || self.pick.spill().next().is_some();
+        elsewhere || self.cloud.is_some() || here()
+    }
+
+    /// Requests that those endpoints here work on at once which get requests; `None` when all do.
+    pub fn workers_up(&self) -> Option<u32> {
+        let open = |e: &&Arc<EndpointLive>| e.circuit.is_open();
+        let out = self.endpoints.iter().filter(open).map(|e| e.workers());
+        let out = out.fold(None, |sum: Option<u32>, workers| {
+            Some(sum.unwrap_or(0).saturating_add(workers))
+        });
+        out.map(|out| self.workers.saturating_sub(out))
+    }
+
     /// Counters of requests sent to a neighbour.
     pub fn moved_out(&self, neighbour: usize) -> &MovedOutLive {
         &self.moved_out[neighbour]
@@ -129,6 +148,7 @@ impl ServiceRoute {
 pub struct Table {
     now: ArcSwap<Routes>,
     book: Mutex<Book>,
+    suspicion: Arc<Notify>,
 }
 
 /// What this node's own configuration says.
@@ -161,6 +181,7 @@ impl Local {
 /// Live state by name.
 #[derive(Debug)]
 struct Book {
+    suspicion: Arc<Notify>,
     node: NodeId,
     threads: usize,
     clock: Clock,
@@ -188,7 +209,9 @@ impl Table {
             services: Vec::new(),
             routes: Vec::new(),
         };
+        let suspicion = Arc::new(Notify::new());
         let mut book = Book {
+            suspicion: Arc::clone(&suspicion),
             node,
             threads,
             clock,
@@ -202,6 +225,7 @@ impl Table {
         Table {
             now: ArcSwap::from_pointee(routes),
             book: Mutex::new(book),
+            suspicion,
         }
     }
 
@@ -245,6 +269,11 @@ impl Table {
         let snapshot = Arc::clone(&before.snapshot);
         let routes = book.resolve(snapshot, share_left, Some(&before));
         self.now.store(Arc::new(routes));
+    }
+
+    /// Waits until an endpoint gives many errors in a row.
+    pub async fn suspected(&self) {
+        self.suspicion.notified().await;
     }
 
     /// Live state of all services, in order of name.
@@ -427,12 +456,13 @@ impl Book {
     ) -> Arc<EndpointLive> {
         let key = (service.clone(), address.to_owned());
         let (threads, clock) = (self.threads, self.clock);
-        let endpoint = self
-            .endpoints
-            .entry(key)
-            .or_insert_with(|| Arc::new(EndpointLive::new(address, workers, threads, clock)));
+        let endpoint = self.endpoints.entry(key).or_insert_with(|| {
+            let suspicion = Arc::clone(&self.suspicion);
+            let new = EndpointLive::new(address, workers, threads, clock, suspicion);
+            Arc::new(new)
+        });
         endpoint.set_workers(workers);
-        endpoint.circuit.set_rules(traffic.circuit);
+        endpoint.circuit.set_rules(traffic);
         Arc::clone(endpoint)
     }
 

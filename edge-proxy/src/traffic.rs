@@ -9,6 +9,7 @@ use isobar_mesh_api::snapshot::QueueLimits;
 
 use crate::circuit;
 use crate::expiry::NEVER_US;
+use crate::outlier;
 use crate::retry;
 use crate::route::rule;
 
@@ -23,6 +24,8 @@ pub struct Traffic {
     pub retries: retry::Rules,
     /// When an endpoint is left alone.
     pub circuit: circuit::Rules,
+    /// When it is so much worse than its siblings that it is.
+    pub outlier: outlier::Rules,
     /// How large things may be.
     pub sizes: Sizes,
 }
@@ -74,6 +77,7 @@ impl Traffic {
             waits: Waits::new(&spec.timeouts),
             retries: retry::Rules::new(&spec.retries),
             circuit: circuit::Rules::new(&spec.circuit),
+            outlier: outlier::Rules::new(&spec.outlier),
             sizes: spec.sizes.clone(),
             spec,
         }

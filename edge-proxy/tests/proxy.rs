@@ -16,6 +16,8 @@ mod forward;
 mod grpc;
 #[path = "proxy/http2.rs"]
 mod http2;
+#[path = "proxy/ill.rs"]
+mod ill;
 #[path = "proxy/listeners.rs"]
 mod listeners;
 #[path = "proxy/mesh.rs"]

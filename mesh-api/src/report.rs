@@ -84,6 +84,10 @@ pub struct ServiceReport {
     /// Of these, how many wait: entered here, not yet sent to an endpoint or a neighbour.
     #[serde(default)]
     pub backlog: u64,
+    /// Requests that those endpoints work on at once which get requests: neither unhealthy nor with an open circuit;
+    /// absent when all do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers_up: Option<u32>,
     /// Requests/s that the endpoints say they can serve (ORCA), summed; absent when none says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orca_capacity_rps: Option<f64>,
@@ -200,6 +204,7 @@ impl ServiceReport {
             in_flight_mean_milli: 0,
             in_flight: 0,
             backlog: 0,
+            workers_up: None,
             orca_capacity_rps: None,
         }
     }

@@ -107,6 +107,7 @@ fn report() {
             in_flight_mean_milli: 3_700,
             in_flight: 4,
             backlog: 1,
+            workers_up: Some(3),
             orca_capacity_rps: Some(210.5),
             ..ServiceReport::idle(service())
         }],

@@ -63,6 +63,8 @@ const PURE: &[&str] = &[
     "edge-proxy/src/credit",
     "edge-proxy/src/decay",
     "edge-proxy/src/circuit",
+    "edge-proxy/src/health",
+    "edge-proxy/src/outlier",
     "edge-proxy/src/retry",
     "edge-proxy/src/route",
     "edge-proxy/src/client_hello",

@@ -79,6 +79,7 @@ impl Endpoints {
 fn learning(start_rps: f64) -> Configured {
     Configured {
         workers: WORKERS,
+        up_share: 1.0,
         declared_rps: Some(start_rps),
         source: CapacitySource::Learned,
     }
@@ -161,6 +162,7 @@ fn an_idle_node_teaches_nothing() {
 fn declared_before_reported_before_learned_before_assumed() {
     let mut configured = Configured {
         workers: WORKERS,
+        up_share: 1.0,
         declared_rps: None,
         source: CapacitySource::Auto,
     };
@@ -175,6 +177,12 @@ fn declared_before_reported_before_learned_before_assumed() {
     assert_eq!(capacity.figure(configured), (180.0, Obtained::Reported));
     configured.declared_rps = Some(190.0);
     assert_eq!(capacity.figure(configured), (190.0, Obtained::Declared));
+    configured.up_share = 0.5;
+    assert_eq!(capacity.figure(configured).0, 95.0);
+    assert!(capacity.hold(configured, 1.0));
+    assert_eq!(capacity.held_rps(), 95.0);
+    configured.declared_rps = None;
+    assert_eq!(capacity.figure(configured).0, 90.0);
     configured.workers = 0;
     assert_eq!(capacity.figure(configured).0, 0.0);
 }

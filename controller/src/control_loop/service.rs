@@ -32,6 +32,8 @@ pub(super) struct Seat {
     pub node: u32,
     pub endpoints: Vec<Endpoint>,
     pub configured: Option<Configured>,
+    /// Requests that those of them work on at once which get requests, if the proxy says that some do not.
+    pub workers_up: Option<u32>,
     pub demand: Demand,
     pub capacity: Capacity,
     pub seen: Seen,
@@ -66,13 +68,19 @@ impl Seat {
         }
     }
 
-    /// What is configured for its endpoints.
+    /// What is configured for its endpoints, and how much of it is up.
     pub fn configured(&self) -> Configured {
-        self.configured.unwrap_or(Configured {
+        let all = self.configured.unwrap_or(Configured {
             workers: 0,
+            up_share: 1.0,
             declared_rps: None,
             source: CapacitySource::Auto,
-        })
+        });
+        let share = |up: u32| (f64::from(up) / f64::from(all.workers.max(1))).min(1.0);
+        Configured {
+            up_share: self.workers_up.map_or(1.0, share),
+            ..all
+        }
     }
 }
 
@@ -337,6 +345,7 @@ impl Service {
         }
         let configured = Configured {
             workers: endpoints.iter().map(|e| e.workers).sum(),
+            up_share: 1.0,
             declared_rps: declared.filter(|_| !endpoints.is_empty()),
             source,
         };
@@ -357,6 +366,7 @@ impl Service {
             .and_then(|at| self.planning.moved_in_mrps.get(at));
         let takes_in = taken_in.is_some_and(|&mrps| mrps > 0);
         let seat = self.sit(node);
+        seat.workers_up = report.workers_up;
         seat.seen = Seen::of(report, window);
         let moving = takes_in || !seat.weights.is_home();
         seat.demand

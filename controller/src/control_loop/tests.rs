@@ -65,6 +65,8 @@ struct Grid {
     /// Reports under way, oldest first.
     under_way: std::collections::VecDeque<Vec<(usize, Report)>>,
     lag_periods: usize,
+    /// Nodes where only so many workers are up.
+    up: BTreeMap<usize, u32>,
 }
 
 impl Grid {
@@ -98,6 +100,7 @@ impl Grid {
             have: BTreeMap::new(),
             under_way: std::collections::VecDeque::new(),
             lag_periods,
+            up: BTreeMap::new(),
         };
         grid.connect();
         grid
@@ -122,6 +125,7 @@ impl Grid {
     fn report(&mut self, index: usize, rate_rps: f64) -> Report {
         let mut seen = ServiceReport::idle(cart());
         seen.entered = poisson(&mut self.rng, rate_rps);
+        seen.workers_up = self.up.get(&index).copied();
         let neighbours = self
             .have
             .get(&node(index))

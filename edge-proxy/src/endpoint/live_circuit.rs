@@ -4,11 +4,14 @@
 //! count on the worker's own cache line. Only after a failure does the
 //! circuit's lock come into play.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
 
 use crate::circuit::{Admit, Cause, Circuit, Rules, State, Tally};
 use crate::clock::Clock;
+use crate::outlier;
 use crate::traffic::Traffic;
 
 /// A circuit, its rules, and what went through it.
@@ -18,6 +21,12 @@ pub struct LiveCircuit {
     is_open: AtomicBool,
     /// A success is news.
     is_marked: AtomicBool,
+    /// Errors since the last good answer, over all workers.
+    errors_in_row: AtomicU32,
+    /// So many of them in a row make it a suspect; 0 = they do not.
+    errors_in_row_max: AtomicU32,
+    /// Told when it becomes one.
+    suspicion: Arc<Notify>,
     kept: Mutex<Kept>,
     workers: Box<[WorkerTally]>,
 }
@@ -26,7 +35,10 @@ pub struct LiveCircuit {
 struct Kept {
     circuit: Circuit,
     rules: Rules,
+    /// Failures in a row that make it a suspect; 0 = they do not.
+    failures_in_row_max: u32,
     openings: u64,
+    ejections: u64,
 }
 
 /// One worker's part, on its own cache lines.
@@ -66,6 +78,12 @@ pub struct CircuitView {
     pub failures_in_row: u32,
     /// How often it opened.
     pub openings: u64,
+    /// How often because it was an outlier.
+    pub ejections: u64,
+    /// Whether it passes its health check, or has none.
+    pub is_healthy: bool,
+    /// Whether it gave so many errors in a row that it may be an outlier.
+    pub is_suspect: bool,
     /// Time until it may be probed, in microseconds.
     pub wait_us: u64,
 }
@@ -94,28 +112,47 @@ impl Verdict {
 }
 
 impl LiveCircuit {
-    /// Closed, for that many worker threads.
-    pub fn new(threads: usize) -> LiveCircuit {
+    /// Closed, for that many worker threads; `suspicion` is told when it may be an outlier.
+    pub fn new(threads: usize, suspicion: Arc<Notify>) -> LiveCircuit {
         LiveCircuit {
             is_open: AtomicBool::new(false),
             is_marked: AtomicBool::new(false),
+            errors_in_row: AtomicU32::new(0),
+            errors_in_row_max: AtomicU32::new(0),
+            suspicion,
             kept: Mutex::new(Kept {
                 circuit: Circuit::default(),
                 rules: Traffic::default().circuit,
+                failures_in_row_max: 0,
                 openings: 0,
+                ejections: 0,
             }),
             workers: (0..threads).map(|_| WorkerTally::default()).collect(),
         }
     }
 
     /// Sets when it opens from now on.
-    pub fn set_rules(&self, rules: Rules) {
-        self.lock().rules = rules;
+    pub fn set_rules(&self, traffic: &Traffic) {
+        let errors_max = traffic.outlier.errors_in_row;
+        self.errors_in_row_max.store(errors_max, Relaxed);
+        let mut kept = self.lock();
+        kept.rules = traffic.circuit;
+        kept.failures_in_row_max = traffic.outlier.failures_in_row;
     }
 
     /// Whether it is not Closed.
     pub fn is_open(&self) -> bool {
         self.is_open.load(Relaxed)
+    }
+
+    /// Whether its health check says so, or there is none.
+    pub fn is_healthy(&self) -> bool {
+        self.lock().circuit.is_healthy()
+    }
+
+    /// Whether it would let a probe through now.
+    pub fn wants_probe(&self, now_us: u64) -> bool {
+        self.lock().circuit.wants_probe(now_us)
     }
 
     /// Asks for one request of a circuit that is not Closed.
@@ -134,6 +171,10 @@ impl LiveCircuit {
             Verdict::Failure => return self.failed(worker, is_probe, clock),
             Verdict::Error => {
                 tally.errors.fetch_add(1, Relaxed);
+                self.note_error();
+            }
+            Verdict::Good if self.errors_in_row.load(Relaxed) > 0 => {
+                self.errors_in_row.store(0, Relaxed);
             }
             Verdict::Good => {}
         }
@@ -159,12 +200,17 @@ impl LiveCircuit {
         tally.ended.fetch_add(1, Relaxed);
         tally.failed.fetch_add(1, Relaxed);
         tally.errors.fetch_add(1, Relaxed);
+        self.note_error();
         let all = self.through().tally;
         let mut kept = self.lock();
         let Kept { circuit, rules, .. } = &mut *kept;
         let opened = circuit.failed(is_probe, all, clock.now_us(), rules);
         kept.openings += u64::from(opened.is_some());
         self.publish(&kept.circuit);
+        let (in_row, max) = (kept.circuit.failures_in_row(), kept.failures_in_row_max);
+        if opened.is_none() && max > 0 && in_row.is_multiple_of(max) {
+            self.suspicion.notify_one();
+        }
     }
 
     /// A request ended without saying anything about the endpoint.
@@ -174,11 +220,24 @@ impl LiveCircuit {
         }
     }
 
-    /// Opens it for a reason other than its own failures.
-    pub fn eject(&self, cause: Cause, base_us: u64, max_us: u64, now_us: u64) {
+    /// Counts one error in a row. An endpoint that stays a suspect, for there is no room to leave it alone, is told of
+    /// again after as many more.
+    fn note_error(&self) {
+        let in_row = self.errors_in_row.fetch_add(1, Relaxed) + 1;
+        let max = self.errors_in_row_max.load(Relaxed);
+        if max > 0 && in_row.is_multiple_of(max) {
+            self.suspicion.notify_one();
+        }
+    }
+
+    /// Opens it because it is an outlier.
+    pub fn eject(&self, rules: &outlier::Rules, now_us: u64) {
+        let (base_us, max_us) = (rules.ejection_base_us, rules.ejection_max_us);
+        self.errors_in_row.store(0, Relaxed);
         let mut kept = self.lock();
-        kept.circuit.open(cause, now_us, base_us, max_us);
+        kept.circuit.open(Cause::Outlier, now_us, base_us, max_us);
         kept.openings += 1;
+        kept.ejections += 1;
         self.publish(&kept.circuit);
     }
 
@@ -216,12 +275,18 @@ impl LiveCircuit {
     pub fn view(&self, now_us: u64) -> CircuitView {
         let kept = self.lock();
         let circuit = &kept.circuit;
+        let (errors, errors_max) = (&self.errors_in_row, &self.errors_in_row_max);
+        let reached = |count: u32, max: u32| max > 0 && count >= max;
         CircuitView {
             state: circuit.state(),
             since_us: circuit.since_us(),
             cause: circuit.cause(),
             failures_in_row: circuit.failures_in_row(),
             openings: kept.openings,
+            ejections: kept.ejections,
+            is_healthy: circuit.is_healthy(),
+            is_suspect: reached(errors.load(Relaxed), errors_max.load(Relaxed))
+                || reached(circuit.failures_in_row(), kept.failures_in_row_max),
             wait_us: circuit.wait_us(now_us),
         }
     }

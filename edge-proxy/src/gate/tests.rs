@@ -8,6 +8,7 @@ fn endpoints(workers: &[u32]) -> Arc<[Arc<EndpointLive>]> {
             workers,
             1,
             Clock::start(),
+            Arc::default(),
         ))
     };
     workers.iter().enumerate().map(endpoint).collect()

@@ -13,7 +13,7 @@ use isobar_mesh_api::resource::TrafficPolicySpec;
 use isobar_mesh_api::snapshot::Endpoint;
 
 /// A proxy with these endpoints and this policy, JSON.
-async fn proxy(endpoints: &[SocketAddr], policy: &str) -> TestProxy {
+pub async fn proxy(endpoints: &[SocketAddr], policy: &str) -> TestProxy {
     let dir = tempfile::tempdir().unwrap();
     let mut config = config("a", &dir);
     let endpoint = |address: &SocketAddr| Endpoint {
@@ -31,23 +31,23 @@ async fn proxy(endpoints: &[SocketAddr], policy: &str) -> TestProxy {
     TestProxy::start(config, dir).await
 }
 
-fn request(method: &str, body: Body) -> Request<Body> {
+pub fn request(method: &str, body: Body) -> Request<Body> {
     let request = Request::builder().method(method).uri("/");
     request.header("host", HOST).body(body).unwrap()
 }
 
-async fn ask(proxy: &TestProxy, method: &str) -> (StatusCode, HeaderMap, String) {
+pub async fn ask(proxy: &TestProxy, method: &str) -> (StatusCode, HeaderMap, String) {
     send(proxy.addresses.ingress, request(method, full(""))).await
 }
 
 /// Asserts that a metric of the service has this value, its last label given.
-async fn assert_metric(proxy: &TestProxy, name: &str, label: &str, value: u64) {
+pub async fn assert_metric(proxy: &TestProxy, name: &str, label: &str, value: u64) {
     let line = format!("{name}{{service=\"shop/cart\",{label}}} {value}\n");
     let (_, metrics) = proxy.admin("GET", "/metrics").await;
     assert!(metrics.contains(&line), "{line}{metrics}");
 }
 
-async fn assert_limited(proxy: &TestProxy, limit: &str, count: u64) {
+pub async fn assert_limited(proxy: &TestProxy, limit: &str, count: u64) {
     let label = format!("limit=\"{limit}\"");
     assert_metric(proxy, "isobar_proxy_limited_total", &label, count).await;
 }
@@ -58,7 +58,7 @@ async fn assert_retries(proxy: &TestProxy, outcome: &str, count: u64) {
 }
 
 /// Waits until nothing is at the endpoints.
-async fn idle(proxy: &TestProxy) {
+pub async fn idle(proxy: &TestProxy) {
     loop {
         let (_, metrics) = proxy.admin("GET", "/metrics").await;
         if metrics.contains("isobar_proxy_requests_in_flight{service=\"shop/cart\"} 0\n") {

@@ -6,9 +6,9 @@
 //! `docs/traffic-policy.md` is the page for operators.
 //!
 //! **Invariant**: what proxies do not act on is refused by name
-//! ([`TrafficPolicySpec::check`]): outliers, health checks, balancing,
-//! priorities, rate limits and some limits of circuits and sizes have their
-//! form here, but a policy that uses them is not taken.
+//! ([`TrafficPolicySpec::check`]): balancing, priorities, rate limits and some
+//! limits of circuits and sizes have their form here, but a policy that uses
+//! them is not taken.
 //!
 //! A span of `"0s"` and a count of 0 mean "no such limit" where the field says
 //! so.
@@ -198,16 +198,22 @@ impl Default for Circuit {
 }
 
 /// When an endpoint is so much worse than its siblings on the same node that it is left alone. Compared once
-/// in `interval`; a service with one endpoint here has no outlier.
+/// in `interval`, and looked at as soon as it gives many errors in a row; a service with one endpoint here has
+/// no outlier. An error is any 5xx and gRPC `UNKNOWN`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Outlier {
-    /// How often, `"100ms"` to `"10m"`; `"0s"` = never. Default `"10s"`.
+    /// How often, `"1s"` to `"10m"`; `"0s"` = never. Default `"10s"`.
     pub interval: Span,
+    /// Errors in a row that make it an outlier at once, 0 = they do not. Default 0.
+    pub consecutive_errors: u32,
+    /// Failures in a row (as the circuit counts them: no connection, a broken one, a timeout, 502, 503, 504, gRPC
+    /// `UNAVAILABLE`) that make it one at once, 0 = they do not. Below `circuit.consecutive_failures` this comes first,
+    /// and unlike the circuit it keeps to `ejected_max`. Default 0.
+    pub consecutive_gateway_errors: u32,
     /// An endpoint with fewer answers in the interval is not compared. Default 20.
     pub requests_min: u32,
-    /// Share of errors by which it must exceed its siblings' together, 0 to 1, 0 = errors do not matter.
-    /// An error is any 5xx and gRPC `UNKNOWN`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS`. Default 0.3.
+    /// Share of errors by which it must exceed its siblings' together, 0 to 1, 0 = errors do not matter. Default 0.3.
     pub error_excess: f64,
     /// Mean latency, as a multiple of its siblings', that makes it an outlier, 0 = latency does not matter.
     /// Default 0.
@@ -225,6 +231,8 @@ impl Default for Outlier {
     fn default() -> Outlier {
         Outlier {
             interval: Span::from_secs(10),
+            consecutive_errors: 0,
+            consecutive_gateway_errors: 0,
             requests_min: 20,
             error_excess: 0.3,
             latency_ratio: 0.0,

@@ -433,3 +433,25 @@ fn a_late_home_whose_neighbour_leaves_is_planned_once_more() {
     }
     assert_eq!(grid.row(middle).weight_ppm(&node(quiet)), 0, "it has left");
 }
+
+#[test]
+fn a_node_whose_endpoints_are_ill_attracts_nothing_and_sends_its_own_away() {
+    let mut grid = settled(5, 11);
+    let (middle, beside) = (grid.middle(), grid.middle() + 1);
+    grid.up.insert(middle, 0);
+    // Its neighbour is hot: it would be the first to help.
+    let rate = move |index: usize| Some(if index == beside { 400.0 } else { 90.0 });
+    (0..4).for_each(|_| _ = grid.period(rate));
+    assert_eq!(grid.row(middle).home_ppm, 0);
+    for index in (0..25).filter(|&index| index != middle) {
+        assert_eq!(grid.row(index).weight_ppm(&node(middle)), 0, "{index}");
+    }
+    // Half of them are back.
+    grid.up.insert(middle, 2);
+    (0..12).for_each(|_| _ = grid.period(rate));
+    let load_rps = grid.load_rps(middle, &rate);
+    assert!((60.0..=97.0).contains(&load_rps), "{load_rps}");
+    grid.up.clear();
+    (0..40).for_each(|_| _ = grid.period(|_| Some(90.0)));
+    assert_eq!(grid.row(middle), Row::home());
+}

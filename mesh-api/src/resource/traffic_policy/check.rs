@@ -123,8 +123,6 @@ impl TrafficPolicySpec {
     /// Refuses what proxies do not act on: nobody must rely on a limit that is not kept.
     fn is_in_effect(&self) -> Checked {
         let written = [
-            ("outlier", self.outlier != Outlier::default()),
-            ("health_check", self.health_check.is_some()),
             (
                 "load_balancing",
                 self.load_balancing != LoadBalancing::default(),
@@ -195,8 +193,8 @@ impl Circuit {
 
 impl Outlier {
     fn check(&self) -> Checked {
-        let (tenth, minutes) = (Span::from_millis(100), Span::from_secs(600));
-        span_or_none("outlier/interval", self.interval, tenth, minutes)?;
+        let (second, minutes) = (Span::from_secs(1), Span::from_secs(600));
+        span_or_none("outlier/interval", self.interval, second, minutes)?;
         share("outlier/error_excess", self.error_excess)?;
         share("outlier/ejected_max", self.ejected_max)?;
         let ratio = self.latency_ratio;

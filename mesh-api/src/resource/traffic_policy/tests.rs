@@ -150,8 +150,6 @@ fn the_page_for_operators_has_an_example_that_is_taken() {
 #[test]
 fn what_is_not_in_effect_is_refused_by_name() {
     let cases = [
-        (r#"{"outlier": {"interval": "1s"}}"#, "outlier"),
-        (r#"{"health_check": {}}"#, "health_check"),
         (
             r#"{"load_balancing": {"algorithm": "random"}}"#,
             "load_balancing",
