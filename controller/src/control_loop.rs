@@ -37,6 +37,7 @@ mod mesh;
 mod planning;
 mod push;
 mod reach;
+mod rates;
 mod registry;
 mod routes;
 mod rows;
@@ -217,6 +218,7 @@ impl ControlLoop {
         for (place, service) in self.services.iter_mut().enumerate() {
             // What one service does not need, those after it may spend.
             service.plan(&self.nodes, scans_left / (services - place) as u64);
+            service.divide_rates(&self.nodes);
             stats.services_renewed += usize::from(service.planning.renewed);
             stats.spots_changed += service.planning.field.changed.len();
             stats.augmentations += service.planning.effort.augmentations;

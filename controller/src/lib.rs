@@ -9,7 +9,8 @@
 //! - [`demand`]: what enters, without its noise;
 //! - [`capacity`]: what a node can serve, declared, reported or learned;
 //! - [`neighbourhood`]: to whom a home may move load;
-//! - [`planner`]: weights from all of that.
+//! - [`planner`]: weights from all of that;
+//! - [`rate_share`]: a rate limit of the mesh, divided among its nodes.
 //!
 //! The program around it:
 //!
@@ -39,6 +40,7 @@ pub mod neighbourhood;
 pub mod planner;
 pub mod problem;
 pub mod program;
+pub mod rate_share;
 pub mod resource_text;
 pub mod rest;
 pub mod secret;

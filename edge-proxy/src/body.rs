@@ -80,6 +80,11 @@ impl RequestBody {
         RequestContent::Whole(Bytes::new()).into()
     }
 
+    /// All of it.
+    pub fn of(bytes: Bytes) -> RequestBody {
+        RequestContent::Whole(bytes).into()
+    }
+
     /// One that comes on an HTTP/2 connection; it can be sent once.
     pub fn new(incoming: hyper::body::Incoming) -> RequestBody {
         match incoming.is_end_stream() {
@@ -224,6 +229,17 @@ impl Again {
     /// Whether whoever sends it broke off.
     pub fn broke_off(&self) -> bool {
         self.kept().is_some_and(|kept| lock(kept).broken)
+    }
+
+    /// All of the body, when it has come to its end and was kept.
+    pub fn all(&self) -> Option<Bytes> {
+        let kept = match &self.of {
+            AgainOf::Nothing => return None,
+            AgainOf::Whole(bytes) => return Some(bytes.clone()),
+            AgainOf::Kept(kept) => lock(kept),
+        };
+        let is_all = kept.complete && kept.incoming.is_end_stream();
+        is_all.then(|| kept.frames.concat().into())
     }
 
     fn kept(&self) -> Option<&Mutex<Kept>> {

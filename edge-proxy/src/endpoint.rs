@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 
+use crate::balance::Peak;
 use crate::circuit::Admit;
 use crate::clock::Clock;
 use crate::http1::client::Connection;
@@ -19,7 +19,7 @@ use crate::http1::client::Connection;
 mod live_circuit;
 mod shared;
 
-pub use live_circuit::{CircuitView, LiveCircuit, Through, Verdict};
+pub use live_circuit::{CircuitView, LiveCircuit, Siblings, Through, Verdict};
 
 /// Idle connections one worker keeps to one endpoint; more are closed.
 pub const IDLE_MAX: usize = 1024;
@@ -65,6 +65,8 @@ pub struct EndpointLive {
     /// The address, when no name has to be looked up.
     numeric: Option<SocketAddr>,
     workers: AtomicU32,
+    /// Requests that it is given at once, when that is learned; 0 = as many as its workers.
+    learned: AtomicU32,
     active: AtomicU32,
     /// When it may be chosen freely again, in microseconds; 0 = now.
     down_until_us: AtomicU64,
@@ -73,7 +75,9 @@ pub struct EndpointLive {
     pub circuit: LiveCircuit,
     /// What its health checks came to.
     pub checks: Checks,
-    clock: Clock,
+    /// A [`Peak`].
+    peak: AtomicU64,
+    since_us: u64,
     pools: Box<[Mutex<Vec<Idle>>]>,
     shared: Box<[shared::Shared]>,
 }
@@ -86,24 +90,26 @@ struct Idle {
 
 impl EndpointLive {
     /// An endpoint at `host:port` that works on `workers` requests at once, for that many worker
-    /// threads. `suspicion` is told when it may be an outlier.
+    /// threads; one of `siblings`.
     pub fn new(
         address: &str,
         workers: u32,
         threads: usize,
         clock: Clock,
-        suspicion: Arc<Notify>,
+        siblings: Arc<Siblings>,
     ) -> EndpointLive {
         EndpointLive {
             address: address.to_owned(),
             numeric: address.parse().ok(),
             workers: AtomicU32::new(workers),
+            learned: AtomicU32::new(0),
             active: AtomicU32::new(0),
             down_until_us: AtomicU64::new(0),
             down: AtomicU32::new(0),
-            circuit: LiveCircuit::new(threads, suspicion),
+            circuit: LiveCircuit::new(threads, siblings),
             checks: Checks::default(),
-            clock,
+            peak: AtomicU64::new(0),
+            since_us: clock.now_us(),
             pools: (0..threads).map(|_| Mutex::default()).collect(),
             shared: (0..threads).map(|_| shared::Shared::default()).collect(),
         }
@@ -124,6 +130,43 @@ impl EndpointLive {
         self.workers.store(workers, Relaxed);
     }
 
+    /// Requests that it is given at once: its workers, unless that is learned.
+    pub fn places(&self) -> u32 {
+        match self.learned.load(Relaxed) {
+            0 => self.workers(),
+            learned => learned,
+        }
+    }
+
+    /// Sets how many requests it is given at once; 0 = as many as its workers.
+    pub fn set_learned(&self, learned: u32) {
+        self.learned.store(learned, Relaxed);
+    }
+
+    /// Requests at it now.
+    pub fn active(&self) -> u32 {
+        self.active.load(SeqCst)
+    }
+
+    /// Its recent peak latency, in microseconds; 0 when unknown.
+    pub fn peak_us(&self, now_us: u64) -> f64 {
+        Peak(self.peak.load(Relaxed)).at(now_us)
+    }
+
+    /// Takes up how long one request took. A failure tells nothing when it was fast. Two workers at once may lose one of
+    /// their figures, no more.
+    pub fn note_latency(&self, latency_us: u64, completed: bool, now_us: u64) {
+        let peak = Peak(self.peak.load(Relaxed));
+        if completed || latency_us as f64 > peak.at(now_us) {
+            self.peak.store(peak.with(latency_us, now_us).0, Relaxed);
+        }
+    }
+
+    /// Since when it gets requests, in microseconds.
+    pub fn flows_since_us(&self) -> u64 {
+        self.since_us.max(self.circuit.closed_since_us())
+    }
+
     /// Whether it could not be reached just now.
     pub fn is_down(&self) -> bool {
         self.down.load(Relaxed) > 0
@@ -134,63 +177,24 @@ impl EndpointLive {
         !self.is_down() && !self.circuit.is_open()
     }
 
-    /// Takes a slot of the least busy endpoint whose circuit lets one through; those that are down,
-    /// or the one to `avoid`, only when there is no other. A circuit that wants a probe gets it first.
-    pub(crate) fn take<'a>(
-        endpoints: &'a [Arc<EndpointLive>],
-        avoid: Option<&Arc<EndpointLive>>,
-    ) -> Option<Taken<'a>> {
-        let rank = |endpoint: &Arc<EndpointLive>| {
-            let avoided = avoid.is_some_and(|avoid| Arc::ptr_eq(avoid, endpoint));
-            (avoided, endpoint.is_down())
+    /// Takes a slot; `false` when there is none, or somebody was faster.
+    pub(crate) fn enter(&self) -> bool {
+        let active = self.active.load(SeqCst);
+        let taken = || {
+            let next = active + 1;
+            self.active.compare_exchange(active, next, SeqCst, SeqCst)
         };
-        loop {
-            let mut best: Option<(&Arc<EndpointLive>, u32, u32)> = None;
-            for endpoint in endpoints {
-                let (active, workers) = (endpoint.active.load(SeqCst), endpoint.workers());
-                if active >= workers {
-                    continue;
-                }
-                if endpoint.circuit.is_open() {
-                    match endpoint.probe(active) {
-                        Some(is_probe) => return Some(Taken { endpoint, is_probe }),
-                        None => continue,
-                    }
-                }
-                let better = best.is_none_or(|(other, other_active, other_workers)| {
-                    let load = u64::from(active) * u64::from(other_workers);
-                    let other_load = u64::from(other_active) * u64::from(workers);
-                    (rank(endpoint), load) < (rank(other), other_load)
-                });
-                if better {
-                    best = Some((endpoint, active, workers));
-                }
-            }
-            let (endpoint, active, _) = best?;
-            let taken = endpoint
-                .active
-                .compare_exchange(active, active + 1, SeqCst, SeqCst);
-            if taken.is_ok() {
-                return Some(Taken {
-                    endpoint,
-                    is_probe: false,
-                });
-            }
-        }
+        active < self.places() && taken().is_ok()
     }
 
     /// Takes a slot though the circuit is not Closed, if it lets one through now; says whether as a probe.
-    fn probe(&self, active: u32) -> Option<bool> {
-        let admit = self.circuit.admit(self.clock.now_us());
-        let is_probe = match admit {
+    pub(crate) fn probe(&self, now_us: u64) -> Option<bool> {
+        let is_probe = match self.circuit.admit(now_us) {
             Admit::No => return None,
             Admit::Flow => false,
             Admit::Probe => true,
         };
-        let taken = self
-            .active
-            .compare_exchange(active, active + 1, SeqCst, SeqCst);
-        if taken.is_err() {
+        if !self.enter() {
             self.circuit.abandoned(is_probe);
             return None;
         }

@@ -50,6 +50,17 @@ impl Client {
         self.is_trusted
     }
 
+    /// The address that a request comes from: the client's, or, when it is a proxy that is believed, the one that it says.
+    pub fn source(&self, headers: &HeaderMap) -> IpAddr {
+        let told = || {
+            let list = headers.get(FOR).filter(|_| self.is_trusted)?;
+            // What it said, and then itself, as `set` left it.
+            let mut before = list.to_str().ok()?.rsplit(',').skip(1);
+            before.next()?.trim().parse().ok()
+        };
+        told().unwrap_or(self.ip)
+    }
+
     /// What the client of a request speaks, `http` or `https`, by the word of who is believed.
     pub fn scheme(&self, headers: &HeaderMap) -> &'static str {
         let told = headers.get(PROTO).filter(|_| self.is_trusted);

@@ -7,7 +7,7 @@ use http::header::{
     CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
     TE, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{Uri, Version, request, response};
+use http::{Method, Uri, Version, request, response};
 
 use isobar_mesh_api::hop;
 
@@ -28,12 +28,14 @@ pub const LOAD: HeaderName = HeaderName::from_static(hop::LOAD);
 pub const CLIENT: HeaderName = HeaderName::from_static(hop::CLIENT);
 /// [`hop::TIMEOUT`] as a header name.
 pub const TIMEOUT: HeaderName = HeaderName::from_static(hop::TIMEOUT);
+/// [`hop::KEY`] as a header name.
+pub const KEY: HeaderName = HeaderName::from_static(hop::KEY);
 /// gRPC's deadline.
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 /// How a gRPC call ended.
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-const RESERVED: [HeaderName; 7] = [HOP, HOME, SERVICE, REFUSED, LOAD, TIMEOUT, CLIENT];
+const RESERVED: [HeaderName; 8] = [HOP, HOME, SERVICE, REFUSED, LOAD, TIMEOUT, CLIENT, KEY];
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
@@ -53,6 +55,25 @@ pub fn clean_request(head: &mut request::Parts) {
         head.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     }
     head.version = Version::HTTP_11;
+}
+
+/// The head of a request that is sent once more, or elsewhere.
+pub fn copy(method: &Method, uri: &Uri, headers: &HeaderMap) -> request::Parts {
+    let (mut head, ()) = http::Request::new(()).into_parts();
+    head.method = method.clone();
+    head.uri = uri.clone();
+    head.headers = headers.clone();
+    head
+}
+
+/// Bytes of a request's target and header lines, as they are sent on.
+pub fn len<T>(request: &http::Request<T>) -> usize {
+    let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or(1, |p| p.as_str().len());
+    target + request.headers().iter().map(line).sum::<usize>()
 }
 
 /// Makes a response's head fit to be sent on.

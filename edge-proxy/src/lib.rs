@@ -11,8 +11,12 @@
 //! - [`routing`]: where it goes by its head, and what its rule does on the way;
 //! - [`routes`]: a snapshot made ready for requests;
 //! - [`gate`], [`endpoint`]: the queue before the endpoints, and the way to them; [`health_check`] asks them how they are;
+//! - [`mirror`]: copies of requests;
+//! - [`rates`]: how many requests are let in; [`balancer`], [`session`]: which endpoint gets a request, and what keeps it there;
+//! - [`priority`]: which requests are more important;
 //! - [`traffic`], [`deadline`], [`limit`], [`expiry`]: how a service's requests are treated, how long they
-//!   may take, what limits say, what ends a wait; [`watch`] looks after endpoints once a second;
+//!   may take, what limits say, what ends a wait; [`watch`] looks after endpoints once a second, [`concurrency`] learns how much they
+//!   are given at once;
 //! - [`neighbour`], [`prober`]: the way to other nodes, and what is heard of them;
 //! - [`live`], [`observe`]: what is counted, and when.
 //!
@@ -35,6 +39,9 @@
 //! - [`pick`]: who serves one request;
 //! - [`credit`]: what a node takes for others;
 //! - [`circuit`]: whether an endpoint gets requests; [`health`]: what it says of itself; [`outlier`]: what its siblings are like;
+//! - [`gradient`]: how many requests endpoints work on at once;
+//! - [`balance`]: which endpoint of a node gets a request;
+//! - [`rate_limit`]: token buckets;
 //! - [`retry`]: what is tried again, how often, after what pause;
 //! - [`shed`]: how long a queue may be when nobody has room;
 //! - [`turns`]: whose turn it is when own and moved-in requests wait;
@@ -44,11 +51,14 @@
 pub mod admin;
 pub mod alert;
 pub mod answer;
+pub mod balance;
+pub mod balancer;
 pub mod body;
 pub mod circuit;
 pub mod cli;
 pub mod client_hello;
 pub mod clock;
+pub mod concurrency;
 pub mod config;
 pub mod connection;
 pub mod control;
@@ -62,6 +72,7 @@ pub mod enrol;
 pub mod expiry;
 pub mod forwarded;
 pub mod gate;
+pub mod gradient;
 pub mod handover;
 pub mod headers;
 pub mod health;
@@ -76,6 +87,7 @@ pub mod live;
 pub mod local_route;
 mod memory;
 pub mod metrics;
+pub mod mirror;
 mod moved;
 pub mod neighbour;
 pub mod neighbour_load;
@@ -83,10 +95,13 @@ pub mod observe;
 pub mod outlier;
 pub mod pick;
 pub mod pressure;
+pub mod priority;
 pub mod prober;
 pub mod program;
 pub mod proxy;
 pub mod proxy_protocol;
+pub mod rate_limit;
+pub mod rates;
 pub mod reload;
 pub mod report;
 pub mod request;
@@ -94,6 +109,7 @@ pub mod retry;
 pub mod route;
 pub mod routes;
 pub mod routing;
+pub mod session;
 pub mod shed;
 pub mod snapshot_file;
 pub mod spread;

@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use isobar_mesh_api::hop::LoadHint;
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::report::REPORT_NODES_MAX;
+use tokio::sync::Notify;
 
-use crate::endpoint::EndpointLive;
-use crate::gate::Gate;
+use crate::endpoint::{EndpointLive, Siblings};
+use crate::gate::{Gate, RANKS};
 use crate::limit::{self, Limit};
 use crate::pick::Memory;
+use crate::rates::RateLive;
 use crate::retry::{self, Budget};
 use crate::tcp::copy::Bytes;
 
@@ -35,6 +37,11 @@ pub struct ServiceLive {
     pub retries: RetriesLive,
     /// Its TCP connections.
     pub tcp: TcpLive,
+    /// What its endpoints here share.
+    pub siblings: Arc<Siblings>,
+    rates: Mutex<BTreeMap<String, Arc<RateLive>>>,
+    /// Requests that found no room in the queue, by class.
+    shed_by_rank: [AtomicU64; RANKS],
     /// Outliers that kept their traffic because too many were left alone already.
     pub outliers_spared: AtomicU64,
     latency_us: AtomicU32,
@@ -196,14 +203,23 @@ pub struct Totals {
 }
 
 impl ServiceLive {
-    /// A service nothing was asked of yet, for that many worker threads.
-    pub fn new(service: ServiceName, threads: usize, duration: metrics::Histogram) -> ServiceLive {
+    /// A service nothing was asked of yet, for that many worker threads; `suspicion` is told when an endpoint of it may be
+    /// an outlier.
+    pub fn new(
+        service: ServiceName,
+        threads: usize,
+        duration: metrics::Histogram,
+        suspicion: Arc<Notify>,
+    ) -> ServiceLive {
         ServiceLive {
             service,
             gate: Arc::new(Gate::default()),
             duration,
             retries: RetriesLive::default(),
             tcp: TcpLive::default(),
+            rates: Mutex::default(),
+            siblings: Arc::new(Siblings::new(suspicion)),
+            shed_by_rank: Default::default(),
             outliers_spared: AtomicU64::new(0),
             latency_us: AtomicU32::new(0),
             pressed_us: AtomicU64::new(0),
@@ -223,7 +239,7 @@ impl ServiceLive {
         let up = endpoints.iter().filter(|endpoint| endpoint.is_up());
         LoadHint {
             in_flight: self.gate.active().saturating_add(self.gate.waiting()),
-            workers: up.fold(0, |sum, endpoint| sum.saturating_add(endpoint.workers())),
+            workers: up.fold(0, |sum, endpoint| sum.saturating_add(endpoint.places())),
             latency_us: self.latency_us(),
         }
     }
@@ -331,6 +347,43 @@ impl ServiceLive {
             min_us.swap(u64::MAX, Relaxed)
         });
         takes.min().filter(|&min_us| min_us < u64::MAX)
+    }
+
+    /// A request of a class found no room in the queue.
+    pub fn note_shed(&self, rank: u8) {
+        let count = &self.shed_by_rank[usize::from(rank).min(RANKS - 1)];
+        count.fetch_add(1, Relaxed);
+    }
+
+    /// How many did not, by class.
+    pub fn shed_by_rank(&self) -> [u64; RANKS] {
+        self.shed_by_rank
+            .each_ref()
+            .map(|count| count.load(Relaxed))
+    }
+
+    /// The buckets of a rate limit, by its name.
+    pub fn rate(&self, name: &str) -> Arc<RateLive> {
+        let mut rates = self.lock_rates();
+        Arc::clone(rates.entry(name.to_owned()).or_default())
+    }
+
+    /// All rate limits there are, in order of name.
+    pub fn rates(&self) -> Vec<(String, Arc<RateLive>)> {
+        let rates = self.lock_rates();
+        rates
+            .iter()
+            .map(|(name, live)| (name.clone(), Arc::clone(live)))
+            .collect()
+    }
+
+    /// Forgets the buckets of limits that no policy names any more.
+    pub fn keep_rates(&self, named: impl Fn(&str) -> bool) {
+        self.lock_rates().retain(|name, _| named(name));
+    }
+
+    fn lock_rates(&self) -> MutexGuard<'_, BTreeMap<String, Arc<RateLive>>> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counters of requests sent to `to`. At most [`REPORT_NODES_MAX`] nodes have their own; what

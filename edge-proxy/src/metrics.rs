@@ -38,6 +38,11 @@ const EJECTIONS: &str = "isobar_proxy_outlier_ejections_total";
 const SPARED: &str = "isobar_proxy_outliers_spared_total";
 const HEALTHY: &str = "isobar_proxy_endpoint_healthy";
 const HEALTH_CHECKS: &str = "isobar_proxy_health_checks_total";
+const RATE: &str = "isobar_proxy_rate_limit_requests_total";
+const RATE_SHARE: &str = "isobar_proxy_rate_limit_share_ratio";
+const SHED_BY_CLASS: &str = "isobar_proxy_requests_shed_by_class_total";
+const MIRRORED: &str = "isobar_proxy_mirrored_total";
+const CONCURRENCY: &str = "isobar_proxy_concurrency_limit";
 const LOST: &str = "isobar_proxy_route_requests_lost_total";
 const REDIRECTED: &str = "isobar_proxy_route_requests_redirected_total";
 const NO_BACKEND: &str = "isobar_proxy_route_requests_without_backend_total";
@@ -126,6 +131,14 @@ impl Metrics {
                 let labels = vec![label.clone(), Label::new("to", to.to_owned())];
                 self.gauge(WEIGHT, labels, f64::from(weight_ppm) / 1e6);
             }
+            self.gauge(CONCURRENCY, vec![label.clone()], f64::from(route.places()));
+            if let Some(classes) = &route.traffic.priority {
+                let shed = route.live.shed_by_rank();
+                for (class, count) in classes.names().iter().zip(shed) {
+                    let labels = vec![label.clone(), Label::new("class", class.clone())];
+                    self.counter(SHED_BY_CLASS, labels, count);
+                }
+            }
             for endpoint in route.endpoints.iter() {
                 self.update_endpoint(&label, endpoint, proxy);
             }
@@ -137,6 +150,9 @@ impl Metrics {
             }
         }
         self.update_routing(&proxy.routing);
+        for (outcome, count) in proxy.mirrors.counts() {
+            self.counter(MIRRORED, vec![Label::new("outcome", outcome)], count);
+        }
         let plan = routes.snapshot.plan;
         self.gauge(PLAN_EPOCH, Vec::new(), plan.epoch as f64);
         self.gauge(PLAN_GENERATION, Vec::new(), plan.generation as f64);
@@ -243,6 +259,7 @@ impl Metrics {
         for (outcome, count) in ["made", "denied"].into_iter().zip(retries) {
             self.counter(RETRIES, with("outcome", outcome.to_owned()), count);
         }
+        self.update_rates(live);
         let spared = live.outliers_spared.load(Relaxed);
         self.counter(SPARED, service(), spared);
         self.gauge(IN_FLIGHT, service(), f64::from(live.gate.active()));
@@ -267,6 +284,22 @@ impl Metrics {
             let labels = || with("home", home.to_string());
             self.counter(MOVED_IN, labels(), read(&counts.accepted));
             self.counter(MOVED_IN_REFUSED, labels(), read(&counts.refused));
+        }
+    }
+
+    fn update_rates(&self, live: &ServiceLive) {
+        for (name, rate) in live.rates() {
+            let service = service_label(&live.service);
+            let labels = vec![service, Label::new("limit", name)];
+            for (outcome, count) in [("passed", &rate.passed), ("refused", &rate.refused)] {
+                let mut labels = labels.clone();
+                labels.push(Label::new("outcome", outcome));
+                self.counter(RATE, labels, count.load(Relaxed));
+            }
+            let share_ppm = rate.share_ppm.load(Relaxed);
+            if share_ppm > 0 {
+                self.gauge(RATE_SHARE, labels, share_ppm as f64 / 1e6);
+            }
         }
     }
 

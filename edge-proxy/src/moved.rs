@@ -17,6 +17,7 @@ use crate::limit::Limit;
 use crate::observe::Observation;
 use crate::pick::Cause;
 use crate::request::Exchange;
+use crate::session;
 
 /// What came of asking a neighbour.
 pub(crate) enum Moved {
@@ -104,6 +105,9 @@ pub(crate) fn hint(headers: &HeaderMap) -> Option<LoadHint> {
 
 pub(crate) fn mark(head: &mut HeaderMap, exchange: &Exchange<'_>, now_us: u64) {
     deadline::tell(&exchange.deadline, head, now_us);
+    if let Some(key) = exchange.key {
+        session::tell(key, head);
+    }
     head.insert(headers::HOP, HeaderValue::from_static("1"));
     head.insert(headers::SERVICE, exchange.route.name.clone());
     head.insert(headers::HOME, exchange.worker.proxy.home.clone());

@@ -251,10 +251,12 @@ impl Drop for Observation {
             counters.latency_sum_us.fetch_add(latency_us, Relaxed);
             counters.latency_min_us.fetch_min(latency_us, Relaxed);
             self.live.note_latency(latency_us);
+            slot.endpoint().note_latency(latency_us, true, now_us);
             circuit.completed(self.worker, latency_us);
         }
         match self.outcome {
             Outcome::Unanswered | Outcome::Failed => {
+                slot.endpoint().note_latency(latency_us, false, now_us);
                 circuit.failed(self.worker, slot.is_probe() && !self.is_told, self.clock);
             }
             _ if !self.is_told => circuit.abandoned(slot.is_probe()),

@@ -25,6 +25,7 @@ use isobar_mesh_api::hop::LoadHint;
 use isobar_mesh_api::names::NodeId;
 use isobar_mesh_api::snapshot::{Neighbour, Row, ServicePlan};
 
+use crate::balance::{hash, rendezvous};
 use crate::neighbour_load::NeighbourLoad;
 use crate::pressure::Pressure;
 use crate::spread::Spread;
@@ -68,6 +69,8 @@ pub enum Choice {
 pub struct Route {
     /// Home, cloud, then the moves; what [`Spread`] runs over.
     weights_ppm: Vec<u32>,
+    /// Hashes of their names, for sessions.
+    names: Vec<u64>,
     /// Neighbour index of `weights_ppm[2..]`.
     moves: Vec<u16>,
     /// Neighbours that a single request may be moved to now.
@@ -115,11 +118,13 @@ impl Route {
             found.and_then(|i| u16::try_from(i).ok())
         };
         let mut weights_ppm = vec![row.home_ppm, row.cloud_ppm];
+        let mut names = Route::own_names();
         let mut moves = Vec::new();
         for to in &row.moves {
             match index(&to.to) {
                 Some(i) => {
                     moves.push(i);
+                    names.push(hash::of(to.to.as_str().as_bytes()));
                     weights_ppm.push(to.weight_ppm);
                 }
                 None => weights_ppm[0] += to.weight_ppm,
@@ -128,6 +133,7 @@ impl Route {
         let rtt_us = |n: &Neighbour| u32::try_from(n.rtt_us).unwrap_or(u32::MAX);
         Route {
             weights_ppm,
+            names,
             moves,
             spill: plan.spill.iter().filter_map(index).collect(),
             rtt_us: neighbours.iter().map(rtt_us).collect(),
@@ -138,10 +144,16 @@ impl Route {
     pub fn home_only() -> Route {
         Route {
             weights_ppm: vec![isobar_mesh_api::weight::WHOLE_PPM, 0],
+            names: Route::own_names(),
             moves: Vec::new(),
             spill: Vec::new(),
             rtt_us: Vec::new(),
         }
+    }
+
+    /// Home and cloud.
+    fn own_names() -> Vec<u64> {
+        vec![hash::of(b"home"), hash::of(b"cloud")]
     }
 
     /// Neighbours that a single request may be moved to, by index.
@@ -170,6 +182,32 @@ impl Route {
             0 => Choice::Home,
             1 => Choice::Cloud,
             drawn => self.move_by_plan(usize::from(self.moves[drawn - 2]), now, rng),
+        }
+    }
+
+    /// The same for a request of a session. The weights say who serves by its key, so a session stays with a node as long as
+    /// that node's weight is not taken back, and a change of weights moves no other sessions than it must. Only while that
+    /// node is full is a request of it served as any other.
+    pub fn pick_for(
+        &self,
+        key: u64,
+        now: &Now<'_>,
+        memory: &mut Memory,
+        rng: &mut fastrand::Rng,
+    ) -> Choice {
+        memory.pressure.arrived(now.home, now.now_us);
+        let weighted = self
+            .names
+            .iter()
+            .copied()
+            .zip(self.weights_ppm.iter().copied());
+        match rendezvous::choose(weighted, key) {
+            None | Some(0) if reaches(now.home, SPILL_PERCENT) && !self.spill.is_empty() => {
+                self.spill_or(Choice::Home, now, rng)
+            }
+            None | Some(0) => Choice::Home,
+            Some(1) => Choice::Cloud,
+            Some(drawn) => self.move_by_plan(usize::from(self.moves[drawn - 2]), now, rng),
         }
     }
 

@@ -26,11 +26,12 @@ use crate::listen::{self, Addresses, Front, ListenError};
 use crate::listener::{self, Listeners};
 use crate::memory::{self, Tide};
 use crate::metrics::Metrics;
+use crate::mirror::Mirrors;
 use crate::proxy::{Press, Proxy};
 use crate::reload::{self, FRONTS_WAITING_MAX, Reload};
 use crate::routes::{Local, Table};
 use crate::routing::RoutingCounts;
-use crate::{admin, control, health_check, prober, snapshot_file, watch, worker};
+use crate::{admin, concurrency, control, health_check, prober, snapshot_file, watch, worker};
 
 /// How often recorded durations are sorted into buckets.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -113,6 +114,7 @@ pub async fn run_telling(
     tasks.spawn(prober::run(Arc::clone(&proxy)));
     tasks.spawn(watch::run(Arc::clone(&proxy)));
     tasks.spawn(upkeep(Arc::clone(&proxy)));
+    tasks.spawn(concurrency::run(Arc::clone(&proxy)));
     tasks.spawn(health_check::run(Arc::clone(&proxy)));
     tasks.spawn(certificates(Arc::clone(&proxy)));
     tasks.spawn(reload::run(Arc::clone(&proxy), fronts));
@@ -259,6 +261,7 @@ fn assemble(config: Config, workers: usize) -> Result<Proxy, ProgramError> {
         drain: Drain::default(),
         press: Press::default(),
         routing: RoutingCounts::default(),
+        mirrors: Mirrors::default(),
         spike: Notify::new(),
         metrics,
         faults: FaultCounts::default(),

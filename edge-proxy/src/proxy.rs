@@ -18,6 +18,7 @@ use crate::identity::IdentityCell;
 use crate::listen::{self, Addresses};
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
+use crate::mirror::Mirrors;
 use crate::reload::Reload;
 use crate::routes::Table;
 use crate::routing::RoutingCounts;
@@ -52,6 +53,8 @@ pub struct Proxy {
     pub press: Press,
     /// What routes did.
     pub routing: RoutingCounts,
+    /// Copies of requests.
+    pub mirrors: Mirrors,
     /// Tells the control stream that a spike has begun here.
     pub spike: Notify,
     /// What is measured.

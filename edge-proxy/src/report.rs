@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::report::{
-    MovedIn, MovedOut, NeighbourReport, REPORT_SERVICES_MAX, REPORT_WINDOW_US, Report,
+    MovedIn, MovedOut, NeighbourReport, REPORT_SERVICES_MAX, REPORT_WINDOW_US, RateDemand, Report,
     ServiceReport,
 };
 
@@ -38,6 +38,8 @@ struct ToldService {
     moved_out: BTreeMap<NodeId, [u64; 3]>,
     /// Accepted, refused.
     moved_in: BTreeMap<NodeId, [u64; 2]>,
+    /// Asked, by limit.
+    rates: BTreeMap<String, u64>,
 }
 
 /// A report that was not sent yet.
@@ -83,6 +85,8 @@ impl ReportBook {
             draft.told.insert(live.service.clone(), told);
             let route = routes.by_name(&live.service);
             entry.workers_up = route.and_then(|route| route.workers_up());
+            let learns = route.filter(|route| route.traffic.spec.concurrency.adaptive);
+            entry.concurrency = learns.map(|route| route.places());
             let routed = route.is_some();
             let busy = entry != ServiceReport::idle(live.service.clone());
             if (routed || busy) && draft.report.services.len() < REPORT_SERVICES_MAX {
@@ -160,6 +164,17 @@ impl ReportBook {
                 });
             }
             told.moved_in.insert(home, now);
+        }
+        for (limit, rate) in live.rates() {
+            let asked = read(&rate.passed) + read(&rate.refused);
+            let was = before.rates.get(&limit).copied().unwrap_or_default();
+            if read(&rate.share_ppm) > 0 {
+                entry.rates.push(RateDemand {
+                    limit: limit.clone(),
+                    asked: asked.saturating_sub(was),
+                });
+            }
+            told.rates.insert(limit, asked);
         }
         entry.latency_min_us = self.latency_min_us(live);
         (entry, told)

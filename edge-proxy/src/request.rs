@@ -12,7 +12,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use isobar_mesh_api::hop;
 use isobar_mesh_api::names::{NodeId, ServiceName};
 
@@ -22,17 +22,21 @@ use crate::connection::Downstream;
 use crate::credit::Admission;
 use crate::deadline::{self, Deadline};
 use crate::endpoint::EndpointLive;
+use crate::forwarded::Client;
 use crate::gate::Class;
 use crate::headers;
 use crate::http1::Upgrade;
 use crate::limit::Limit;
 use crate::live::{Chooser, Counters};
+use crate::mirror;
 use crate::moved::{self, Moved};
 use crate::pick::{Choice, Now};
 use crate::proxy::Worker;
+use crate::rates::Asking;
 use crate::route::is_grpc;
 use crate::routes::ServiceRoute;
 use crate::routing;
+use crate::session::{self, Key};
 use crate::tcp::tunnel;
 use crate::traffic::Waits;
 
@@ -50,6 +54,14 @@ pub(crate) struct Exchange<'a> {
     pub(crate) waits: Waits,
     /// Until when it must be answered.
     pub(crate) deadline: Deadline,
+    /// When it arrived, in microseconds of the proxy's clock.
+    pub(crate) arrived_us: u64,
+    /// How important it is, from 0, the most.
+    pub(crate) rank: u8,
+    /// What keeps it on one endpoint, if anything.
+    pub(crate) key: Option<u64>,
+    /// Whether that keeps it on one node as well.
+    pub(crate) keeps_node: bool,
 }
 
 /// A request that entered the mesh here: from a client, or from an application on this node.
@@ -66,21 +78,45 @@ pub async fn entered(
     headers::clean_request(&mut head);
     downstream.client.set(&mut head.headers);
     let scheme = downstream.client.scheme(&head.headers);
-    let way = match routing::way(worker, scheme, &mut head).await {
+    let mut way = match routing::way(worker, scheme, &mut head).await {
         Ok(way) => way,
         Err(instead) => return instead,
     };
+    let mut exchange = Exchange::new(worker, &way.service, way.waits(), told_us);
+    if !way.service.rates.is_empty() {
+        let asking = Asking {
+            head: &head,
+            source: downstream.client.source(&head.headers),
+            rule: way.rule_hash(),
+            now_us: exchange.arrived_us,
+        };
+        if let Err(refused) = way.service.rates.admit(asking) {
+            exchange.counters().limit(Limit::Rate);
+            return refused.response(way.grpc);
+        }
+    }
+    exchange.take_rank(&head.headers);
+    let key = exchange.take_key(way.key.take(), &head.headers, &downstream.client, scheme);
     let request = Request::from_parts(head, body);
-    let exchange = Exchange::new(worker, &way.service, way.waits(), told_us);
     exchange.counters().entered.fetch_add(1, Relaxed);
     // Between nodes there is no way for a change of protocol.
     let choice = match request.extensions().get::<Upgrade>() {
         None => exchange.choose(None),
         Some(_) => Choice::Home,
     };
-    match exchange.place(choice, request).await {
+    let placed = match way.copies.take() {
+        None => exchange.place(choice, request).await,
+        Some(copies) => {
+            let (request, again) = exchange.keep(request, true);
+            let placed = exchange.place(choice, request).await;
+            mirror::send(&downstream.worker, copies, &again);
+            placed
+        }
+    };
+    match placed {
         Ok(mut response) => {
             way.back(&mut response);
+            key.tell_client(response.headers_mut());
             response
         }
         Err(answer) => exchange.give_up(answer, way.grpc),
@@ -99,12 +135,10 @@ pub async fn moved_in(
     let Some(route) = route else {
         return Answer::NotOfMesh.response();
     };
-    let exchange = Exchange::new(
-        worker,
-        &route,
-        route.traffic.waits,
-        deadline::told_by_hop(&request),
-    );
+    let told_us = deadline::told_by_hop(&request);
+    let mut exchange = Exchange::new(worker, &route, route.traffic.waits, told_us);
+    exchange.key = session::told(request.headers());
+    exchange.take_rank(request.headers());
     let answer = |answer: Answer| exchange.with_load(answer.response());
     if request.uri().path() == hop::PROBE_PATH {
         return exchange.probed();
@@ -173,17 +207,46 @@ impl<'a> Exchange<'a> {
             route,
             waits,
             deadline: Deadline::new(&waits, told_us, now_us),
+            arrived_us: now_us,
+            rank: 0,
+            key: None,
+            keeps_node: false,
         }
     }
 
+    /// Finds out how important the request is.
+    pub(crate) fn take_rank(&mut self, headers: &HeaderMap) {
+        let classes = self.route.traffic.priority.as_ref();
+        self.rank = classes.map_or(0, |classes| classes.rank(headers));
+    }
+
+    /// Finds out the request's key, if its rule or its service has one.
+    fn take_key(
+        &mut self,
+        of_rule: Option<Key>,
+        headers: &HeaderMap,
+        client: &Client,
+        scheme: &str,
+    ) -> Key {
+        let balancer = &self.route.balancer;
+        self.keeps_node = of_rule.is_some() || balancer.keeps_node;
+        let of_service = || {
+            let (rule, source) = (balancer.key.as_ref()?, client.source(headers));
+            Some(rule.key(headers, source, scheme == "https", fastrand::u64(..)))
+        };
+        let key = of_rule.or_else(of_service).unwrap_or_default();
+        self.key = key.hash;
+        key
+    }
+
     /// Follows choices until somebody serves the request.
-    async fn place(
+    pub(crate) async fn place(
         &self,
         mut choice: Choice,
         mut request: Request<RequestBody>,
     ) -> Result<Response<ResponseBody>, Answer> {
-        if self.is_too_large(&request) {
-            return Err(Answer::limited(Limit::RequestBody));
+        if let Some(limit) = self.too_large(&request) {
+            return Err(Answer::limited(limit));
         }
         for _ in 0..NEIGHBOURS_TRIED_MAX {
             let (neighbour, cause) = match choice {
@@ -222,7 +285,10 @@ impl<'a> Exchange<'a> {
         let mut chooser = chooser.lock().unwrap_or_else(|e| e.into_inner());
         let Chooser { memory, rng } = &mut *chooser;
         let choice = match refused {
-            None => route.pick.pick(&now, memory, rng),
+            None => match self.key.filter(|_| self.keeps_node) {
+                None => route.pick.pick(&now, memory, rng),
+                Some(key) => route.pick.pick_for(key, &now, memory, rng),
+            },
             Some(neighbour) => route.pick.pick_again(neighbour, &now, rng),
         };
         if memory.take_onset() {
@@ -232,7 +298,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// The proxy's own answer to a request that nobody serves.
-    fn give_up(&self, answer: Answer, grpc: bool) -> Response<ResponseBody> {
+    pub(crate) fn give_up(&self, answer: Answer, grpc: bool) -> Response<ResponseBody> {
         match answer {
             Answer::Shed { .. } | Answer::NoEndpoint => &self.counters().shed,
             _ => &self.counters().failed,

@@ -3,6 +3,7 @@
 //! [`crate::route`] decides; here a decision becomes a changed head, a wait or an answer. A request without a rule, found by
 //! a service's own host name, passes untouched.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -11,14 +12,19 @@ use bytes::Bytes;
 use http::header::LOCATION;
 use http::request::Parts;
 use http::{HeaderValue, Response};
+use isobar_mesh_api::weight::WHOLE_PPM;
 
 use crate::answer::Answer;
+use crate::balance::hash;
 use crate::body::ResponseBody;
 use crate::headers;
+use crate::http1::Upgrade;
+use crate::mirror::Copies;
 use crate::proxy::Worker;
 use crate::route::rule::Verdict;
 use crate::route::{Found, Lost, Rule, head, is_grpc};
 use crate::routes::{Routes, ServiceRoute};
+use crate::session::Key;
 use crate::traffic::Waits;
 
 /// Most requests that wait for a delay made on purpose, in the whole proxy; further ones go on at once.
@@ -49,6 +55,10 @@ pub(crate) struct Way {
     pub service: Arc<ServiceRoute>,
     /// Whether the client speaks gRPC.
     pub grpc: bool,
+    /// Its key, when its rule keeps sessions.
+    pub key: Option<Key>,
+    /// Who gets a copy of the request, if anybody.
+    pub copies: Option<Copies>,
     /// The rule, and which of its backends.
     ruled: Option<(Arc<Rule>, usize)>,
 }
@@ -122,6 +132,8 @@ fn choose(
             let way = Way {
                 service: Arc::clone(service),
                 grpc,
+                key: None,
+                copies: None,
                 ruled: None,
             };
             return Ok((way, Verdict::default()));
@@ -148,18 +160,44 @@ fn choose(
             location,
         ))));
     }
-    let backend = verdict.backend.ok_or(Answer::NoBackend)?;
+    let is_tls = scheme == "https";
+    // No rule has sessions by address.
+    let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let session = rule.session.as_ref();
+    let key = session.map(|s| s.key(&head.headers, nobody, is_tls, fastrand::u64(..)));
+    let of_session = key.as_ref().and_then(|key| rule.backend_of(key.hash?));
+    let backend = of_session.or(verdict.backend).ok_or(Answer::NoBackend)?;
     let named = rule.backends.get(backend).and_then(|b| b.service);
     let service = named.and_then(|place| routes.services.get(place));
     let service = service.ok_or(Answer::NoBackend)?;
     rule.change.apply(head, prefix_len);
+    let copies = copies(rule, routes, head);
     rule.backends[backend].change.apply(head, prefix_len);
     let way = Way {
         service: Arc::clone(service),
         grpc,
+        key,
+        copies,
         ruled: Some((Arc::clone(rule), backend)),
     };
     Ok((way, verdict))
+}
+
+/// Draws who gets a copy of a request.
+fn copies(rule: &Rule, routes: &Routes, head: &Parts) -> Option<Copies> {
+    let drawn = |share_ppm: u32| fastrand::u32(..WHOLE_PPM) < share_ppm;
+    let mirrors = rule
+        .mirrors
+        .iter()
+        .filter(|(_, share_ppm)| drawn(*share_ppm));
+    let services: Vec<Arc<ServiceRoute>> = mirrors
+        .filter_map(|(place, _)| routes.services.get(*place).cloned())
+        .collect();
+    let upgrades = head.extensions.get::<Upgrade>().is_some();
+    (!services.is_empty() && !upgrades).then(|| Copies {
+        services,
+        head: headers::copy(&head.method, &head.uri, &head.headers),
+    })
 }
 
 fn moved_to(status: http::StatusCode, location: HeaderValue) -> Response<ResponseBody> {
@@ -187,6 +225,15 @@ impl Way {
             Some((rule, _)) => waits.under(&rule.timeouts),
             None => waits,
         }
+    }
+
+    /// Which rule of which route it follows, as a hash; 0 = none.
+    pub(crate) fn rule_hash(&self) -> u64 {
+        self.ruled.as_ref().map_or(0, |(rule, _)| {
+            let kind = hash::of(rule.route.kind.as_str().as_bytes());
+            let name = hash::of(rule.route.name.as_str().as_bytes());
+            hash::both(hash::both(kind, name), rule.place as u64)
+        })
     }
 
     /// Changes the answer's head as the rule says.

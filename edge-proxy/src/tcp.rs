@@ -104,7 +104,10 @@ pub(crate) async fn entered(
     };
     let route = worker.proxy.table.load().by_name(&service).cloned();
     let route = route.ok_or(Refusal::NoService).map_err(refused)?;
-    let exchange = Exchange::new(worker, &route, route.traffic.waits, None);
+    let mut exchange = Exchange::new(worker, &route, route.traffic.waits, None);
+    let rule = route.balancer.key.as_ref();
+    exchange.key = rule.and_then(|rule| rule.of_connection(ends.source.ip()));
+    exchange.keeps_node = route.balancer.keeps_node;
     exchange.counters().entered.fetch_add(1, Relaxed);
     match place(&exchange, ends).await {
         Ok(Placed {

@@ -10,6 +10,7 @@ use isobar_mesh_api::snapshot::QueueLimits;
 use crate::circuit;
 use crate::expiry::NEVER_US;
 use crate::outlier;
+use crate::priority::Classes;
 use crate::retry;
 use crate::route::rule;
 
@@ -26,6 +27,8 @@ pub struct Traffic {
     pub circuit: circuit::Rules,
     /// When it is so much worse than its siblings that it is.
     pub outlier: outlier::Rules,
+    /// Which requests are more important than others; `None`: all are equal.
+    pub priority: Option<Classes>,
     /// How large things may be.
     pub sizes: Sizes,
 }
@@ -78,6 +81,7 @@ impl Traffic {
             retries: retry::Rules::new(&spec.retries),
             circuit: circuit::Rules::new(&spec.circuit),
             outlier: outlier::Rules::new(&spec.outlier),
+            priority: spec.queue.priority.as_ref().and_then(Classes::new),
             sizes: spec.sizes.clone(),
             spec,
         }

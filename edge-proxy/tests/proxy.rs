@@ -4,6 +4,8 @@
 
 #[path = "proxy/abuse.rs"]
 mod abuse;
+#[path = "proxy/balance.rs"]
+mod balance;
 #[path = "proxy/control.rs"]
 mod control;
 #[path = "proxy/drain.rs"]
@@ -22,6 +24,8 @@ mod ill;
 mod listeners;
 #[path = "proxy/mesh.rs"]
 mod mesh;
+#[path = "proxy/rates.rs"]
+mod rates;
 #[path = "proxy/resilience.rs"]
 mod resilience;
 #[path = "proxy/routes.rs"]

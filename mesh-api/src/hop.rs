@@ -17,6 +17,8 @@ pub const REFUSED: &str = "isobar-refused";
 pub const LOAD: &str = "isobar-load";
 /// On a moved TCP connection: whom it came from and whom it was for, `<address>:<port> <address>:<port>`.
 pub const CLIENT: &str = "isobar-client";
+/// What keeps a moved request on one endpoint, a hash in hexadecimal digits.
+pub const KEY: &str = "isobar-key";
 /// The request path that a proxy probes a neighbour with, on the mesh port.
 pub const PROBE_PATH: &str = "/.isobar/probe";
 
@@ -25,7 +27,7 @@ pub const PROBE_PATH: &str = "/.isobar/probe";
 pub const TIMEOUT: &str = "isobar-timeout";
 
 /// All headers that a client must not set.
-pub const RESERVED: [&str; 7] = [HOP, HOME, SERVICE, REFUSED, LOAD, TIMEOUT, CLIENT];
+pub const RESERVED: [&str; 8] = [HOP, HOME, SERVICE, REFUSED, LOAD, TIMEOUT, CLIENT, KEY];
 
 /// How busy a node is with one service: the value of [`LOAD`],
 /// `<in flight>/<workers>;<latency µs>`, for example `6/4;31000`.

@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{NodeId, ServiceName};
+use crate::resource::traffic_policy::RATE_LIMITS_MAX;
 
 /// Most services one report may name; a report with more is refused.
 pub const REPORT_SERVICES_MAX: usize = 1024;
@@ -88,9 +89,24 @@ pub struct ServiceReport {
     /// absent when all do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers_up: Option<u32>,
+    /// Requests that all of them together are given at once, where that is learned; absent: as many as their workers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<u32>,
+    /// What was asked of rate limits that hold for the whole mesh.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rates: Vec<RateDemand>,
     /// Requests/s that the endpoints say they can serve (ORCA), summed; absent when none says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orca_capacity_rps: Option<f64>,
+}
+
+/// Requests that a rate limit let in or refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateDemand {
+    /// Name of the limit in the service's traffic policy.
+    pub limit: String,
+    /// How many.
+    pub asked: u64,
 }
 
 /// Requests a home sent to one node.
@@ -205,6 +221,8 @@ impl ServiceReport {
             in_flight: 0,
             backlog: 0,
             workers_up: None,
+            concurrency: None,
+            rates: Vec::new(),
             orca_capacity_rps: None,
         }
     }
@@ -230,6 +248,10 @@ impl ServiceReport {
         let latency_max = REPORT_LATENCY_US_MAX.saturating_mul(self.completed.max(1));
         if self.latency_min_us > REPORT_LATENCY_US_MAX || self.latency_sum_us > latency_max {
             return Err(range("latency", self.service.as_str()));
+        }
+        limit("rates", self.rates.len(), RATE_LIMITS_MAX)?;
+        if self.rates.iter().any(|r| r.asked > REPORT_COUNT_MAX) {
+            return Err(range("rates", self.service.as_str()));
         }
         limit("moved_out", self.moved_out.len(), REPORT_NODES_MAX)?;
         limit("moved_in", self.moved_in.len(), REPORT_NODES_MAX)?;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{NodeId, ServiceName};
 use crate::resource::TrafficPolicySpec;
+use crate::resource::traffic_policy::RATE_LIMITS_MAX;
 use crate::route::{Route, RouteKey};
 use crate::weight::WHOLE_PPM;
 
@@ -121,6 +122,18 @@ pub struct ServicePlan {
     /// How its requests are treated; absent: by the defaults, or as the node's own configuration says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Arc<TrafficPolicySpec>>,
+    /// This node's part of rate limits that hold for the whole mesh; one that is not here is this node's alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rate_shares: Vec<RateShare>,
+}
+
+/// A node's part of a rate limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateShare {
+    /// Name of the limit in the service's traffic policy.
+    pub limit: String,
+    /// The part.
+    pub share_ppm: u32,
 }
 
 /// How many requests may wait at a node for a service's endpoints, and how long.
@@ -361,6 +374,10 @@ impl ServicePlan {
             what,
             service: self.service.clone(),
         };
+        limit("rate_shares", self.rate_shares.len(), RATE_LIMITS_MAX)?;
+        if self.rate_shares.iter().any(|r| r.share_ppm > WHOLE_PPM) {
+            return Err(range("share_ppm"));
+        }
         if self.row.shed_ppm > WHOLE_PPM {
             return Err(range("shed_ppm"));
         }
@@ -429,6 +446,7 @@ mod tests {
             cloud_address: None,
             queue: QueueLimits::default(),
             traffic: None,
+            rate_shares: Vec::new(),
         }
     }
 

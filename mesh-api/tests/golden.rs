@@ -13,14 +13,17 @@ use isobar_mesh_api::message::{
     Certificate, Down, Hello, LocalService, Location, Nack, Up, decode_line, encode_line,
 };
 use isobar_mesh_api::names::{NodeId, RegionName, ServiceName, SiteName};
-use isobar_mesh_api::report::{MovedIn, MovedOut, NeighbourReport, Report, ServiceReport};
+use isobar_mesh_api::report::{
+    MovedIn, MovedOut, NeighbourReport, RateDemand, Report, ServiceReport,
+};
 use isobar_mesh_api::resource::Metadata;
 use isobar_mesh_api::resource::route::{GrpcRouteSpec, HttpRouteSpec};
 use isobar_mesh_api::resource::traffic_policy::Timeouts;
 use isobar_mesh_api::resource::{Span, TrafficPolicySpec};
 use isobar_mesh_api::route::{Route, RouteKey, RouteKind};
 use isobar_mesh_api::snapshot::{
-    Credit, Delta, Endpoint, Move, Neighbour, PlanId, QueueLimits, Row, ServicePlan, Snapshot,
+    Credit, Delta, Endpoint, Move, Neighbour, PlanId, QueueLimits, RateShare, Row, ServicePlan,
+    Snapshot,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -108,6 +111,11 @@ fn report() {
             in_flight: 4,
             backlog: 1,
             workers_up: Some(3),
+            concurrency: Some(5),
+            rates: vec![RateDemand {
+                limit: "all".into(),
+                asked: 1200,
+            }],
             orca_capacity_rps: Some(210.5),
             ..ServiceReport::idle(service())
         }],
@@ -164,6 +172,10 @@ fn service_plan() -> ServicePlan {
             },
             ..TrafficPolicySpec::default()
         })),
+        rate_shares: vec![RateShare {
+            limit: "all".into(),
+            share_ppm: 250_000,
+        }],
     }
 }
 

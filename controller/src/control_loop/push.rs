@@ -173,6 +173,7 @@ impl ControlLoop {
             if let Some(seat) = seat {
                 seat.pushed.clone_from(&seat.weights);
                 seat.pushed_credits.clone_from(&seat.credits);
+                seat.told_rates();
                 seat.changed = false;
             }
         }
@@ -236,6 +237,7 @@ impl Service {
             cloud_address: self.policy.cloud_address.clone(),
             queue: QueueLimits::default(),
             traffic: self.traffic.clone(),
+            rate_shares: seat.rate_shares(),
         })
     }
 }
@@ -364,6 +366,7 @@ fn line_len(plan: &ServicePlan) -> usize {
     let moves: usize = plan.row.moves.iter().map(|m| named(&m.to)).sum();
     let credits: usize = plan.credits.iter().map(|c| named(&c.home)).sum();
     let spill: usize = plan.spill.iter().map(named).sum();
+    let rates: usize = plan.rate_shares.iter().map(|r| free(&r.limit)).sum();
     let cloud = plan.cloud_address.as_deref().map_or(0, free);
     // Names and texts of a policy are escaped already.
     let traffic = plan.traffic.as_ref().map(serde_json::to_vec);
@@ -376,5 +379,6 @@ fn line_len(plan: &ServicePlan) -> usize {
         + moves
         + credits
         + spill
+        + rates
         + cloud
 }

@@ -14,6 +14,7 @@ use isobar_mesh_api::snapshot::{Endpoint, SNAPSHOT_ENDPOINTS_MAX};
 
 use super::mesh::{Node, Nodes};
 use super::planning::Planning;
+use super::rates::Parts;
 use crate::capacity::{Capacity, Configured};
 use crate::demand::Demand;
 use crate::load_book::Standing;
@@ -34,6 +35,10 @@ pub(super) struct Seat {
     pub configured: Option<Configured>,
     /// Requests that those of them work on at once which get requests, if the proxy says that some do not.
     pub workers_up: Option<u32>,
+    /// Requests that they are given at once, if the proxy learned that.
+    pub concurrency: Option<u32>,
+    /// Its parts of rate limits that hold for the whole mesh.
+    pub rates: Parts,
     pub demand: Demand,
     pub capacity: Capacity,
     pub seen: Seen,
@@ -79,6 +84,9 @@ impl Seat {
         let share = |up: u32| (f64::from(up) / f64::from(all.workers.max(1))).min(1.0);
         Configured {
             up_share: self.workers_up.map_or(1.0, share),
+            workers: self
+                .concurrency
+                .map_or(all.workers, |learned| learned.min(WORKERS_MAX)),
             ..all
         }
     }
@@ -367,6 +375,8 @@ impl Service {
         let takes_in = taken_in.is_some_and(|&mrps| mrps > 0);
         let seat = self.sit(node);
         seat.workers_up = report.workers_up;
+        seat.concurrency = report.concurrency;
+        seat.observe_rates(&report.rates, window);
         seat.seen = Seen::of(report, window);
         let moving = takes_in || !seat.weights.is_home();
         seat.demand

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use isobar_geo_data::position::Position;
 use isobar_mesh_api::message::{LINE_LEN_MAX, LocalService, PROTOCOL_VERSION, encode_line};
-use isobar_mesh_api::report::{NeighbourReport, ServiceReport};
+use isobar_mesh_api::report::{NeighbourReport, RateDemand, ServiceReport};
 use isobar_mesh_api::resource::{Algorithm, EndpointSpec};
 use isobar_mesh_api::snapshot::{Endpoint, Row};
 
@@ -67,6 +67,8 @@ struct Grid {
     lag_periods: usize,
     /// Nodes where only so many workers are up.
     up: BTreeMap<usize, u32>,
+    /// What is asked of the limit `all` at each.
+    asked: BTreeMap<usize, u64>,
 }
 
 impl Grid {
@@ -101,6 +103,7 @@ impl Grid {
             under_way: std::collections::VecDeque::new(),
             lag_periods,
             up: BTreeMap::new(),
+            asked: BTreeMap::new(),
         };
         grid.connect();
         grid
@@ -126,6 +129,11 @@ impl Grid {
         let mut seen = ServiceReport::idle(cart());
         seen.entered = poisson(&mut self.rng, rate_rps);
         seen.workers_up = self.up.get(&index).copied();
+        let demand = |&asked: &u64| RateDemand {
+            limit: "all".to_owned(),
+            asked,
+        };
+        seen.rates = self.asked.get(&index).map(demand).into_iter().collect();
         let neighbours = self
             .have
             .get(&node(index))

@@ -25,8 +25,9 @@ pub struct LiveCircuit {
     errors_in_row: AtomicU32,
     /// So many of them in a row make it a suspect; 0 = they do not.
     errors_in_row_max: AtomicU32,
-    /// Told when it becomes one.
-    suspicion: Arc<Notify>,
+    /// When it closed last, in microseconds.
+    closed_since_us: AtomicU64,
+    siblings: Arc<Siblings>,
     kept: Mutex<Kept>,
     workers: Box<[WorkerTally]>,
 }
@@ -50,6 +51,32 @@ struct WorkerTally {
     errors: AtomicU64,
     completed: AtomicU64,
     latency_sum_us: AtomicU64,
+}
+
+/// What the endpoints of one service on this node share.
+#[derive(Debug, Default)]
+pub struct Siblings {
+    /// Circuits that are not Closed.
+    open: AtomicU32,
+    /// Told when one of them may be an outlier.
+    suspicion: Arc<Notify>,
+}
+
+impl Siblings {
+    /// Nobody yet; `suspicion` is told when one may be an outlier.
+    pub fn new(suspicion: Arc<Notify>) -> Siblings {
+        Siblings {
+            open: AtomicU32::new(0),
+            suspicion,
+        }
+    }
+
+    fn note(&self, open: bool) {
+        match open {
+            true => self.open.fetch_add(1, Relaxed),
+            false => self.open.fetch_sub(1, Relaxed),
+        };
+    }
 }
 
 /// What went through, since the start.
@@ -112,14 +139,15 @@ impl Verdict {
 }
 
 impl LiveCircuit {
-    /// Closed, for that many worker threads; `suspicion` is told when it may be an outlier.
-    pub fn new(threads: usize, suspicion: Arc<Notify>) -> LiveCircuit {
+    /// Closed, for that many worker threads.
+    pub fn new(threads: usize, siblings: Arc<Siblings>) -> LiveCircuit {
         LiveCircuit {
             is_open: AtomicBool::new(false),
             is_marked: AtomicBool::new(false),
             errors_in_row: AtomicU32::new(0),
             errors_in_row_max: AtomicU32::new(0),
-            suspicion,
+            closed_since_us: AtomicU64::new(0),
+            siblings,
             kept: Mutex::new(Kept {
                 circuit: Circuit::default(),
                 rules: Traffic::default().circuit,
@@ -138,6 +166,16 @@ impl LiveCircuit {
         let mut kept = self.lock();
         kept.rules = traffic.circuit;
         kept.failures_in_row_max = traffic.outlier.failures_in_row;
+    }
+
+    /// Whether a circuit of its service is not Closed, on this node.
+    pub fn has_open_sibling(&self) -> bool {
+        self.siblings.open.load(Relaxed) > 0
+    }
+
+    /// When it closed last, in microseconds; 0 = it was never open.
+    pub fn closed_since_us(&self) -> u64 {
+        self.closed_since_us.load(Relaxed)
     }
 
     /// Whether it is not Closed.
@@ -209,7 +247,7 @@ impl LiveCircuit {
         self.publish(&kept.circuit);
         let (in_row, max) = (kept.circuit.failures_in_row(), kept.failures_in_row_max);
         if opened.is_none() && max > 0 && in_row.is_multiple_of(max) {
-            self.suspicion.notify_one();
+            self.siblings.suspicion.notify_one();
         }
     }
 
@@ -226,7 +264,7 @@ impl LiveCircuit {
         let in_row = self.errors_in_row.fetch_add(1, Relaxed) + 1;
         let max = self.errors_in_row_max.load(Relaxed);
         if max > 0 && in_row.is_multiple_of(max) {
-            self.suspicion.notify_one();
+            self.siblings.suspicion.notify_one();
         }
     }
 
@@ -293,11 +331,22 @@ impl LiveCircuit {
 
     fn publish(&self, circuit: &Circuit) {
         let open = circuit.state() != State::Closed;
-        self.is_open.store(open, Relaxed);
+        if self.is_open.swap(open, Relaxed) != open {
+            self.siblings.note(open);
+            self.closed_since_us.store(circuit.since_us(), Relaxed);
+        }
         self.is_marked.store(circuit.is_marked(), Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for LiveCircuit {
+    fn drop(&mut self) {
+        if *self.is_open.get_mut() {
+            self.siblings.note(false);
+        }
     }
 }

@@ -1,23 +1,41 @@
 use super::*;
 use crate::clock::Clock;
+use crate::endpoint::{EndpointLive, Siblings};
+use isobar_mesh_api::resource::traffic_policy::LoadBalancing;
 
-fn endpoints(workers: &[u32]) -> Arc<[Arc<EndpointLive>]> {
-    let endpoint = |(i, &workers): (usize, &u32)| {
-        Arc::new(EndpointLive::new(
-            &format!("127.0.0.1:{}", i + 1),
-            workers,
-            1,
-            Clock::start(),
-            Arc::default(),
-        ))
-    };
-    workers.iter().enumerate().map(endpoint).collect()
+fn endpoint(at: usize, workers: u32) -> Arc<EndpointLive> {
+    let address = format!("127.0.0.1:{at}");
+    let siblings = Arc::new(Siblings::default());
+    Arc::new(EndpointLive::new(
+        &address,
+        workers,
+        1,
+        Clock::start(),
+        siblings,
+    ))
 }
 
-fn gate(endpoints: &Arc<[Arc<EndpointLive>]>) -> Arc<Gate> {
+fn balancer(endpoints: Vec<Arc<EndpointLive>>) -> Arc<Balancer> {
+    let policy = LoadBalancing::default();
+    Balancer::new(&policy, endpoints.into(), Clock::start(), None)
+}
+
+fn endpoints(workers: &[u32]) -> Arc<Balancer> {
+    let all = workers.iter().enumerate();
+    balancer(
+        all.map(|(at, &workers)| endpoint(at + 1, workers))
+            .collect(),
+    )
+}
+
+fn gate(endpoints: &Arc<Balancer>) -> Arc<Gate> {
     let gate = Arc::new(Gate::default());
-    gate.set_endpoints(Arc::clone(endpoints));
+    gate.set_balancer(Arc::clone(endpoints));
     gate
+}
+
+fn any() -> Wish<'static> {
+    Wish::default()
 }
 
 fn terms(workers: u32, per_worker_max: u32) -> Terms {
@@ -29,6 +47,7 @@ fn terms(workers: u32, per_worker_max: u32) -> Terms {
         workers,
         latency_us: 1,
         left_us: u64::MAX,
+        rank: 0,
     }
 }
 
@@ -50,7 +69,7 @@ async fn settle() {
 fn slots_are_shared_by_load() {
     let endpoints = endpoints(&[1, 3]);
     let gate = gate(&endpoints);
-    let slots: Vec<Slot> = std::iter::from_fn(|| gate.try_enter(&endpoints, None)).collect();
+    let slots: Vec<Slot> = std::iter::from_fn(|| gate.try_enter(&endpoints, any())).collect();
     assert_eq!(slots.len(), 4);
     assert_eq!(gate.active(), 4);
     let second = slots
@@ -66,7 +85,7 @@ fn own_requests_go_first_then_by_arrival() {
     runtime().block_on(async {
         let endpoints = endpoints(&[1]);
         let gate = gate(&endpoints);
-        let held = gate.try_enter(&endpoints, None).unwrap();
+        let held = gate.try_enter(&endpoints, any()).unwrap();
         let order = Arc::new(Mutex::new(Vec::new()));
         let arrivals = [
             ("moved 1", Class::Moved),
@@ -78,7 +97,10 @@ fn own_requests_go_first_then_by_arrival() {
         for (name, class) in arrivals {
             let (gate, endpoints, order) = (gate.clone(), endpoints.clone(), order.clone());
             tasks.push(tokio::spawn(async move {
-                let slot = gate.enter(class, &endpoints, terms(1, 50)).await.unwrap();
+                let slot = gate
+                    .enter(class, &endpoints, any(), terms(1, 50))
+                    .await
+                    .unwrap();
                 order.lock().unwrap().push(name);
                 drop(slot);
             }));
@@ -87,7 +109,7 @@ fn own_requests_go_first_then_by_arrival() {
         assert_eq!(gate.waiting(), 4);
         // A newcomer does not overtake those who wait.
         drop(held);
-        assert!(gate.try_enter(&endpoints, None).is_none());
+        assert!(gate.try_enter(&endpoints, any()).is_none());
         for task in tasks {
             task.await.unwrap();
         }
@@ -102,14 +124,14 @@ fn a_full_queue_and_a_long_wait_are_refused() {
     runtime().block_on(async {
         let endpoints = endpoints(&[1]);
         let gate = gate(&endpoints);
-        let _held = gate.try_enter(&endpoints, None).unwrap();
-        let full = gate.enter(Class::Own, &endpoints, terms(1, 0)).await;
+        let _held = gate.try_enter(&endpoints, any()).unwrap();
+        let full = gate.enter(Class::Own, &endpoints, any(), terms(1, 0)).await;
         assert!(full.is_err());
         let slow = Terms {
             latency_us: 61_000_000,
             ..terms(1, 50)
         };
-        let late = gate.enter(Class::Own, &endpoints, slow).await;
+        let late = gate.enter(Class::Own, &endpoints, any(), slow).await;
         assert_eq!(late.unwrap_err().wait_us, 61_000_000);
         assert_eq!(gate.waiting(), 0);
     });
@@ -120,11 +142,11 @@ fn those_who_give_up_pass_their_slot_on() {
     runtime().block_on(async {
         let endpoints = endpoints(&[1]);
         let gate = gate(&endpoints);
-        let held = gate.try_enter(&endpoints, None).unwrap();
-        let wait = |gate: Arc<Gate>, endpoints: Arc<[Arc<EndpointLive>]>| {
+        let held = gate.try_enter(&endpoints, any()).unwrap();
+        let wait = |gate: Arc<Gate>, endpoints: Arc<Balancer>| {
             tokio::spawn(async move {
                 drop(
-                    gate.enter(Class::Own, &endpoints, terms(1, 50))
+                    gate.enter(Class::Own, &endpoints, any(), terms(1, 50))
                         .await
                         .unwrap(),
                 );
@@ -139,14 +161,14 @@ fn those_who_give_up_pass_their_slot_on() {
         drop(held);
         second.await.unwrap();
         // All that is left in the queue gave up: its slot comes back.
-        let held = gate.try_enter(&endpoints, None).unwrap();
+        let held = gate.try_enter(&endpoints, any()).unwrap();
         let third = wait(gate.clone(), endpoints.clone());
         settle().await;
         third.abort();
         settle().await;
         drop(held);
         assert_eq!((gate.waiting(), gate.active()), (0, 0));
-        assert!(gate.try_enter(&endpoints, None).is_some());
+        assert!(gate.try_enter(&endpoints, any()).is_some());
     });
 }
 
@@ -155,17 +177,20 @@ fn more_endpoints_let_the_waiting_in() {
     runtime().block_on(async {
         let few = endpoints(&[1]);
         let gate = gate(&few);
-        let _held = gate.try_enter(&few, None).unwrap();
+        let _held = gate.try_enter(&few, any()).unwrap();
         let waiter = {
             let (gate, few) = (gate.clone(), few.clone());
             tokio::spawn(async move {
-                let slot = gate.enter(Class::Own, &few, terms(1, 50)).await.unwrap();
+                let slot = gate
+                    .enter(Class::Own, &few, any(), terms(1, 50))
+                    .await
+                    .unwrap();
                 slot.endpoint().address().to_owned()
             })
         };
         settle().await;
-        let more = [Arc::clone(&few[0]), endpoints(&[1, 1])[1].clone()];
-        gate.set_endpoints(more.into());
+        let more = vec![Arc::clone(&few.endpoints()[0]), endpoint(2, 1)];
+        gate.set_balancer(balancer(more));
         assert_eq!(waiter.await.unwrap(), "127.0.0.1:2");
     });
 }
@@ -181,7 +206,9 @@ fn many_threads_lose_no_slot() {
                 runtime().block_on(async {
                     let enter = || async {
                         for _ in 0..500 {
-                            let entered = gate.enter(Class::Own, &endpoints, terms(3, 50)).await;
+                            let entered = gate
+                                .enter(Class::Own, &endpoints, any(), terms(3, 50))
+                                .await;
                             let slot = entered.unwrap();
                             tokio::task::yield_now().await;
                             drop(slot);
@@ -197,7 +224,78 @@ fn many_threads_lose_no_slot() {
     }
     assert_eq!((gate.waiting(), gate.active()), (0, 0));
     assert_eq!(
-        std::iter::from_fn(|| gate.try_enter(&endpoints, None).map(std::mem::forget)).count(),
+        std::iter::from_fn(|| gate.try_enter(&endpoints, any()).map(std::mem::forget)).count(),
         3
     );
+}
+
+#[test]
+fn the_least_important_wait_longest_and_are_shed_first() {
+    runtime().block_on(async {
+        let endpoints = endpoints(&[1]);
+        let gate = gate(&endpoints);
+        let held = gate.try_enter(&endpoints, any()).unwrap();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        // Room for three.
+        let arrivals = [
+            ("low 1", Class::Own, 2),
+            ("low 2", Class::Own, 2),
+            ("mid", Class::Own, 1),
+            // Full: takes the place of the last of the least important.
+            ("high 1", Class::Own, 0),
+            // The same.
+            ("high 2", Class::Moved, 0),
+            // Nobody is less important.
+            ("low 3", Class::Own, 2),
+            ("mid 2", Class::Own, 1),
+        ];
+        let mut tasks = Vec::new();
+        for (name, class, rank) in arrivals {
+            let (gate, endpoints, order) = (gate.clone(), endpoints.clone(), order.clone());
+            tasks.push(tokio::spawn(async move {
+                let terms = Terms {
+                    rank,
+                    ..terms(1, 3)
+                };
+                let entered = gate.enter(class, &endpoints, any(), terms).await;
+                let note = if entered.is_ok() {
+                    name.to_owned()
+                } else {
+                    format!("no {name}")
+                };
+                order.lock().unwrap().push(note);
+            }));
+            settle().await;
+        }
+        assert_eq!(gate.waiting(), 3);
+        drop(held);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let order = order.lock().unwrap().clone();
+        let shed = ["no low 2", "no low 1", "no low 3", "no mid 2"];
+        assert_eq!(order[..4], shed);
+        assert_eq!(order[4..], ["high 1", "mid", "high 2"]);
+        assert_eq!((gate.waiting(), gate.active()), (0, 0));
+    });
+}
+
+#[test]
+fn who_could_not_be_answered_in_time_does_not_wait() {
+    runtime().block_on(async {
+        let endpoints = endpoints(&[1]);
+        let gate = gate(&endpoints);
+        let _held = gate.try_enter(&endpoints, any()).unwrap();
+        let left = |left_us| Terms {
+            latency_us: 50_000,
+            left_us,
+            ..terms(1, 50)
+        };
+        // A slot in 50 ms, an answer in 100.
+        let late = gate
+            .enter(Class::Own, &endpoints, any(), left(90_000))
+            .await;
+        assert_eq!(late.unwrap_err().wait_us, 50_000);
+        assert_eq!(gate.waiting(), 0);
+    });
 }

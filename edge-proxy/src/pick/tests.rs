@@ -46,6 +46,7 @@ fn route(weights: &[(usize, u32)], spill: bool) -> Route {
         cloud_address: None,
         queue: QueueLimits::default(),
         traffic: None,
+        rate_shares: Vec::new(),
     };
     Route::new(&plan, &neighbours)
 }
@@ -171,4 +172,49 @@ fn after_a_refusal_home_or_one_other() {
             choice => panic!("{choice:?}"),
         }
     }
+}
+
+#[test]
+fn a_session_stays_with_its_node_while_that_has_a_weight() {
+    let choose = |route: &Route, home: u32, busy: Option<usize>, key: u64| {
+        let heard = NeighbourLoad::new(3);
+        for i in 0..3 {
+            heard.heard(i, load(if busy == Some(i) { 9 } else { 0 }), 0);
+        }
+        let now = Now {
+            home: load(home),
+            neighbours: &heard,
+            now_us: 1,
+        };
+        let mut rng = fastrand::Rng::with_seed(key);
+        route.pick_for(key, &now, &mut Memory::default(), &mut rng)
+    };
+    let by_plan = |neighbour| Choice::Move {
+        neighbour,
+        cause: Cause::Plan,
+    };
+    let before = route(&[(0, 300_000), (1, 200_000)], true);
+    let after = route(&[(0, 300_000), (1, 300_000)], true);
+    let gone = route(&[(1, 300_000)], true);
+    let (mut at_home, mut moved) = (0, 0);
+    for key in (0..2000_u64).map(|key| hash::of(&key.to_le_bytes())) {
+        // Whether home is idle or not: who has a session keeps it.
+        let was = choose(&before, 0, None, key);
+        assert_eq!(choose(&before, 7, None, key), was);
+        at_home += u32::from(was == Choice::Home);
+        // Nobody goes home, whose weight fell, nobody leaves 1, whose weight rose.
+        let is = choose(&after, 0, None, key);
+        moved += u32::from(is != was);
+        let may = was != by_plan(1) && is != Choice::Home;
+        assert!(is == was || may, "{was:?} {is:?}");
+        assert_ne!(choose(&gone, 0, None, key), by_plan(0));
+        // While its node is full, a request is served as any other.
+        match was {
+            Choice::Home => assert_ne!(choose(&before, 9, None, key), Choice::Home),
+            _ => assert_ne!(choose(&before, 0, Some(0), key), by_plan(0)),
+        }
+    }
+    assert!((900..1100).contains(&at_home), "{at_home}");
+    // A tenth at least, and not much more.
+    assert!((200..320).contains(&moved), "{moved}");
 }

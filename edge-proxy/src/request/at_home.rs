@@ -18,6 +18,7 @@ use hyper::body::Body;
 use super::Exchange;
 use super::send::Sending;
 use crate::answer::Answer;
+use crate::balancer::Wish;
 use crate::body::{Again, Keep, RequestBody, ResponseBody};
 use crate::deadline;
 use crate::endpoint::EndpointLive;
@@ -113,10 +114,15 @@ impl Exchange<'_> {
         }
     }
 
-    /// Whether its body is known to be larger than the service takes.
-    pub(super) fn is_too_large(&self, request: &Request<RequestBody>) -> bool {
-        let max = self.route.traffic.sizes.request_body_len_max;
-        max > 0 && request.body().size_hint().lower() > max
+    /// What of it is larger than the service takes, as far as is known before it is sent.
+    pub(super) fn too_large(&self, request: &Request<RequestBody>) -> Option<Limit> {
+        let sizes = &self.route.traffic.sizes;
+        let (head_max, body_max) = (sizes.request_head_len_max, sizes.request_body_len_max);
+        if head_max > 0 && headers::len(request) > head_max as usize {
+            return Some(Limit::RequestHead);
+        }
+        let body_len = request.body().size_hint().lower();
+        (body_max > 0 && body_len > body_max).then_some(Limit::RequestBody)
     }
 
     /// Bounds the body, and keeps its beginning when the request may have to be sent again.
@@ -147,11 +153,17 @@ impl Exchange<'_> {
         class: Class,
         avoid: Option<&Arc<EndpointLive>>,
     ) -> Result<Slot, Answer> {
-        let route = self.route;
-        if let Some(slot) = route.live.gate.try_enter(&route.endpoints, avoid) {
+        let (route, clock) = (self.route, self.worker.proxy.clock);
+        let wish = Wish {
+            key: self.key,
+            avoid,
+            now_us: self.arrived_us,
+            turn: 0,
+        };
+        let gate = &route.live.gate;
+        if let Some(slot) = gate.try_enter(&route.balancer, wish) {
             return Ok(slot);
         }
-        let clock = self.worker.proxy.clock;
         let now_us = clock.now_us();
         if route.endpoints.iter().all(|e| e.circuit.is_open()) {
             let waits = route
@@ -165,16 +177,20 @@ impl Exchange<'_> {
         }
         let terms = Terms {
             limits: route.queue,
-            workers: route.workers,
+            workers: route.places(),
             latency_us: route.live.latency_us(),
             left_us: self.deadline.head_us.saturating_sub(now_us),
+            rank: self.rank,
         };
-        let entered = route.live.gate.enter(class, &route.endpoints, terms).await;
+        let entered = gate.enter(class, &route.balancer, wish, terms).await;
         entered.map_err(|no_room| match self.deadline.is_over(clock.now_us()) {
             true => Answer::limited(self.late()),
-            false => Answer::Shed {
-                wait_us: no_room.wait_us,
-            },
+            false => {
+                route.live.note_shed(self.rank);
+                Answer::Shed {
+                    wait_us: no_room.wait_us,
+                }
+            }
         })
     }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use http::{HeaderName, Method};
 use isobar_mesh_api::names::ServiceName;
 use isobar_mesh_api::resource::route::{
-    HttpFilter, HttpMatch, HttpRule, PathMatchType, Span, ValueMatch, ValueMatchType, whole_regex,
+    HttpFilter, HttpMatch, HttpRule, PathMatchType, Span, ValueMatch, ValueMatchType, share_ppm,
+    whole_regex,
 };
 use isobar_mesh_api::route::{Route, RouteKind, service};
 use isobar_mesh_api::weight::apportion_ppm;
@@ -16,6 +17,8 @@ use super::fault::Fault;
 use super::head::{HeadChange, HeaderChange, Redirect};
 use super::rule::{Backend, Rule, Timeouts, Turns};
 use super::{Candidate, Host, HostRules, Lookup, Pattern, RouteTable, path};
+use crate::balance::hash;
+use crate::session;
 
 /// What routes are compiled against.
 #[derive(Debug, Clone, Copy)]
@@ -272,6 +275,7 @@ fn compile_rule(
     };
     let backends = written.backend_refs.iter().map(|backend| Backend {
         service: place_of(&backend.namespace, &backend.name),
+        name: hash::of(backend.name.as_bytes()),
         change: change(&backend.filters),
     });
     let shares: Vec<f64> = written
@@ -289,7 +293,12 @@ fn compile_rule(
         change: change(&written.filters),
         redirect: None,
         fault: None,
+        mirrors: Vec::new(),
         backends: backends.collect(),
+        session: written
+            .session_persistence
+            .as_ref()
+            .map(session::Rule::of_route),
         timeouts: Timeouts::default(),
         weights_ppm,
         turns,
@@ -298,8 +307,12 @@ fn compile_rule(
         match filter {
             HttpFilter::RequestRedirect(redirect) => rule.redirect = Some(Redirect::new(redirect)),
             HttpFilter::Fault(fault) => rule.fault = Some(Fault::new(fault)),
-            // Refused before it comes here.
-            HttpFilter::RequestMirror(_) => {}
+            HttpFilter::RequestMirror(mirror) => {
+                // Nobody gets copies for a service that does not exist.
+                let to = place_of(&mirror.backend_ref.namespace, &mirror.backend_ref.name);
+                let share_ppm = share_ppm(mirror.percent, mirror.fraction);
+                rule.mirrors.extend(to.map(|place| (place, share_ppm)));
+            }
             // Changes of the head, made above.
             HttpFilter::RequestHeaderModifier(_)
             | HttpFilter::ResponseHeaderModifier(_)

@@ -7,6 +7,8 @@ use isobar_mesh_api::route::RouteKey;
 
 use super::fault::{Failure, Fault};
 use super::head::{HeadChange, Redirect};
+use crate::balance::rendezvous;
+use crate::session;
 use crate::spread::Spread;
 
 /// A rule of a route.
@@ -22,8 +24,12 @@ pub struct Rule {
     pub redirect: Option<Redirect>,
     /// Delays and failures on purpose.
     pub fault: Option<Fault>,
+    /// Who gets copies of requests, and of how many, in parts per million.
+    pub mirrors: Vec<(usize, u32)>,
     /// Where requests go.
     pub backends: Vec<Backend>,
+    /// What keeps requests together, and on one backend.
+    pub session: Option<session::Rule>,
     /// How long they may take.
     pub timeouts: Timeouts,
     /// The backends' weights; empty when all are 0.
@@ -36,6 +42,8 @@ pub struct Rule {
 pub struct Backend {
     /// The service's place among all; `None` = there is no such service, and its share is answered with 500.
     pub service: Option<usize>,
+    /// Hash of its name.
+    pub name: u64,
     /// What is changed besides.
     pub change: HeadChange,
 }
@@ -84,6 +92,12 @@ impl Turns {
 }
 
 impl Rule {
+    /// The backend of a session, by its key.
+    pub fn backend_of(&self, key: u64) -> Option<usize> {
+        let names = self.backends.iter().map(|backend| backend.name);
+        rendezvous::choose(names.zip(self.weights_ppm.iter().copied()), key)
+    }
+
     /// Decides for the next request of a worker.
     pub fn next(&self, worker: usize) -> Verdict {
         let only = (self.weights_ppm.len() == 1).then_some(0);
@@ -129,7 +143,9 @@ mod tests {
             change: HeadChange::default(),
             redirect: None,
             fault: None,
+            mirrors: Vec::new(),
             backends: Vec::new(),
+            session: None,
             timeouts: Timeouts::default(),
             weights_ppm: weights_ppm.to_vec(),
             turns: Arc::clone(turns),

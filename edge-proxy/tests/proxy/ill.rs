@@ -259,3 +259,66 @@ async fn grpc_servers_are_asked_by_the_health_protocol() {
     until_healthy(&other, address, false).await;
     other.end().await;
 }
+
+/// An endpoint that works on one request at a time; the others wait inside it.
+async fn one_at_a_time() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let worker = Arc::new(tokio::sync::Mutex::new(()));
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let worker = Arc::clone(&worker);
+            let service = service_fn(move |_: Request<Incoming>| {
+                let worker = Arc::clone(&worker);
+                async move {
+                    let _busy = worker.lock().await;
+                    // Its work.
+                    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"done"))))
+                }
+            });
+            tokio::spawn(async move {
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_an_endpoint_works_on_at_once_is_learned() {
+    let endpoint = one_at_a_time().await;
+    let policy = r#"{"concurrency": {"adaptive": true, "min": 2}, "queue": {"wait_max": "1m"}}"#;
+    let proxy = proxy(&[endpoint], policy).await;
+    let limit = async || {
+        let (_, metrics) = proxy.admin("GET", "/metrics").await;
+        let name = "isobar_proxy_concurrency_limit{service=\"shop/cart\"} ";
+        let at = metrics.find(name).unwrap() + name.len();
+        let line = metrics[at..].lines().next().unwrap();
+        line.parse::<u32>().unwrap()
+    };
+    // Eight are configured. While nobody asks for more than it does, nothing is learned.
+    for _ in 0..200 {
+        assert_eq!(ask(&proxy, "GET").await.0, StatusCode::OK);
+    }
+    assert_eq!(limit().await, 8);
+    while limit().await > 4 {
+        let many = [(); 16].map(|()| tokio::spawn(one(proxy.addresses.ingress)));
+        for asked in many {
+            assert_eq!(asked.await.unwrap(), StatusCode::OK);
+        }
+    }
+    proxy.end().await;
+}
+
+async fn one(ingress: SocketAddr) -> StatusCode {
+    crate::support::send(
+        ingress,
+        crate::resilience::request("GET", crate::support::full("")),
+    )
+    .await
+    .0
+}

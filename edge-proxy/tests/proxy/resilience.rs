@@ -131,7 +131,8 @@ async fn what_broke_is_repeated_only_when_that_is_safe() {
 async fn a_body_is_sent_again_when_it_was_kept() {
     let endpoint = TestEndpoint::start("a").await;
     let broken = FaultyEndpoint::start(Act::Close).await;
-    let policy = r#"{"sizes": {"buffer_len_max": 16}, "circuit": {"consecutive_failures": 0}}"#;
+    let policy = r#"{"sizes": {"buffer_len_max": 16}, "circuit": {"consecutive_failures": 0},
+        "load_balancing": {"algorithm": "round_robin"}}"#;
     let proxy = proxy(&[broken.address, endpoint.address], policy).await;
     let put = |body: &'static str| {
         let request = Request::put("/echo").header("host", HOST);
@@ -296,6 +297,64 @@ async fn a_client_that_goes_away_frees_the_slot_and_the_endpoint() {
     // That is not held against the endpoint.
     let (_, circuits) = proxy.admin("GET", "/circuits").await;
     assert!(circuits.contains("\"failures\": 0"), "{circuits}");
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn the_more_important_wait_less_and_the_others_are_shed_first() {
+    let endpoint = TestEndpoint::start("a").await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config("a", &dir);
+    config.services.push(LocalService {
+        service: service(),
+        hosts: vec![HOST.to_owned()],
+        endpoints: vec![Endpoint {
+            address: endpoint.address.to_string(),
+            workers: 1,
+        }],
+        capacity_rps: None,
+    });
+    let policy = r#"{"queue": {"per_worker_max": 1, "wait_max": "1m",
+        "priority": {"header": "x-class", "classes": ["gold", "lead"]}}}"#;
+    config
+        .traffic_policies
+        .push(serde_json::from_str(policy).unwrap());
+    let proxy = TestProxy::start(config, dir).await;
+    let hold = |class: Option<&str>| {
+        let mut request = Request::get("/hold").header("host", HOST);
+        if let Some(class) = class {
+            request = request.header("x-class", class);
+        }
+        let request = request.body(full("")).unwrap();
+        tokio::spawn(send(proxy.addresses.ingress, request))
+    };
+    let waiting = async || {
+        let (_, metrics) = proxy.admin("GET", "/metrics").await;
+        metrics.contains("isobar_proxy_requests_waiting{service=\"shop/cart\"} 1\n")
+    };
+    let first = hold(None);
+    endpoint.arrival().await;
+    // Without a header it is the last class.
+    let lead = hold(None);
+    while !waiting().await {
+        tokio::task::yield_now().await;
+    }
+    let gold = hold(Some("gold"));
+    let (status, headers, _) = lead.await.unwrap();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(headers.contains_key("retry-after"));
+    // The queue is full of better ones.
+    assert_eq!(
+        hold(Some("lead")).await.unwrap().0,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    endpoint.let_go();
+    endpoint.let_go();
+    assert_eq!(first.await.unwrap().0, StatusCode::OK);
+    assert_eq!(gold.await.unwrap().0, StatusCode::OK);
+    let name = "isobar_proxy_requests_shed_by_class_total";
+    assert_metric(&proxy, name, "class=\"lead\"", 2).await;
+    assert_metric(&proxy, name, "class=\"gold\"", 0).await;
     proxy.end().await;
 }
 

@@ -88,6 +88,104 @@ fn to(name: &str, mut rule: Value) -> Value {
 }
 
 #[tokio::test]
+async fn a_rules_sessions_stay_with_their_backend() {
+    let sessions = |sessions: Value| {
+        json!({ "hostnames": [HOST], "rules": [{
+            "sessionPersistence": sessions,
+            "backendRefs": [{ "name": "a" }, { "name": "b" }],
+        }] })
+    };
+    let by_cookie = Mesh::start(sessions(json!({
+        "sessionName": "sid", "absoluteTimeout": "1h", "cookieConfig": { "lifetimeType": "Permanent" }
+    })))
+    .await;
+    let mut used = std::collections::BTreeSet::new();
+    for _ in 0..30 {
+        let (_, headers, first) = by_cookie.ask("GET", "/", &[]).await;
+        let cookie = headers["set-cookie"].to_str().unwrap();
+        assert!(cookie.contains("; Max-Age=3600"), "{cookie}");
+        let cookie = cookie.split(';').next().unwrap();
+        for _ in 0..3 {
+            let (_, headers, body) = by_cookie.ask("GET", "/", &[("cookie", cookie)]).await;
+            assert_eq!(body, first);
+            assert!(!headers.contains_key("set-cookie"));
+        }
+        used.insert(first);
+    }
+    assert_eq!(used.len(), 2);
+    by_cookie.proxy.end().await;
+
+    let by_header = sessions(json!({ "sessionName": "x-session", "type": "Header" }));
+    let by_header = Mesh::start(by_header).await;
+    let (_, headers, first) = by_header.ask("GET", "/", &[]).await;
+    let token = headers["x-session"].to_str().unwrap();
+    for _ in 0..4 {
+        assert_eq!(by_header.get("/", &[("x-session", token)]).await, first);
+    }
+    by_header.proxy.end().await;
+}
+
+#[tokio::test]
+async fn copies_go_elsewhere_and_nobody_waits_for_them() {
+    let mirror = |more: Value| {
+        let mut mirror = json!({ "backendRef": { "name": "b" } });
+        mirror
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let filter = json!({ "type": "RequestMirror", "requestMirror": mirror });
+        let rule = to("a", json!({ "filters": [filter] }));
+        json!({ "hostnames": [HOST], "rules": [rule] })
+    };
+    let counted = async |mesh: &Mesh, outcome: &str, count: usize| {
+        let line = format!("isobar_proxy_mirrored_total{{outcome=\"{outcome}\"}} {count}\n");
+        let (_, metrics) = mesh.proxy.admin("GET", "/metrics").await;
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    };
+    let all = Mesh::start(mirror(json!({}))).await;
+    // The copy's endpoint does not answer; the client does not notice.
+    for n in 1..=3 {
+        all.a.let_go();
+        assert_eq!(all.get("/hold", &[]).await, "held");
+        all.b.arrival().await;
+        counted(&all, "sent", n).await;
+    }
+    // With its body, if that was kept.
+    let post = async |mesh: &Mesh, len: usize| {
+        let body = "x".repeat(len);
+        let request = Request::post("/echo").header("host", HOST);
+        let request = request.body(full(body.clone())).unwrap();
+        let (status, _, echoed) = send(mesh.proxy.addresses.ingress, request).await;
+        assert_eq!((status, echoed.len()), (StatusCode::OK, len));
+    };
+    post(&all, 10_000).await;
+    all.b.arrival().await;
+    post(&all, 200_000).await;
+    counted(&all, "sent", 4).await;
+    counted(&all, "body", 1).await;
+    assert_eq!((all.a.served(), all.b.served()), (5, 4));
+    (0..3).for_each(|_| all.b.let_go());
+    all.proxy.end().await;
+
+    let none = Mesh::start(mirror(json!({ "percent": 0 }))).await;
+    for _ in 0..5 {
+        assert_eq!(none.get("/", &[]).await, "a");
+    }
+    counted(&none, "sent", 0).await;
+    none.proxy.end().await;
+    let some = Mesh::start(mirror(
+        json!({ "fraction": { "numerator": 1, "denominator": 2 } }),
+    ))
+    .await;
+    let mut asked = 0;
+    while some.b.served() == 0 || asked < some.b.served() + 3 {
+        assert_eq!(some.get("/", &[]).await, "a");
+        asked += 1;
+    }
+    some.proxy.end().await;
+}
+
+#[tokio::test]
 async fn requests_go_by_host_path_method_header_and_query() {
     let spec = json!({ "hostnames": [HOST, "*.wild.example"], "rules": [
         to("a", json!({})),

@@ -334,6 +334,7 @@ pub fn snapshot(name: &str, endpoint: &TestEndpoint, workers: u32) -> Snapshot {
             cloud_address: None,
             queue: QueueLimits::default(),
             traffic: None,
+            rate_shares: Vec::new(),
         }],
         routes: Vec::new(),
     }

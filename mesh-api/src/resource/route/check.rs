@@ -3,10 +3,11 @@
 use regex_lite::{Regex, RegexBuilder};
 
 use super::{
-    BACKENDS_MAX, BackendRef, GATEWAY_GROUP, GATEWAY_NAME, GrpcRouteSpec, HEADER_NAME_LEN_MAX,
-    HEADER_VALUE_LEN_MAX, HEADERS_MAX, HOSTNAMES_MAX, HttpMatch, HttpMethod, HttpRouteSpec,
-    HttpRule, MATCHES_MAX, PATTERN_LEN_MAX, ParentRef, PathMatch, PathMatchType, ROUTE_MATCHES_MAX,
-    RULES_MAX, ServiceRef, Timeouts, ValueMatch, ValueMatchType, WEIGHT_MAX,
+    BACKENDS_MAX, BackendRef, CookieLifetime, GATEWAY_GROUP, GATEWAY_NAME, GrpcRouteSpec,
+    HEADER_NAME_LEN_MAX, HEADER_VALUE_LEN_MAX, HEADERS_MAX, HOSTNAMES_MAX, HttpMatch, HttpMethod,
+    HttpRouteSpec, HttpRule, MATCHES_MAX, PATTERN_LEN_MAX, ParentRef, PathMatch, PathMatchType,
+    ROUTE_MATCHES_MAX, RULES_MAX, ServiceRef, SessionPersistence, SessionType, Timeouts,
+    ValueMatch, ValueMatchType, WEIGHT_MAX,
 };
 use crate::names::{NodeId, ServiceName};
 
@@ -213,16 +214,42 @@ fn rule(path: &str, rule: &HttpRule) -> Checked {
     for (at, backend) in rule.backend_refs.iter().enumerate() {
         self::backend(&format!("{path}/backendRefs/{at}"), backend)?;
     }
-    if rule.session_persistence.is_some() {
-        // Understood, and carried out by nobody yet: better refused than ignored.
-        return fail(
-            format!("{path}/sessionPersistence"),
-            "is not supported by this version",
-        );
+    if let Some(sessions) = &rule.session_persistence {
+        session(&format!("{path}/sessionPersistence"), sessions)?;
     }
     match &rule.timeouts {
         Some(spans) => timeouts(&format!("{path}/timeouts"), spans),
         None => Ok(()),
+    }
+}
+
+fn session(path: &str, sessions: &SessionPersistence) -> Checked {
+    let name = sessions.session_name.as_deref();
+    if name.is_some_and(|name| !filters::is_token(name) || name.len() > HEADER_NAME_LEN_MAX) {
+        return fail(
+            format!("{path}/sessionName"),
+            "must be the name of a cookie or header",
+        );
+    }
+    if sessions.idle_timeout.is_some() {
+        return fail(
+            format!("{path}/idleTimeout"),
+            "is not supported by this version",
+        );
+    }
+    let cookie = sessions.cookie_config.unwrap_or_default();
+    let is_kept =
+        sessions.kind == SessionType::Cookie && cookie.lifetime_type == CookieLifetime::Permanent;
+    match (sessions.absolute_timeout, is_kept) {
+        (None, true) => fail(
+            format!("{path}/absoluteTimeout"),
+            "is needed for a cookie with lifetimeType Permanent",
+        ),
+        (Some(_), false) => fail(
+            format!("{path}/absoluteTimeout"),
+            "is only supported for a cookie with lifetimeType Permanent",
+        ),
+        _ => Ok(()),
     }
 }
 

@@ -47,13 +47,17 @@ fn what_is_not_supported_is_refused_by_name() {
     );
     refused(
         with_filter(
-            json!({ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "a" } } }),
+            json!({ "type": "RequestMirror", "requestMirror": { "backendRef": { "name": "a" }, "percent": 101 } }),
         ),
-        &["rules/0/filters/0/type", "RequestMirror"],
+        &["rules/0/filters/0/requestMirror/percent", "0 to 100"],
     );
     refused(
-        json!({ "rules": [{ "sessionPersistence": { "sessionName": "a" } }] }),
-        &["rules/0/sessionPersistence", "not supported"],
+        json!({ "rules": [{ "sessionPersistence": { "idleTimeout": "1h" } }] }),
+        &["rules/0/sessionPersistence/idleTimeout", "not supported"],
+    );
+    refused(
+        json!({ "rules": [{ "sessionPersistence": { "absoluteTimeout": "1h" } }] }),
+        &["rules/0/sessionPersistence/absoluteTimeout", "Permanent"],
     );
     let backend = |backend: Value| json!({ "rules": [{ "backendRefs": [backend] }] });
     refused(

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Balance, Circuit, HashKey, HealthCheck, KeyOf, LoadBalancing, Outlier, Queue, RateLimit,
-    RateOf, Retries, Sizes, Timeouts, TrafficPolicySpec,
+    Balance, Circuit, Concurrency, HashKey, HealthCheck, KeyOf, LoadBalancing, Outlier, Queue,
+    RateLimit, RateOf, RateScope, Retries, Sizes, Timeouts, TrafficPolicySpec,
 };
 use crate::resource::span::Span;
 use crate::resource::weight_policy::PolicyError;
@@ -106,6 +106,7 @@ impl TrafficPolicySpec {
             .map_or(Ok(()), HealthCheck::check)?;
         self.load_balancing.check()?;
         self.queue.check()?;
+        self.concurrency.check()?;
         self.sizes.check()?;
         if self.rate_limits.len() > RATE_LIMITS_MAX {
             return wrong("rate_limits", format!("at most {RATE_LIMITS_MAX}"));
@@ -117,29 +118,7 @@ impl TrafficPolicySpec {
                 return wrong("rate_limits/name", format!("{} is there twice", limit.name));
             }
         }
-        self.is_in_effect()
-    }
-
-    /// Refuses what proxies do not act on: nobody must rely on a limit that is not kept.
-    fn is_in_effect(&self) -> Checked {
-        let written = [
-            (
-                "load_balancing",
-                self.load_balancing != LoadBalancing::default(),
-            ),
-            ("queue/priority", self.queue.priority.is_some()),
-            ("circuit/connections_max", self.circuit.connections_max > 0),
-            ("circuit/requests_max", self.circuit.requests_max > 0),
-            (
-                "sizes/request_head_len_max",
-                self.sizes.request_head_len_max > 0,
-            ),
-            ("rate_limits", !self.rate_limits.is_empty()),
-        ];
-        match written.into_iter().find(|(_, written)| *written) {
-            Some((field, _)) => wrong(field, "is not in effect: proxies do not act on it"),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -259,6 +238,12 @@ impl LoadBalancing {
             key.check("load_balancing/key/name")?;
         }
         if let Some(key) = &self.affinity {
+            if hashed {
+                return wrong(
+                    "load_balancing/affinity",
+                    "is for the other algorithms; key is for these",
+                );
+            }
             key.check("load_balancing/affinity/name")?;
         }
         let hour = Span::from_secs(3600);
@@ -298,6 +283,17 @@ impl Queue {
     }
 }
 
+impl Concurrency {
+    fn check(&self) -> Checked {
+        count("concurrency/min", self.min, 1..=10_000)?;
+        count("concurrency/max", self.max, self.min..=100_000)?;
+        match (1.0..=10.0).contains(&self.tolerance) {
+            true => Ok(()),
+            false => wrong("concurrency/tolerance", "must be from 1 to 10"),
+        }
+    }
+}
+
 impl Sizes {
     fn check(&self) -> Checked {
         count(
@@ -324,6 +320,9 @@ impl RateLimit {
             token("rate_limits/header", &self.header)?;
         } else if !self.header.is_empty() {
             return wrong("rate_limits/header", "is for by: header");
+        }
+        if self.scope == RateScope::Mesh && self.by != RateOf::Service {
+            return wrong("rate_limits/scope", "mesh is for by: service");
         }
         match self.path_prefix.as_str() {
             "" => Ok(()),

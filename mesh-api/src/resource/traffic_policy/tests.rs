@@ -75,6 +75,10 @@ fn what_is_wrong_is_named() {
             r#"{"sizes": {"buffer_len_max": 99999999}}"#,
             "sizes/buffer_len_max",
         ),
+        (
+            r#"{"concurrency": {"min": 5, "max": 4}}"#,
+            "concurrency/max",
+        ),
         (r#"{"rate_limits": [{"name": "a"}]}"#, "requests"),
         (
             r#"{"rate_limits": [{"name": "a", "requests": 0}]}"#,
@@ -87,6 +91,10 @@ fn what_is_wrong_is_named() {
         (
             r#"{"rate_limits": [{"name": "a", "requests": 1}, {"name": "a", "requests": 1}]}"#,
             "twice",
+        ),
+        (
+            r#"{"rate_limits": [{"name": "a", "requests": 1, "by": "source", "scope": "mesh"}]}"#,
+            "rate_limits/scope",
         ),
     ];
     for (text, field) in cases {
@@ -145,41 +153,4 @@ fn the_page_for_operators_has_an_example_that_is_taken() {
         panic!("the example is no traffic policy");
     };
     spec.check().unwrap();
-}
-
-#[test]
-fn what_is_not_in_effect_is_refused_by_name() {
-    let cases = [
-        (
-            r#"{"load_balancing": {"algorithm": "random"}}"#,
-            "load_balancing",
-        ),
-        (
-            r#"{"queue": {"priority": {"header": "x", "classes": ["a"]}}}"#,
-            "queue/priority",
-        ),
-        (
-            r#"{"circuit": {"connections_max": 1}}"#,
-            "circuit/connections_max",
-        ),
-        (
-            r#"{"circuit": {"requests_max": 1}}"#,
-            "circuit/requests_max",
-        ),
-        (
-            r#"{"sizes": {"request_head_len_max": 1}}"#,
-            "sizes/request_head_len_max",
-        ),
-        (
-            r#"{"rate_limits": [{"name": "a", "requests": 1}]}"#,
-            "rate_limits",
-        ),
-    ];
-    for (text, field) in cases {
-        let error = read(text).unwrap_err();
-        assert!(
-            error.contains(&format!("{field} is not in effect")),
-            "{text}: {error}"
-        );
-    }
 }

@@ -1,6 +1,6 @@
 //! Which filters may stand where, and what they may say.
 
-use super::{Checked, at_most, fail, is_hostname, path_value};
+use super::{Checked, at_most, fail, is_hostname, path_value, service};
 use crate::resource::route::{
     FAULT_DELAY_MAX, FILTERS_MAX, Fault, Fraction, HEADER_NAME_LEN_MAX, HEADER_VALUE_LEN_MAX,
     HEADERS_MAX, HeaderModifier, HttpFilter, HttpRule, PathMatchType, PathModifier,
@@ -131,11 +131,11 @@ fn one(path: &str, filter: &HttpFilter, all_prefixes: bool) -> Checked {
             hostname(&path, rewrite.hostname.as_deref())?;
             path_modifier(&path, rewrite.path.as_ref(), all_prefixes)
         }
-        // Understood, and carried out by nobody yet: better refused than ignored.
-        HttpFilter::RequestMirror(_) => fail(
-            format!("{path}/type"),
-            "RequestMirror is not supported by this version",
-        ),
+        HttpFilter::RequestMirror(mirror) => {
+            let path = format!("{path}/requestMirror");
+            service(&format!("{path}/backendRef"), &mirror.backend_ref)?;
+            share(&path, mirror.percent, mirror.fraction)
+        }
         HttpFilter::Fault(f) => fault(&format!("{path}/fault"), f),
     }
 }
