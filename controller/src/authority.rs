@@ -1,43 +1,57 @@
-//! The development authority: one root key that signs the mesh's certificates.
+//! The certificate authority: a root, an intermediate that signs, and how one root follows another.
 //!
-//! Made at the first start and kept in the data directory: `ca.key` (mode 0600), `ca.pem`, which
-//! proxies need to trust the controller, and `enrol-token` (mode 0600), the credential of a proxy
-//! that has no certificate yet. Who holds the token may enrol as any node.
+//! ```text
+//! store (keys sealed) ─▶ Kept ─▶ Signing: the active root's intermediate ─▶ leaves, 24 h
+//!                         └────▶ Trust: whom to believe, who is revoked ─▶ every control stream
+//! ```
+//!
+//! - [`certificates`]: what certificates look like; [`request`]: what a proxy may ask for;
+//! - [`seal`]: keys at rest; [`kept`]: what the store has;
+//! - [`rotation`]: when a root follows another; [`change`]: the steps of it, importing and revoking;
+//! - [`keeper`]: the task that takes due steps, and what metrics say of them.
 //!
 //! **Invariant**: of a certificate request only the public key is used, after the request's own
 //! signature proved that the sender has the private one. Names and usages are decided here.
+//! **Invariant**: no private key is stored or shown unsealed.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use isobar_mesh_api::identity::{IdentityError, SpiffeId, Subject};
-use isobar_mesh_api::message::Certificate;
+use isobar_mesh_api::message::{Certificate, Revoked, Trust};
 use isobar_mesh_api::names::NodeId;
-use rcgen::string::Ia5String;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
-    SanType, SerialNumber,
-};
+use isobar_mesh_api::validity::Validity;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use subtle::ConstantTimeEq;
+use tokio::sync::{Semaphore, watch};
 
-use crate::files::{FileError, Readers, read_if_there, write_whole};
+use crate::files::{FileError, Readers, write_whole};
+use crate::store::{Store, StoreError, Tree, Write, read_all, read_one};
 
-/// How long a leaf certificate is valid.
-pub const LEAF_VALID: Duration = Duration::from_secs(24 * 3600);
+pub mod certificates;
+pub mod change;
+pub mod keeper;
+pub mod kept;
+pub mod request;
+pub mod rotation;
+pub mod seal;
 
-/// How long the root is valid: ten years.
-const ROOT_VALID: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+use certificates::Algorithm;
+use kept::{Kept, Signing};
+use seal::Seal;
 
-/// How far back a certificate's validity begins, for edge servers whose clock is late.
-const CLOCK_SKEW: Duration = Duration::from_secs(300);
+/// How far back a certificate's validity begins, for edge servers whose clock is late: so far clocks may differ.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(300);
 
-/// Random bytes of the enrolment token, which is written in hexadecimal.
-const TOKEN_BYTES: usize = 32;
+/// Most revocations in force at once; they end when what they revoke has expired.
+pub const REVOKED_MAX: usize = 1024;
+
+/// The one key of the store's tree.
+const STATE: &str = "state";
+/// The roots in the data directory, for programs that are not proxies.
+const ROOTS_FILE: &str = "ca.pem";
 
 /// What went wrong in the authority.
 #[derive(Debug, thiserror::Error)]
@@ -45,38 +59,53 @@ pub enum AuthorityError {
     /// A file of the data directory.
     #[error("the authority's files are not usable")]
     File(#[from] FileError),
-    /// The root certificate is there and its key is not.
+    /// The store.
+    #[error("the authority is not stored")]
+    Store(#[from] StoreError),
+    /// The sealing key is not there.
     #[error(
-        "{} is missing beside its certificate; restore it from a backup, or move ca.pem away to \
-         begin a new authority, after which every proxy must enrol anew",
+        "{} is missing, and only that key opens the authority in the store; restore it from a backup, or name \
+         the right one in authority_key_file",
         .0.display()
     )]
     KeyMissing(PathBuf),
-    /// A file holds something else than it should.
-    #[error("{} does not hold {what}", .path.display())]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// What it should hold.
-        what: &'static str,
-    },
-    /// The root is for another trust domain.
+    /// The sealing key is too easy to guess.
     #[error(
-        "the authority in {} is of trust domain {have:?}, the configuration says {want:?}; \
-         change it back, or use another data_dir",
-        .path.display()
+        "the authority's key must have {} random characters or more",
+        seal::KEY_TEXT_LEN_MIN
+    )]
+    KeyShort,
+    /// The sealing key is another one.
+    #[error(
+        "the authority's key does not open what the store has; use the key that the store was made with"
+    )]
+    Sealed,
+    /// The store holds something else than it should.
+    #[error("the stored authority has no sound {0}; restore the store from a backup")]
+    Damaged(&'static str),
+    /// The authority is of another trust domain.
+    #[error(
+        "the stored authority is of trust domain {have:?}, the configuration says {want:?}; \
+         change it back, or use another data_dir"
     )]
     TrustDomain {
-        /// The root certificate.
-        path: PathBuf,
         /// What the root says.
         have: String,
         /// What the configuration says.
         want: String,
     },
     /// The certificate request is not one, or its signature is wrong.
-    #[error("csr_pem is not a certificate request signed by its own key")]
+    #[error("is not a certificate request signed by its own key")]
     Request(#[source] rcgen::Error),
+    /// The certificate request asks for what it may not have.
+    #[error("{0}")]
+    RequestAsks(&'static str),
+    /// An authority that is brought does not fit.
+    #[error("{0}")]
+    Import(&'static str),
+    /// A step of a rotation that is not due, or cannot be taken.
+    #[error("{0}")]
+    Step(&'static str),
     /// Making or signing a certificate failed.
     #[error("a certificate cannot be made")]
     Certificate(#[source] rcgen::Error),
@@ -85,13 +114,38 @@ pub enum AuthorityError {
     Random,
 }
 
-/// Signs the mesh's certificates.
+/// What an authority is told when it is opened.
+#[derive(Debug, Clone)]
+pub struct AuthorityOptions {
+    /// The trust domain of all certificates.
+    pub trust_domain: String,
+    /// What new keys of the authority are.
+    pub algorithm: Algorithm,
+    /// The file with the key that seals private keys; by default `authority.key` in the data directory.
+    pub key_file: Option<PathBuf>,
+    /// The key itself, which an environment variable may give.
+    pub key_text: Option<String>,
+}
+
+/// Signs the mesh's certificates and says whom to believe.
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    root: CertificateDer<'static>,
-    roots_pem: String,
-    trust_domain: String,
-    token: String,
+    store: Arc<dyn Store>,
+    options: AuthorityOptions,
+    seal: Seal,
+    roots_path: PathBuf,
+    inner: RwLock<Inner>,
+    trust: watch::Sender<Arc<Trust>>,
+    /// Who has an open stream, and the version of [`Trust`] they have said to go by.
+    nodes: Mutex<BTreeMap<NodeId, (u64, Option<u64>)>>,
+    /// Changes follow one another.
+    changing: Semaphore,
+}
+
+/// What changes together.
+struct Inner {
+    kept: Kept,
+    signing: Arc<Signing>,
+    revoked: BTreeMap<NodeId, kept::KeptRevoked>,
 }
 
 /// The controller's own certificate and key.
@@ -103,88 +157,115 @@ pub struct Identity {
 }
 
 impl Authority {
-    /// Reads the authority from a directory, or makes it there.
+    /// Reads the authority from the store, or makes it there.
     ///
     /// # Errors
-    /// Files that cannot be read or written, are damaged, or are of another trust domain.
-    pub fn open(
+    /// The store or files fail, the sealing key is missing or another one, or the trust domain is another.
+    pub async fn open(
+        store: Arc<dyn Store>,
         directory: &Path,
-        trust_domain: &str,
+        options: AuthorityOptions,
         now: SystemTime,
     ) -> Result<Authority, AuthorityError> {
-        let key_path = directory.join("ca.key");
-        let root_path = directory.join("ca.pem");
-        let key_text = read_if_there(&key_path)?;
-        let root_text = read_if_there(&root_path)?;
-        if key_text.is_none() && root_text.is_some() {
-            return Err(AuthorityError::KeyMissing(key_path));
-        }
-        let key = match key_text {
-            Some(text) => KeyPair::from_pem(&text).map_err(|_| AuthorityError::Damaged {
-                path: key_path,
-                what: "a private key",
-            })?,
+        let found: Option<Kept> = read_one(&*store, Tree::Authority, STATE).await?;
+        let seal = seal::open(directory, &options, found.is_some())?;
+        let kept = match found {
+            Some(kept) => kept,
             None => {
-                let key = new_key()?;
-                write_whole(&key_path, key.serialize_pem().as_bytes(), Readers::Owner)?;
-                key
+                let root = change::new_root(&options, &seal, None, now)?;
+                let kept = Kept::first(root);
+                let write = Write::put(Tree::Authority, STATE, &kept)?;
+                store.apply(vec![write]).await?;
+                kept
             }
         };
-        let roots_pem = match root_text {
-            Some(text) => text,
-            None => {
-                let text = new_root(trust_domain, &key, now)?;
-                write_whole(&root_path, text.as_bytes(), Readers::All)?;
-                text
-            }
+        kept.check_trust_domain(&options.trust_domain)?;
+        let revoked = read_all(&*store, Tree::Revocations).await?;
+        let revoked = revoked
+            .into_iter()
+            .filter_map(|(name, kept)| Some((NodeId::new(&name).ok()?, kept)))
+            .collect();
+        let signing = Arc::new(kept.active()?.signing(&seal)?);
+        let inner = Inner {
+            kept,
+            signing,
+            revoked,
         };
-        let root = read_root(&root_path, &roots_pem, trust_domain)?;
-        let issuer = Issuer::from_ca_cert_der(&root, key).map_err(AuthorityError::Certificate)?;
-        Ok(Authority {
-            issuer,
-            root,
-            roots_pem,
-            trust_domain: trust_domain.to_owned(),
-            token: read_or_make_token(&directory.join("enrol-token"))?,
-        })
+        let (trust, _) = watch::channel(Arc::new(inner.trust(now)?));
+        let authority = Authority {
+            store,
+            options,
+            seal,
+            roots_path: directory.join(ROOTS_FILE),
+            inner: RwLock::new(inner),
+            trust,
+            nodes: Mutex::default(),
+            changing: Semaphore::new(1),
+        };
+        authority.write_roots()?;
+        Ok(authority)
     }
 
     /// The trust domain of all certificates.
     pub fn trust_domain(&self) -> &str {
-        &self.trust_domain
+        &self.options.trust_domain
     }
 
-    /// The root certificate.
-    pub fn root(&self) -> &CertificateDer<'static> {
-        &self.root
+    /// Whom to believe, now and whenever it changes.
+    pub fn trust(&self) -> watch::Receiver<Arc<Trust>> {
+        self.trust.subscribe()
     }
 
-    /// Whether this is the enrolment token. Takes the same time wherever a wrong one differs.
-    pub fn is_token(&self, token: &str) -> bool {
-        bool::from(self.token.as_bytes().ct_eq(token.as_bytes()))
+    /// All roots to believe, the active one first.
+    ///
+    /// # Errors
+    /// The store had something else.
+    pub fn roots(&self) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+        self.read(|inner| inner.kept.roots())
+    }
+
+    /// What new enrolment tokens tell proxies to know the controller by: the active root's id.
+    ///
+    /// # Errors
+    /// The store had no active root.
+    pub fn pin(&self) -> Result<String, AuthorityError> {
+        self.read(|inner| Ok(inner.kept.active()?.id.clone()))
     }
 
     /// A certificate for a node's own key.
     ///
     /// # Errors
-    /// [`AuthorityError::Request`] when the request is not sound.
+    /// [`AuthorityError::Request`], [`AuthorityError::RequestAsks`]: the request is not sound.
     pub fn issue_node(
         &self,
         node: &NodeId,
         csr_pem: &str,
         now: SystemTime,
     ) -> Result<Certificate, AuthorityError> {
-        let request =
-            CertificateSigningRequestParams::from_pem(csr_pem).map_err(AuthorityError::Request)?;
-        let id = SpiffeId::node(&self.trust_domain, node);
-        let leaf = self.issue(&id, Vec::new(), &request.public_key, now)?;
+        let id = SpiffeId::node(self.trust_domain(), node);
+        let key = request::key(csr_pem, &id)?;
+        let (signing, crossed, roots_pem) = self.read(|inner| {
+            let crossed = match inner.kept.roots.len() {
+                1 => None,
+                _ => inner.kept.active()?.crossed_pem.clone(),
+            };
+            Ok::<_, AuthorityError>((inner.signing.clone(), crossed, inner.kept.roots_pem()))
+        })?;
+        let leaf = certificates::leaf(&id, &[], &key, &signing.issuer, now)?;
+        let mut chain_pem = kept::pem(&leaf);
+        chain_pem.extend(signing.above.iter().map(kept::pem));
+        chain_pem.extend(crossed);
         Ok(Certificate {
-            chain_pem: leaf.pem(),
-            roots_pem: self.roots_pem.clone(),
+            chain_pem,
+            roots_pem,
+            renewal: None,
         })
     }
 
     /// A new key and certificate for the controller itself, for these DNS names and IP addresses.
+    ///
+    /// Its chain ends with the roots, though nobody needs them to check it: a proxy that knows no more than a root's
+    /// fingerprint finds the root there.
     ///
     /// # Errors
     /// A name that is neither, or no random numbers.
@@ -194,47 +275,94 @@ impl Authority {
         now: SystemTime,
     ) -> Result<Identity, AuthorityError> {
         let id = SpiffeId {
-            trust_domain: self.trust_domain.clone(),
+            trust_domain: self.trust_domain().to_owned(),
             subject: Subject::Workload {
                 namespace: "isobar".to_owned(),
                 account: "controller".to_owned(),
             },
         };
-        let key = new_key()?;
-        let sans = names
-            .iter()
-            .map(|name| match name.parse::<IpAddr>() {
-                Ok(ip) => Ok(SanType::IpAddress(ip)),
-                Err(_) => ia5(name).map(SanType::DnsName),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let leaf = self.issue(&id, sans, &key, now)?;
+        let key = certificates::new_key(Algorithm::EcdsaP256)?;
+        let (signing, crossed, roots) = self.read(|inner| {
+            let crossed = inner.kept.active()?.crossed_pem.clone();
+            Ok::<_, AuthorityError>((inner.signing.clone(), crossed, inner.kept.roots()?))
+        })?;
+        let mut chain = vec![certificates::leaf(&id, names, &key, &signing.issuer, now)?];
+        chain.extend(signing.above.iter().cloned());
+        chain.extend(kept::certificates(&crossed.unwrap_or_default())?);
+        chain.extend(roots);
         Ok(Identity {
-            chain: vec![leaf.into()],
+            chain,
             key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
         })
     }
 
-    fn issue(
-        &self,
-        id: &SpiffeId,
-        mut sans: Vec<SanType>,
-        key: &impl PublicKeyData,
-        now: SystemTime,
-    ) -> Result<rcgen::Certificate, AuthorityError> {
-        sans.insert(0, SanType::URI(ia5(&id.to_string())?));
-        let mut params = params("Isobar", now, LEAF_VALID)?;
-        params.subject_alt_names = sans;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        params.use_authority_key_identifier_extension = true;
-        params
-            .signed_by(key, &self.issuer)
-            .map_err(AuthorityError::Certificate)
+    /// A node has opened a stream. Returns what to call it when it ends.
+    pub fn on_stream(&self, node: &NodeId) -> u64 {
+        let mut nodes = self.lock_nodes();
+        let serial = nodes.get(node).map_or(0, |(serial, _)| serial + 1);
+        nodes.insert(node.clone(), (serial, None));
+        serial
+    }
+
+    /// A node goes by this version of [`Trust`] now.
+    pub fn on_trusted(&self, node: &NodeId, version: u64) {
+        if let Some((_, said)) = self.lock_nodes().get_mut(node) {
+            *said = Some(version);
+        }
+    }
+
+    /// A node's stream has ended.
+    pub fn on_stream_end(&self, node: &NodeId, serial: u64) {
+        let mut nodes = self.lock_nodes();
+        if nodes
+            .get(node)
+            .is_some_and(|(current, _)| *current == serial)
+        {
+            nodes.remove(node);
+        }
+    }
+
+    /// How many nodes are connected, and how many of them do not go by the current [`Trust`] yet.
+    fn nodes_behind(&self) -> (usize, usize) {
+        let version = self.trust.borrow().version;
+        let nodes = self.lock_nodes();
+        let behind = nodes.values().filter(|(_, said)| *said != Some(version));
+        (nodes.len(), behind.count())
+    }
+
+    fn write_roots(&self) -> Result<(), AuthorityError> {
+        let roots_pem = self.read(|inner| inner.kept.roots_pem());
+        Ok(write_whole(
+            &self.roots_path,
+            roots_pem.as_bytes(),
+            Readers::All,
+        )?)
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Inner) -> T) -> T {
+        look(&self.inner.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lock_nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, (u64, Option<u64>)>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// What proxies are told.
+    fn trust(&self, now: SystemTime) -> Result<Trust, AuthorityError> {
+        let now_s = seconds(now);
+        let in_force = self.revoked.iter().filter(|(_, r)| r.is_in_force(now_s));
+        let revoked = in_force.map(|(node, revoked)| Revoked {
+            node: node.clone(),
+            begins_before_s: revoked.begins_before_s,
+        });
+        Ok(Trust {
+            version: self.kept.version,
+            roots_pem: self.kept.roots_pem(),
+            signs: self.kept.active()?.id.clone(),
+            revoked: revoked.collect(),
+        })
     }
 }
 
@@ -256,6 +384,11 @@ pub fn peer_identity(leaf: &CertificateDer<'_>, trust_domain: &str) -> Result<Sp
     Ok(id)
 }
 
+/// When a certificate begins, seconds since 1970; 0 when it does not say so.
+pub fn begins_s(leaf: &CertificateDer<'_>) -> u64 {
+    Validity::read(leaf).map_or(0, |validity| seconds(validity.not_before))
+}
+
 /// Why a peer's certificate names nobody.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
@@ -271,88 +404,6 @@ pub enum PeerError {
     /// An identity of another mesh.
     #[error("the client certificate is of trust domain {0:?}")]
     TrustDomain(String),
-}
-
-fn new_key() -> Result<KeyPair, AuthorityError> {
-    KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(AuthorityError::Certificate)
-}
-
-fn new_root(trust_domain: &str, key: &KeyPair, now: SystemTime) -> Result<String, AuthorityError> {
-    let mut params = params("Isobar development authority", now, ROOT_VALID)?;
-    let domain = format!("spiffe://{trust_domain}");
-    params.subject_alt_names = vec![SanType::URI(ia5(&domain)?)];
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let root = params
-        .self_signed(key)
-        .map_err(AuthorityError::Certificate)?;
-    Ok(root.pem())
-}
-
-/// The first certificate of the file, if it is of this trust domain.
-fn read_root(
-    path: &Path,
-    text: &str,
-    trust_domain: &str,
-) -> Result<CertificateDer<'static>, AuthorityError> {
-    let damaged = || AuthorityError::Damaged {
-        path: path.to_owned(),
-        what: "a root certificate",
-    };
-    let root = CertificateDer::from_pem_slice(text.as_bytes()).map_err(|_| damaged())?;
-    let parsed = webpki::EndEntityCert::try_from(&root).map_err(|_| damaged())?;
-    let uri = parsed.valid_uri_names().next().ok_or_else(damaged)?;
-    let have = uri.strip_prefix("spiffe://").ok_or_else(damaged)?;
-    if have != trust_domain {
-        return Err(AuthorityError::TrustDomain {
-            path: path.to_owned(),
-            have: have.to_owned(),
-            want: trust_domain.to_owned(),
-        });
-    }
-    Ok(root)
-}
-
-fn read_or_make_token(path: &Path) -> Result<String, AuthorityError> {
-    if let Some(text) = read_if_there(path)? {
-        let token = text.trim();
-        // An empty token would make renewal without a certificate possible.
-        if token.len() < TOKEN_BYTES {
-            return Err(AuthorityError::Damaged {
-                path: path.to_owned(),
-                what: "an enrolment token of at least 32 characters",
-            });
-        }
-        return Ok(token.to_owned());
-    }
-    let bytes: [u8; TOKEN_BYTES] = random()?;
-    let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    write_whole(path, format!("{token}\n").as_bytes(), Readers::Owner)?;
-    Ok(token)
-}
-
-fn params(
-    name: &str,
-    now: SystemTime,
-    valid: Duration,
-) -> Result<CertificateParams, AuthorityError> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params
-        .distinguished_name
-        .push(DnType::OrganizationName, name);
-    let now = time::OffsetDateTime::from(now);
-    params.not_before = now - CLOCK_SKEW;
-    params.not_after = now + valid;
-    let mut serial: [u8; 16] = random()?;
-    // Positive and not zero (RFC 5280, section 4.1.2.2).
-    serial[0] = serial[0] & 0x7f | 0x40;
-    params.serial_number = Some(SerialNumber::from_slice(&serial));
-    Ok(params)
-}
-
-fn ia5(text: &str) -> Result<Ia5String, AuthorityError> {
-    Ia5String::try_from(text).map_err(AuthorityError::Certificate)
 }
 
 /// Random bytes.
@@ -373,132 +424,11 @@ pub fn crypto() -> CryptoProvider {
     rustls::crypto::ring::default_provider()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    const TD: &str = "isobar.local";
-
-    fn open(directory: &Path) -> Result<Authority, AuthorityError> {
-        Authority::open(directory, TD, SystemTime::now())
-    }
-
-    fn request(names: &[&str], is_ca: IsCa) -> String {
-        let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.is_ca = is_ca;
-        let key = new_key().unwrap();
-        params.serialize_request(&key).unwrap().pem().unwrap()
-    }
-
-    #[test]
-    fn root_and_token_are_kept_and_secret() {
-        let directory = tempfile::tempdir().unwrap();
-        let first = open(directory.path()).unwrap();
-        let second = open(directory.path()).unwrap();
-        assert_eq!(first.roots_pem, second.roots_pem);
-        assert_eq!(first.token, second.token);
-        assert!(second.is_token(&first.token));
-        for wrong in ["", "x", &first.token[1..], &"0".repeat(64)] {
-            assert!(!first.is_token(wrong), "{wrong:?}");
-        }
-        for secret in ["ca.key", "enrol-token"] {
-            let meta = std::fs::metadata(directory.path().join(secret)).unwrap();
-            assert_eq!(meta.permissions().mode() & 0o777, 0o600, "{secret}");
-        }
-    }
-
-    #[test]
-    fn damage_is_named() {
-        type Spoil = fn(&Path);
-        let cases: [(&str, Spoil); 5] = [
-            ("ca.key is missing", |d| {
-                std::fs::remove_file(d.join("ca.key")).unwrap()
-            }),
-            ("a private key", |d| {
-                std::fs::write(d.join("ca.key"), "x").unwrap()
-            }),
-            ("a root certificate", |d| {
-                std::fs::write(d.join("ca.pem"), "x").unwrap()
-            }),
-            ("enrolment token", |d| {
-                std::fs::write(d.join("enrol-token"), "\n").unwrap()
-            }),
-            ("trust domain", |d| {
-                std::fs::remove_file(d.join("ca.pem")).unwrap();
-                Authority::open(d, "other.example", SystemTime::now()).unwrap();
-            }),
-        ];
-        for (what, spoil) in cases {
-            let directory = tempfile::tempdir().unwrap();
-            open(directory.path()).unwrap();
-            spoil(directory.path());
-            let error = open(directory.path()).err().unwrap().to_string();
-            assert!(error.contains(what), "{what}: {error}");
-        }
-    }
-
-    #[test]
-    fn only_the_key_of_a_request_is_used() {
-        let directory = tempfile::tempdir().unwrap();
-        let authority = open(directory.path()).unwrap();
-        let node = NodeId::new("edge-1").unwrap();
-        let greedy = request(
-            &["controller.example", "10.0.0.1"],
-            IsCa::Ca(BasicConstraints::Unconstrained),
-        );
-        let issued = authority
-            .issue_node(&node, &greedy, SystemTime::now())
-            .unwrap();
-        let leaf = CertificateDer::from_pem_slice(issued.chain_pem.as_bytes()).unwrap();
-        let id = peer_identity(&leaf, TD).unwrap();
-        assert_eq!(id, SpiffeId::node(TD, &node));
-        assert!(matches!(
-            peer_identity(&leaf, "x"),
-            Err(PeerError::TrustDomain(_))
-        ));
-        let parsed = webpki::EndEntityCert::try_from(&leaf).unwrap();
-        assert_eq!(parsed.valid_dns_names().count(), 0);
-        let anchor = webpki::anchor_from_trusted_cert(authority.root()).unwrap();
-        let verify = |at: SystemTime| {
-            let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap();
-            parsed
-                .verify_for_usage(
-                    crypto().signature_verification_algorithms.all,
-                    std::slice::from_ref(&anchor),
-                    &[],
-                    rustls::pki_types::UnixTime::since_unix_epoch(since),
-                    webpki::KeyUsage::client_auth(),
-                    None,
-                    None,
-                )
-                .is_ok()
-        };
-        assert!(verify(SystemTime::now()));
-        assert!(!verify(
-            SystemTime::now() + LEAF_VALID + Duration::from_secs(60)
-        ));
-    }
-
-    #[test]
-    fn unsound_requests_are_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let authority = open(directory.path()).unwrap();
-        let node = NodeId::new("edge-1").unwrap();
-        let sound = request(&[], IsCa::NoCa);
-        let body: String = sound.lines().filter(|l| !l.starts_with('-')).collect();
-        let mut forged = sound.clone();
-        let at = forged.len() - 45;
-        let other = if forged.as_bytes()[at] == b'A' {
-            "B"
-        } else {
-            "A"
-        };
-        forged.replace_range(at..=at, other);
-        for text in ["", "x", &body, &forged] {
-            let error = authority.issue_node(&node, text, SystemTime::now()).err();
-            assert!(matches!(error, Some(AuthorityError::Request(_))), "{text}");
-        }
-    }
+/// Seconds since 1970; 0 before.
+pub fn seconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,8 +25,9 @@ Examples:
   isobar-controller --data-dir /tmp/mesh --rest-listen 127.0.0.1:0 --stream-listen 127.0.0.1:0 \\
       --resources mesh.yaml        (the ports it got are in /tmp/mesh/addresses.json)
 
-The data directory has ca.pem and enrol-token, which proxies need to enrol, and admin-token, the first
-credential for the REST API.";
+The data directory has admin-token, the first credential for the REST API; with it `isobar token create` makes
+what a proxy needs to enrol. The key that opens the stored authority may come from the environment:
+ISOBAR_AUTHORITY_KEY.";
 
 /// The control plane of Isobar: plans which part of each node's load is served by which neighbour.
 #[derive(Debug, Clone, Default, Parser)]
@@ -41,6 +42,9 @@ pub struct Args {
     /// REST API, metrics and health [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDR")]
     pub rest_listen: Option<SocketAddr>,
+    /// Let every node enrol that has the token in the data directory's enrol-token; for development
+    #[arg(long)]
+    pub enrol_open: bool,
     /// Ask nobody who they are at the REST API; for development, on a loopback address alone
     #[arg(long)]
     pub rest_open: bool,
@@ -133,6 +137,7 @@ impl Args {
         lay(self.period_ms, &mut config.period_ms);
         lay(self.trust_domain, &mut config.trust_domain);
         lay(self.drain_ms, &mut config.drain_ms);
+        config.enrol_open |= self.enrol_open;
         config.rest_open |= self.rest_open;
         config.rest_insecure |= self.rest_insecure;
         config.stream_names.extend(self.stream_names);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use isobar_mesh_api::identity::{SpiffeId, TRUST_DOMAIN_DEFAULT};
 use serde::Deserialize;
 
+use crate::authority::certificates::Algorithm;
 use crate::files::{FileError, read_if_there};
 
 /// What the controller is told at start.
@@ -31,6 +32,15 @@ pub struct Config {
     pub stream_names: Vec<String>,
     /// The control period in milliseconds, 10 to 60 000.
     pub period_ms: u64,
+    /// The file with the key under which the authority's private keys are stored: 32 random characters or more. By default
+    /// the environment variable `ISOBAR_AUTHORITY_KEY`, else `authority.key` in `data_dir`, made at the first start.
+    pub authority_key_file: Option<PathBuf>,
+    /// What new keys of the authority are: `ecdsa-p256` or `ed25519`.
+    pub authority_algorithm: Algorithm,
+    /// For how long after its certificate has ended a node may come back by itself, in hours, at most 8760.
+    pub renewal_grace_h: u64,
+    /// Lets every node enrol that has the token in the file `enrol-token` of `data_dir`. For development.
+    pub enrol_open: bool,
     /// The SPIFFE trust domain. It cannot change once the authority's root is made.
     pub trust_domain: String,
     /// Files with a list of resources, YAML or JSON, applied at every start: each replaces what
@@ -50,6 +60,10 @@ impl Default for Config {
             stream_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7401)),
             stream_names: Vec::new(),
             period_ms: 1_000,
+            authority_key_file: None,
+            authority_algorithm: Algorithm::default(),
+            renewal_grace_h: 30 * 24,
+            enrol_open: false,
             trust_domain: TRUST_DOMAIN_DEFAULT.to_owned(),
             resources: Vec::new(),
             drain_ms: 5_000,
@@ -136,6 +150,12 @@ impl Config {
                 format!("has {name:?}, which is neither a DNS name nor an IP address"),
             );
         }
+        if self.renewal_grace_h > 8760 {
+            return wrong(
+                "renewal_grace_h",
+                format!("is {}; it must be at most 8760", self.renewal_grace_h),
+            );
+        }
         self.check_rest()
     }
 
@@ -154,6 +174,11 @@ impl Config {
         };
         let field = "rest_listen";
         Err(ConfigError::Field { field, problem })
+    }
+
+    /// For how long after its certificate has ended a node may come back by itself.
+    pub fn renewal_grace(&self) -> Duration {
+        Duration::from_secs(self.renewal_grace_h * 3600)
     }
 
     /// The control period.
@@ -197,6 +222,8 @@ mod tests {
             ("data_dir = 'd'\nperiod_ms = 5", "period_ms"),
             ("data_dir = 'd'\nperiod_ms = -5", "period_ms"),
             ("data_dir = 'd'\ndrain_ms = 60001", "drain_ms"),
+            ("data_dir = 'd'\nrenewal_grace_h = 9000", "renewal_grace_h"),
+            ("data_dir = 'd'\nauthority_algorithm = 'rsa'", "rsa"),
             ("data_dir = 'd'\ntrust_domain = 'A b'", "trust_domain"),
             ("data_dir = 'd'\nstream_names = ['a_b']", "stream_names"),
             ("data_dir = 'd'\nrest_listen = 'here'", "rest_listen"),

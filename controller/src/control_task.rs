@@ -229,7 +229,9 @@ impl ControlTask {
                 self.control_loop.on_nack(node, nack.plan);
             }
             // A second hello, or a message of a later version.
-            Up::Hello(_) | Up::Unknown => self.metrics.lines_unknown.increment(1),
+            Up::Hello(_) | Up::Trusted { .. } | Up::Unknown => {
+                self.metrics.lines_unknown.increment(1)
+            }
         }
     }
 

@@ -8,13 +8,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use isobar_mesh_api::names::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::access::{Caller, Role};
-use crate::authority::AuthorityError;
+use crate::authority::{AuthorityError, seconds};
 use crate::files::{FileError, Readers, write_whole};
 use crate::secret::{self, Claim, SecretHash};
 use crate::store::{Store, StoreError, Tree, Write, read_all};
@@ -261,12 +261,6 @@ impl CredentialAsked {
 
 fn is_lasting_admin(kept: &Kept) -> bool {
     kept.credential.role == Role::Admin && kept.credential.expires_s.is_none()
-}
-
-/// Seconds since 1970; 0 before.
-pub fn seconds(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@
 //! The program around it:
 //!
 //! - [`control_task`]: the one task that owns the control loop;
-//! - [`stream`], [`tls`], [`authority`]: proxies come in, and who they are;
+//! - [`stream`], [`tls`], [`authority`], [`tokens`], [`enrolled`]: proxies come in, and who they are;
 //! - [`access`], [`credentials`], [`secret`], [`guesses`]: who operators are, and what they may do;
 //! - [`rest`], [`resource_text`], [`problem`]: operators come in, what they write, what they are told;
 //! - [`store`], [`files`]: what survives a restart;
@@ -32,6 +32,7 @@ pub mod control_task;
 pub mod credentials;
 pub mod demand;
 pub mod drain;
+pub mod enrolled;
 pub mod files;
 pub mod guesses;
 pub mod load_book;
@@ -47,3 +48,4 @@ pub mod secret;
 pub mod store;
 pub mod stream;
 pub mod tls;
+pub mod tokens;

@@ -41,6 +41,9 @@ const EPOCH: &str = "isobar_controller_plan_epoch";
 const GENERATION: &str = "isobar_controller_plan_generation";
 const UNPLACED: &str = "isobar_controller_plan_unplaced_rps";
 const GENERATION_STORED: &str = "isobar_controller_plan_generation_stored";
+const AUTHORITY_ENDS: &str = "isobar_controller_authority_left_seconds";
+const AUTHORITY_ROOTS: &str = "isobar_controller_authority_roots";
+const AUTHORITY_BEHIND: &str = "isobar_controller_authority_nodes_behind";
 const STORE_WRITES: &str = "isobar_controller_store_writes_total";
 const DEMAND: &str = "isobar_controller_service_demand_rps";
 const CAPACITY: &str = "isobar_controller_service_capacity_rps";
@@ -95,6 +98,8 @@ pub struct Metrics {
     pub unplaced: Gauge,
     /// The generation of the plan that would survive a crash now.
     pub generation_stored: Gauge,
+    /// What the authority is.
+    pub authority: AuthorityGauges,
     /// Batches of the store.
     pub store: StoreCounts,
 }
@@ -133,6 +138,19 @@ pub struct Pushes {
     pub certificate: Counter,
     /// Messages that do not fit a line and were left out.
     pub too_long: Counter,
+}
+
+/// What the authority is.
+#[derive(Clone)]
+pub struct AuthorityGauges {
+    /// Seconds until the active root ends.
+    pub root_left: Gauge,
+    /// Seconds until what signs leaves ends.
+    pub issuer_left: Gauge,
+    /// Roots that are believed; more than one while one follows another.
+    pub roots: Gauge,
+    /// Connected nodes that do not know the roots of now yet.
+    pub nodes_behind: Gauge,
 }
 
 /// Requests to the REST API that were not let in, by cause.
@@ -223,6 +241,18 @@ impl Metrics {
             generation: level(GENERATION),
             unplaced: level(UNPLACED),
             generation_stored: level(GENERATION_STORED),
+            authority: AuthorityGauges {
+                root_left: metrics::with_local_recorder(
+                    &recorder,
+                    || gauge!(AUTHORITY_ENDS, "certificate" => "root"),
+                ),
+                issuer_left: metrics::with_local_recorder(
+                    &recorder,
+                    || gauge!(AUTHORITY_ENDS, "certificate" => "issuer"),
+                ),
+                roots: level(AUTHORITY_ROOTS),
+                nodes_behind: level(AUTHORITY_BEHIND),
+            },
             store: StoreCounts {
                 written: count(STORE_WRITES, "result", "written"),
                 failed: count(STORE_WRITES, "result", "failed"),
@@ -312,6 +342,15 @@ fn describe() {
         "Demand that the planner had no time left for and that stays at home until the next plan"
     );
     describe_gauge!(GENERATION_STORED, "Generation of the plan on the disk");
+    describe_gauge!(
+        AUTHORITY_ENDS,
+        "Seconds until a certificate of the authority ends"
+    );
+    describe_gauge!(AUTHORITY_ROOTS, "Roots that are believed");
+    describe_gauge!(
+        AUTHORITY_BEHIND,
+        "Connected nodes that do not know the current roots yet"
+    );
     describe_counter!(STORE_WRITES, "Batches written to the store, by result");
     describe_gauge!(DEMAND, "Demand over all homes, requests per second");
     describe_gauge!(CAPACITY, "Capacity over all nodes, requests per second");

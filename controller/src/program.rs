@@ -17,11 +17,12 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::authority::{Authority, AuthorityError};
+use crate::authority::{Authority, AuthorityError, AuthorityOptions};
 use crate::config::{Config, ConfigError};
 use crate::control_task::{RestoreError, keep_plans, restore};
 use crate::credentials::{CredentialError, Credentials};
 use crate::drain::Drain;
+use crate::enrolled::Enrolled;
 use crate::files::{FileError, Readers, create_directory, read_if_there, write_whole};
 use crate::metrics::{Metrics, UPKEEP_INTERVAL};
 use crate::problem::FieldProblem;
@@ -33,9 +34,16 @@ use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError};
 use crate::stream::StreamPort;
 use crate::tls::{OwnCertificate, TlsError, server_config};
+use crate::tokens::{self, TokenError, Tokens};
 
 /// The file in the data directory that says where the controller listens.
 pub const ADDRESSES_FILE: &str = "addresses.json";
+
+/// Where the key that opens the stored authority may be, when the configuration names no file.
+const AUTHORITY_KEY_VARIABLE: &str = "ISOBAR_AUTHORITY_KEY";
+
+/// The token by which any node may enrol, in the data directory, where that is open.
+const OPEN_TOKEN_FILE: &str = "enrol-token";
 
 /// Where the controller listens: the content of [`ADDRESSES_FILE`].
 ///
@@ -70,6 +78,9 @@ pub enum ProgramError {
     /// TLS cannot be set up.
     #[error("the stream port has no TLS")]
     Tls(#[from] TlsError),
+    /// The enrolment tokens do not open.
+    #[error("the enrolment tokens do not open")]
+    Tokens(#[from] TokenError),
     /// The last state does not load.
     #[error("the control loop does not start")]
     Restore(#[from] RestoreError),
@@ -137,13 +148,10 @@ impl Program {
         // Of a run that crashed; there may be none.
         let _ = std::fs::remove_file(&addresses_path);
         let now = SystemTime::now();
-        let authority = Arc::new(Authority::open(
-            &config.data_dir,
-            &config.trust_domain,
-            now,
-        )?);
+        let identity = Identities::open(&config, &store, now).await?;
+        let authority = identity.authority.clone();
         let own = Arc::new(OwnCertificate::new(&authority, certificate_names(&config))?);
-        let tls = server_config(&authority, own.clone())?;
+        let tls = server_config(own.clone())?;
         let resources = read_resources(&config.resources)?;
         let (task, control, plans) =
             restore(store.clone(), resources, config.period(), metrics.clone()).await?;
@@ -165,14 +173,16 @@ impl Program {
         drain.spawn_essential(task.run(drain.signal().clone()));
         drain.spawn(keep_plans(plans, store, metrics.clone()));
         drain.spawn(fold_metrics(metrics.clone(), drain.signal().clone()));
-        let (fresh, signal, signer) = (own, drain.signal().clone(), authority.clone());
-        drain.spawn(async move { fresh.keep_fresh(&signer, &signal).await });
+        identity.spawn(own, &metrics, &drain);
         let rest = Rest {
             control: control.clone(),
             metrics: metrics.clone(),
             signal: drain.signal().clone(),
             pager: Pager::default(),
             trials: Trials::default(),
+            authority: authority.clone(),
+            tokens: identity.tokens.clone(),
+            enrolled: identity.enrolled.clone(),
             gate,
             readers: EventReaders::default(),
         };
@@ -184,6 +194,9 @@ impl Program {
         let port = StreamPort {
             acceptor: TlsAcceptor::from(Arc::new(tls)),
             authority,
+            tokens: identity.tokens,
+            enrolled: identity.enrolled,
+            guessed: Arc::default(),
             control,
             metrics,
             drain: drain.clone(),
@@ -260,6 +273,61 @@ fn local_address(
             address,
             source,
         })
+}
+
+/// Who is who: what signs certificates, and what lets proxies have one.
+struct Identities {
+    authority: Arc<Authority>,
+    tokens: Arc<Tokens>,
+    enrolled: Arc<Enrolled>,
+}
+
+impl Identities {
+    async fn open(
+        config: &Config,
+        store: &Arc<dyn Store>,
+        now: SystemTime,
+    ) -> Result<Identities, ProgramError> {
+        let key_text = match config.authority_key_file {
+            Some(_) => None,
+            None => std::env::var(AUTHORITY_KEY_VARIABLE).ok(),
+        };
+        let options = AuthorityOptions {
+            trust_domain: config.trust_domain.clone(),
+            algorithm: config.authority_algorithm,
+            key_file: config.authority_key_file.clone(),
+            key_text,
+        };
+        let authority = Authority::open(store.clone(), &config.data_dir, options, now).await?;
+        let tokens = Tokens::open(store.clone()).await?;
+        let enrolled = Enrolled::open(store.clone(), config.renewal_grace()).await?;
+        let path = config.data_dir.join(OPEN_TOKEN_FILE);
+        let is_kept = tokens.has(tokens::OPEN) && path.exists();
+        if config.enrol_open {
+            tracing::warn!("every node may enrol that has the token in enrol-token (enrol_open)");
+            if !is_kept {
+                let text = tokens.create_open(&authority.pin()?, now).await?;
+                write_whole(&path, format!("{text}\n").as_bytes(), Readers::Owner)?;
+            }
+        } else if tokens.revoke(tokens::OPEN).await? {
+            // Of a run before, when it was open; there may be none.
+            let _ = std::fs::remove_file(&path);
+        }
+        Ok(Identities {
+            authority: Arc::new(authority),
+            tokens: Arc::new(tokens),
+            enrolled: Arc::new(enrolled),
+        })
+    }
+
+    /// Keeps the authority and the controller's own certificate fresh.
+    fn spawn(&self, own: Arc<OwnCertificate>, metrics: &Metrics, drain: &Drain) {
+        let (signal, signer) = (drain.signal().clone(), self.authority.clone());
+        drain.spawn(async move { own.keep_fresh(&signer, &signal).await });
+        let (signal, keeper) = (drain.signal().clone(), self.authority.clone());
+        let gauges = metrics.authority.clone();
+        drain.spawn(async move { keeper.keep(&gauges, &signal).await });
+    }
 }
 
 /// Who may use the REST API.

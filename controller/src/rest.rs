@@ -10,8 +10,11 @@
 //! Every write takes `If-Match` or `If-None-Match: *` (412 when it does not hold) and `?dry_run=true`, leaves an entry
 //! in the audit, and is answered when it is on the disk. Lists come in pages: `limit`, `after`.
 //!
-//! | `/v1/credentials` | GET, POST |
-//! | `/v1/credentials/{name}` | DELETE |
+//! | `/v1/authority` | GET |
+//! | `/v1/authority/import`, `/v1/authority/steps` | POST |
+//! | `/v1/tokens`, `/v1/credentials` | GET, POST |
+//! | `/v1/tokens/{id}`, `/v1/credentials/{name}` | DELETE |
+//! | `/v1/revocations/{node}` | PUT |
 //!
 //! Who asks and whether they may is decided before anything else, in [`gate`] by the rules of [`crate::access`];
 //! handlers find the [`Caller`] among the request's extensions. Where nobody is asked, a request must
@@ -33,10 +36,13 @@ use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::authority::Authority;
 use crate::control_task::{ControlError, ControlHandle};
+use crate::enrolled::Enrolled;
 use crate::metrics::Metrics;
 use crate::problem::Problem;
 use crate::resource_text::TEXT_LEN_MAX;
+use crate::tokens::Tokens;
 
 mod audit;
 mod body;
@@ -46,6 +52,7 @@ mod endpoints;
 mod events;
 pub mod gate;
 mod health;
+mod identity;
 mod kinds;
 mod node_actions;
 mod openapi;
@@ -83,6 +90,12 @@ pub struct Rest {
     pub pager: Pager,
     /// Room for plans that are only tried out.
     pub trials: Trials,
+    /// Signs certificates.
+    pub authority: Arc<Authority>,
+    /// What lets proxies enrol.
+    pub tokens: Arc<Tokens>,
+    /// Proxies that have enrolled.
+    pub enrolled: Arc<Enrolled>,
     /// Who may come in.
     pub gate: Arc<Gate>,
     /// Room for readers of events.
@@ -124,6 +137,7 @@ impl Rest {
             .merge(events::routes())
             .merge(transfer::routes())
             .merge(openapi::routes())
+            .merge(identity::routes())
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
             .layer(DefaultBodyLimit::max(TEXT_LEN_MAX))

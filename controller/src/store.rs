@@ -39,6 +39,14 @@ pub enum Tree {
     HttpRoutes,
     /// Declared gRPC routes, by `namespace/name`.
     GrpcRoutes,
+    /// The certificate authority, under one key.
+    Authority,
+    /// Revoked nodes, by name.
+    Revocations,
+    /// Nodes that have enrolled, by name.
+    Enrolled,
+    /// Enrolment tokens, by id.
+    Tokens,
     /// Operators' credentials, by name.
     Credentials,
     /// The last plan with the nodes it was made from, under one key.
@@ -63,6 +71,10 @@ impl Tree {
             Tree::TrafficPolicies => "traffic-policies",
             Tree::HttpRoutes => "http-routes",
             Tree::GrpcRoutes => "grpc-routes",
+            Tree::Authority => "authority",
+            Tree::Revocations => "revocations",
+            Tree::Enrolled => "enrolled",
+            Tree::Tokens => "tokens",
             Tree::Credentials => "credentials",
             Tree::Plan => "plan",
             Tree::Epoch => "epoch",
@@ -119,7 +131,7 @@ pub enum StoreError {
     /// The directory holds something that does not open.
     #[error(
         "the store in {} does not open: {problem}; restore the directory from a backup, or move it \
-         away to start with an empty store (the authority's key beside it stays)",
+         away to start with an empty store; every proxy must then enrol anew",
         .path.display()
     )]
     Open {

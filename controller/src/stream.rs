@@ -8,6 +8,7 @@
 //! **Invariant**: who a peer is comes out of its certificate, verified in this connection's
 //! own handshake, and out of nothing else.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -28,14 +29,18 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::authority::{Authority, peer_identity};
+use crate::authority::{Authority, begins_s, peer_identity};
 use crate::control_task::ControlHandle;
 use crate::drain::Drain;
+use crate::enrolled::Enrolled;
 use crate::metrics::Metrics;
 use crate::problem::Problem;
+use crate::tokens::Tokens;
 
 mod enrol;
 mod session;
+
+pub use enrol::Guessed;
 
 /// Most connections at a time; further ones are closed at once.
 pub const CONNECTIONS_MAX: usize = 20_000;
@@ -63,6 +68,12 @@ pub struct StreamPort {
     pub acceptor: TlsAcceptor,
     /// Signs certificates.
     pub authority: Arc<Authority>,
+    /// What lets proxies enrol.
+    pub tokens: Arc<Tokens>,
+    /// Proxies that have enrolled.
+    pub enrolled: Arc<Enrolled>,
+    /// Who was wrong about which token.
+    pub guessed: Arc<Guessed>,
     /// The task that owns the control loop.
     pub control: ControlHandle,
     /// Counts.
@@ -78,6 +89,10 @@ type Body = Either<Full<Bytes>, session::LineBody>;
 struct Peer {
     /// The node in its certificate; `None` for a stranger.
     node: Option<NodeId>,
+    /// When that certificate begins, seconds since 1970.
+    begins_s: u64,
+    /// Where it comes from.
+    address: IpAddr,
     /// Ends the connection at once, without waiting for a peer that does not read.
     kill: CancellationToken,
     /// Whether the connection has a control stream.
@@ -93,8 +108,8 @@ impl StreamPort {
                 () = self.drain.signal().cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
-            let socket = match accepted {
-                Ok((socket, _)) => socket,
+            let (socket, address) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "the stream port could not accept");
                     tokio::time::sleep(ACCEPT_RETRY).await;
@@ -107,13 +122,13 @@ impl StreamPort {
             };
             let port = self.clone();
             self.drain.spawn(async move {
-                port.connection(socket).await;
+                port.connection(socket, address.ip()).await;
                 drop(permit);
             });
         }
     }
 
-    async fn connection(self, socket: TcpStream) {
+    async fn connection(self, socket: TcpStream, address: IpAddr) {
         // Without it small lines wait for acknowledgements; a socket that refuses is as good as gone.
         let _ = socket.set_nodelay(true);
         let handshake = tokio::time::timeout(HANDSHAKE_TIME_MAX, self.acceptor.accept(socket));
@@ -134,7 +149,16 @@ impl StreamPort {
             }
         };
         match self.identify(&tls) {
-            Ok(node) => self.requests(tls, node).await,
+            Ok((node, begins_s)) => {
+                let peer = Peer {
+                    node,
+                    begins_s,
+                    address,
+                    kill: CancellationToken::new(),
+                    has_stream: AtomicBool::new(false),
+                };
+                self.requests(tls, Arc::new(peer)).await;
+            }
             Err(error) => {
                 self.metrics.handshakes_failed.increment(1);
                 tracing::warn!(
@@ -148,22 +172,17 @@ impl StreamPort {
     fn identify(
         &self,
         tls: &TlsStream<TcpStream>,
-    ) -> Result<Option<NodeId>, crate::authority::PeerError> {
+    ) -> Result<(Option<NodeId>, u64), crate::authority::PeerError> {
         let (_, session) = tls.get_ref();
         let Some(leaf) = session.peer_certificates().and_then(<[_]>::first) else {
-            return Ok(None);
+            return Ok((None, 0));
         };
         let id = peer_identity(leaf, self.authority.trust_domain())?;
-        Ok(id.as_node().cloned())
+        Ok((id.as_node().cloned(), begins_s(leaf)))
     }
 
-    async fn requests(self, tls: TlsStream<TcpStream>, node: Option<NodeId>) {
+    async fn requests(self, tls: TlsStream<TcpStream>, peer: Arc<Peer>) {
         let signal = self.drain.signal().clone();
-        let peer = Arc::new(Peer {
-            node,
-            kill: CancellationToken::new(),
-            has_stream: AtomicBool::new(false),
-        });
         let stranger = peer.node.is_none();
         let patience = async move {
             match stranger {

@@ -23,6 +23,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use isobar_mesh_api::names::NodeId;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -31,7 +32,7 @@ use crate::config::listener::{Intercept, ListenerProtocol, ProxyProtocol};
 use crate::detect::{self, Protocol};
 use crate::forwarded::Client;
 use crate::http1;
-use crate::identity::verify::spiffe_id;
+use crate::identity::verify::{begins_s, spiffe_id};
 use crate::listener::Listener;
 use crate::proxy::Worker;
 use crate::proxy_protocol::{self, Begin, Ends};
@@ -73,6 +74,15 @@ pub struct Downstream {
     pub worker: Arc<Worker>,
     /// What endpoints are told of the client.
     pub client: Client,
+}
+
+/// A peer, as its certificate says.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its node: the home of what it sends.
+    pub home: NodeId,
+    /// When its certificate begins, seconds since 1970.
+    pub begins_s: u64,
 }
 
 /// Why a connection ended, when it did not end as it should.
@@ -335,11 +345,18 @@ async fn mesh(worker: &Arc<Worker>, stream: TcpStream) -> Result<(), ConnectionE
     let stream = accepted??;
     // The verifier has seen this certificate; who it names counts for the whole connection.
     let certificates = stream.get_ref().1.peer_certificates();
-    let id = certificates.and_then(|chain| spiffe_id(chain.first()?));
+    let leaf = certificates.and_then(|chain| chain.first());
+    let begins_s = leaf.map_or(0, begins_s);
+    let id = leaf.and_then(spiffe_id);
     let Some(home) = id.and_then(|id| id.as_node().cloned()) else {
         return Err("a peer without a node's name".into());
     };
-    http::mesh(worker, home, Stream::Tls(Box::new(stream))).await?;
+    http::mesh(
+        worker,
+        Arc::new(Peer { home, begins_s }),
+        Stream::Tls(Box::new(stream)),
+    )
+    .await?;
     Ok(())
 }
 

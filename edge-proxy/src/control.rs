@@ -119,11 +119,13 @@ impl Control {
     /// Gets a certificate when one is needed, then holds a stream. `Ok` = told to end.
     async fn connected(&mut self, end: &CancellationToken) -> Result<(), ControlError> {
         let identity = self.proxy.identity.get();
-        let due = identity.is_none_or(|identity| identity.renewal_due(SystemTime::now()));
+        let now = SystemTime::now();
+        let due = identity.is_none_or(|identity| identity.renewal_due(now));
         if due {
             let enrolled = enrol(&self.proxy, &self.controller).await;
             // A certificate that still holds is good enough to try with.
-            if enrolled.is_err() && self.proxy.identity.get().is_none() {
+            let have = self.proxy.identity.get();
+            if enrolled.is_err() && !have.is_some_and(|identity| identity.is_valid(now)) {
                 return Ok(enrolled?);
             }
         }

@@ -1,30 +1,43 @@
 //! How the proxy gets its first certificate, and the ones after it.
 //!
-//! The first: with a token, believing the controller by `ca_file`. Those
-//! after: with the certificate it has, when two thirds of its life are over.
+//! The first: with a token, believing the controller by `ca_file`, else by the fingerprint of its root that the token ends
+//! with. Those after: with the certificate it has, when two thirds of its life are over or another root signs. After
+//! the certificate has ended: with the re-enrolment credential that came with it, else with a token again.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use isobar_mesh_api::enrol::{ENROL_PATH, EnrolRequest};
-use isobar_mesh_api::message::Certificate;
+use isobar_mesh_api::enrol::{ENROL_PATH, EnrolRequest, pin};
+use isobar_mesh_api::message::{Certificate, Trust};
 
 use crate::control::dial::{ControlBody, DialError, dial};
-use crate::identity::{Identity, IdentityError, Roots, client_without_certificate, files};
+use crate::identity::{
+    Identity, IdentityError, Roots, client_by_pin, client_without_certificate, files,
+};
 use crate::proxy::Proxy;
+use rustls::ClientConfig;
 
 /// Longest answer that is read, in bytes.
 pub const ANSWER_LEN_MAX: usize = 256 * 1024;
+/// How much of the controller's reason is told, in characters.
+const WHY_LEN_MAX: usize = 300;
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
-    /// A certificate is needed and `ca_file` or `token_file` is not configured.
-    #[error("a first certificate needs {0} in the configuration")]
-    NotConfigured(&'static str),
+    /// A certificate is needed and `token_file` is not configured.
+    #[error("a first certificate needs token_file in the configuration")]
+    NoToken,
+    /// Nothing tells the controller from somebody else.
+    #[error(
+        "the token has no root's fingerprint at its end, so ca_file must be in the configuration"
+    )]
+    NoRoot,
     /// A file that the configuration names cannot be read.
     #[error("{0} is not there")]
     NoFile(PathBuf),
@@ -41,8 +54,8 @@ pub enum EnrolError {
     #[error("asking for a certificate")]
     Http(#[from] hyper::Error),
     /// The controller said no.
-    #[error("the controller answered {0}")]
-    Refused(StatusCode),
+    #[error("the controller answered {0}: {1}")]
+    Refused(StatusCode, String),
     /// The answer broke off or is longer than [`ANSWER_LEN_MAX`].
     #[error("the answer is too long or broke off: {0}")]
     Body(String),
@@ -56,17 +69,35 @@ pub enum EnrolError {
 /// # Errors
 /// No certificate came, or none that can be used. What the proxy had stays.
 pub async fn enrol(proxy: &Proxy, controller: &str) -> Result<(), EnrolError> {
+    let mut refused = None;
+    for (tls, token) in ways(proxy)? {
+        match ask(proxy, controller, tls, token).await {
+            Ok(certificate) => return Ok(adopt(proxy, &certificate)?),
+            // A credential that is not taken any more leaves the token to try with.
+            Err(error @ EnrolError::Refused(..)) => {
+                tracing::warn!(error = %crate::chain(&error), "an enrolment was refused");
+                refused = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused.unwrap_or(EnrolError::NoToken))
+}
+
+/// Asks for a certificate in one way.
+async fn ask(
+    proxy: &Proxy,
+    controller: &str,
+    tls: Arc<ClientConfig>,
+    token: String,
+) -> Result<Certificate, EnrolError> {
     let config = &proxy.config;
-    let current = proxy.identity.get();
-    let (tls, token) = match &current {
-        Some(identity) => (identity.client_to_controller()?, String::new()),
-        None => first(proxy)?,
-    };
     let key = files::key(&config.data_dir)?;
     let asked = serde_json::to_vec(&EnrolRequest {
         node: config.node.clone(),
         csr_pem: files::certificate_request(&key)?,
         token,
+        site: config.site.clone(),
     })?;
     let mut request = Request::new(ControlBody::Whole(Full::new(Bytes::from(asked))));
     *request.method_mut() = Method::POST;
@@ -75,9 +106,7 @@ pub async fn enrol(proxy: &Proxy, controller: &str) -> Result<(), EnrolError> {
     request.headers_mut().insert(CONTENT_TYPE, json);
     let mut dialled = dial(controller, tls).await?;
     let response = dialled.sender.send_request(request).await?;
-    if !response.status().is_success() {
-        return Err(EnrolError::Refused(response.status()));
-    }
+    let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_LEN_MAX);
     let body = body.collect().await.map_err(|error| {
         let what = match error.is::<LengthLimitError>() {
@@ -86,9 +115,20 @@ pub async fn enrol(proxy: &Proxy, controller: &str) -> Result<(), EnrolError> {
         };
         EnrolError::Body(what)
     })?;
-    let certificate: Certificate = serde_json::from_slice(&body.to_bytes())?;
-    adopt(proxy, &certificate)?;
-    Ok(())
+    let body = body.to_bytes();
+    if !status.is_success() {
+        let why: Refusal = serde_json::from_slice(&body).unwrap_or_default();
+        let detail = why.detail.chars().take(WHY_LEN_MAX).collect();
+        return Err(EnrolError::Refused(status, detail));
+    }
+    Ok(serde_json::from_slice(&body)?)
+}
+
+/// Why the controller said no (RFC 9457).
+#[derive(Default, serde::Deserialize)]
+struct Refusal {
+    #[serde(default)]
+    detail: String,
 }
 
 /// Uses a certificate from now on, if it is ours.
@@ -104,17 +144,57 @@ pub fn adopt(proxy: &Proxy, certificate: &Certificate) -> Result<(), IdentityErr
     Ok(())
 }
 
-fn first(proxy: &Proxy) -> Result<(std::sync::Arc<rustls::ClientConfig>, String), EnrolError> {
+/// Trusts whom the controller says from now on.
+///
+/// # Errors
+/// Roots by which this proxy's own certificate would not be believed, or files that cannot be written.
+pub fn adopt_trust(proxy: &Proxy, trust: &Trust) -> Result<(), IdentityError> {
+    let config = &proxy.config;
+    let dir = &config.data_dir;
+    let identity = files::adopt_trust(dir, &config.trust_domain, &config.node, trust)?;
+    let (version, revoked) = (trust.version, trust.revoked.len());
+    tracing::info!(version, revoked, "whom to trust was told anew");
+    proxy.identity.set(identity);
+    Ok(())
+}
+
+/// How a certificate may be asked for, the best way first: how to connect, and what to show.
+fn ways(proxy: &Proxy) -> Result<Vec<(Arc<ClientConfig>, String)>, EnrolError> {
+    let config = &proxy.config;
+    let current = proxy.identity.get();
+    if let Some(current) = current.filter(|identity| identity.is_valid(SystemTime::now())) {
+        return Ok(vec![(current.client_to_controller()?, String::new())]);
+    }
+    let mut ways = Vec::new();
+    let kept = |name| files::read_if_there(&config.data_dir.join(name));
+    if let (Some(renewal), Some(roots)) = (kept(files::RENEWAL_FILE)?, kept(files::ROOTS_FILE)?) {
+        let roots = Roots::from_pem(&roots)?;
+        let tls = client_without_certificate(&roots, &config.trust_domain)?;
+        ways.push((tls, renewal.trim().to_owned()));
+    }
+    match first(proxy) {
+        Ok(way) => ways.push(way),
+        Err(error) if ways.is_empty() => return Err(error),
+        // The credential may be enough; what is missing for the other way is said when it is not.
+        Err(_) => {}
+    }
+    Ok(ways)
+}
+
+fn first(proxy: &Proxy) -> Result<(Arc<ClientConfig>, String), EnrolError> {
     let config = &proxy.config;
     let read = |path: &PathBuf| {
         let text = files::read_if_there(path)?;
         text.ok_or_else(|| EnrolError::NoFile(path.clone()))
     };
-    let ca_file = config.ca_file.as_ref();
-    let ca_file = ca_file.ok_or(EnrolError::NotConfigured("ca_file"))?;
-    let token_file = config.token_file.as_ref();
-    let token_file = token_file.ok_or(EnrolError::NotConfigured("token_file"))?;
-    let roots = Roots::from_pem(&read(ca_file)?)?;
-    let tls = client_without_certificate(&roots, &config.trust_domain)?;
-    Ok((tls, read(token_file)?.trim().to_owned()))
+    let token = config.token_file.as_ref().ok_or(EnrolError::NoToken)?;
+    let token = read(token)?.trim().to_owned();
+    let tls = match (&config.ca_file, pin(&token)) {
+        (Some(ca_file), _) => {
+            client_without_certificate(&Roots::from_pem(&read(ca_file)?)?, &config.trust_domain)?
+        }
+        (None, Some(pin)) => client_by_pin(pin, &config.trust_domain)?,
+        (None, None) => return Err(EnrolError::NoRoot),
+    };
+    Ok((tls, token))
 }

@@ -1,31 +1,31 @@
 //! Who this proxy is: its key, its certificate, the roots it trusts.
 //!
 //! The key is made here and never leaves the node. Files in the data
-//! directory: `node-key.pem` (mode 0600), `node-chain.pem`, `roots.pem`. An
+//! directory: `node-key.pem` and `renewal-token` (mode 0600), `node-chain.pem`, `roots.pem`, `trust.json`. An
 //! [`Identity`] is immutable; a renewed certificate is a new one, swapped into
 //! the [`IdentityCell`]. Connections look at the cell when they begin.
 //!
 //! - [`verify`]: whom to believe;
-//! - [`validity`]: how long a certificate holds;
-//! - [`files`]: the three files.
+//! - [`files`]: these files.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use isobar_mesh_api::identity::{SpiffeId, Subject};
+use isobar_mesh_api::message::Trust;
 use isobar_mesh_api::names::NodeId;
+use isobar_mesh_api::validity::Validity;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
 
 pub mod files;
-pub mod validity;
 pub mod verify;
 
-use validity::Validity;
-use verify::{Expected, SpiffeVerifier};
+use verify::{Expected, PinVerifier, Revocations, SpiffeVerifier};
 
 /// HTTP/2, the only protocol between programs of the mesh.
 const ALPN_H2: &[u8] = b"h2";
@@ -71,6 +71,10 @@ pub struct Identity {
     pub validity: Validity,
     /// For the mesh port.
     pub server: Arc<ServerConfig>,
+    /// Whose certificates count no more.
+    pub revoked: Arc<Revocations>,
+    /// Another root signs now than the one above this certificate.
+    pub is_superseded: bool,
     key: Arc<CertifiedKey>,
     roots: Arc<Roots>,
 }
@@ -110,6 +114,7 @@ impl Identity {
         key_pem: &str,
         chain_pem: &str,
         roots_pem: &str,
+        trust: Option<&Trust>,
     ) -> Result<Identity, IdentityError> {
         let chain = certificates(chain_pem, "the certificate chain")?;
         let roots = Arc::new(Roots::from_pem(roots_pem)?);
@@ -118,12 +123,17 @@ impl Identity {
         let (leaf, above) = chain
             .split_first()
             .ok_or(IdentityError::Pem("the certificate chain"))?;
-        let verifier = SpiffeVerifier::new(&roots, trust_domain, Expected::AnyNode);
+        let revoked = Arc::new(Revocations::new(trust));
+        let verifier = SpiffeVerifier::new(&roots, trust_domain, Expected::AnyNode, &revoked);
         let now = rustls::pki_types::UnixTime::now();
         let id = verifier.verify(leaf, above, now, verify::Side::Client)?;
         if id != SpiffeId::node(trust_domain, node) {
             return Err(IdentityError::NotOurs(id));
         }
+        let is_superseded = match trust {
+            Some(trust) => !is_below(leaf, above, roots_pem, &trust.signs, now),
+            None => false,
+        };
         let validity = Validity::read(leaf).ok_or(IdentityError::Validity)?;
         let provider = verify::provider();
         let key = provider.key_provider.load_private_key(key)?;
@@ -133,6 +143,8 @@ impl Identity {
             id,
             validity,
             server: Arc::new(server_config(verifier, Arc::clone(&key))?),
+            revoked,
+            is_superseded,
             key,
             roots,
         })
@@ -156,8 +168,14 @@ impl Identity {
 
     fn client_to(&self, id: SpiffeId) -> Result<Arc<ClientConfig>, rustls::Error> {
         let trust_domain = id.trust_domain.clone();
-        let verifier = SpiffeVerifier::new(&self.roots, &trust_domain, Expected::Exactly(id));
+        let expected = Expected::Exactly(id);
+        let verifier = SpiffeVerifier::new(&self.roots, &trust_domain, expected, &self.revoked);
         client_config(verifier, Some(Arc::clone(&self.key)))
+    }
+
+    /// Whether the certificate holds at that time.
+    pub fn is_valid(&self, now: SystemTime) -> bool {
+        now <= self.validity.not_after
     }
 
     /// Whether the certificate should be renewed: two thirds of its life are over.
@@ -175,7 +193,30 @@ pub fn client_without_certificate(
     trust_domain: &str,
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
     let expected = Expected::Exactly(controller_id(trust_domain));
-    client_config(SpiffeVerifier::new(roots, trust_domain, expected), None)
+    let nobody = Arc::new(Revocations::default());
+    let verifier = SpiffeVerifier::new(roots, trust_domain, expected, &nobody);
+    client_config(verifier, None)
+}
+
+/// For a first connection to the controller, of which no more than its root's fingerprint is known.
+///
+/// # Errors
+/// Only when the TLS library refuses its own defaults.
+pub fn client_by_pin(pin: &str, trust_domain: &str) -> Result<Arc<ClientConfig>, rustls::Error> {
+    client_config(PinVerifier::new(pin, controller_id(trust_domain)), None)
+}
+
+/// Whether the root of that fingerprint alone makes the certificate believed.
+fn is_below(
+    leaf: &CertificateDer<'_>,
+    above: &[CertificateDer<'_>],
+    roots_pem: &str,
+    print: &str,
+    now: rustls::pki_types::UnixTime,
+) -> bool {
+    let roots = certificates(roots_pem, "the file of roots").unwrap_or_default();
+    let root = roots.iter().find(|root| verify::fingerprint(root) == print);
+    root.is_some_and(|root| verify::verify_chain(leaf, above, root, now))
 }
 
 fn controller_id(trust_domain: &str) -> SpiffeId {
@@ -204,7 +245,7 @@ fn server_config(
 }
 
 fn client_config(
-    verifier: SpiffeVerifier,
+    verifier: impl ServerCertVerifier + 'static,
     key: Option<Arc<CertifiedKey>>,
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(verify::provider())

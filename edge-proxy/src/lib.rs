@@ -111,6 +111,7 @@ pub mod routes;
 pub mod routing;
 pub mod session;
 pub mod shed;
+pub mod skew;
 pub mod snapshot_file;
 pub mod spread;
 pub mod tcp;

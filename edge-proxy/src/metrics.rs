@@ -67,6 +67,7 @@ const PLAN_EPOCH: &str = "isobar_proxy_plan_epoch";
 const PLAN_GENERATION: &str = "isobar_proxy_plan_generation";
 const SHARE_LEFT: &str = "isobar_proxy_plan_share_left_ratio";
 const REFUSED_MESSAGES: &str = "isobar_proxy_messages_refused_total";
+const CLOCK_SKEW: &str = "isobar_proxy_clock_skew_seconds";
 const CERTIFICATE: &str = "isobar_proxy_certificate_expiry_timestamp_seconds";
 
 /// Upper bounds of the duration's buckets, in seconds.
@@ -159,6 +160,7 @@ impl Metrics {
         self.gauge(SHARE_LEFT, Vec::new(), routes.share_left);
         self.gauge(CONNECTIONS, Vec::new(), proxy.drain.open() as f64);
         self.update_faults(proxy);
+        self.gauge(CLOCK_SKEW, Vec::new(), proxy.skew.ahead_s());
         if let Some(identity) = proxy.identity.get() {
             let ends = identity.validity.not_after;
             let ends = ends.duration_since(std::time::SystemTime::UNIX_EPOCH);

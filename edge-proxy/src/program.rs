@@ -31,6 +31,7 @@ use crate::proxy::{Press, Proxy};
 use crate::reload::{self, FRONTS_WAITING_MAX, Reload};
 use crate::routes::{Local, Table};
 use crate::routing::RoutingCounts;
+use crate::skew::Skew;
 use crate::{admin, concurrency, control, health_check, prober, snapshot_file, watch, worker};
 
 /// How often recorded durations are sorted into buckets.
@@ -249,6 +250,7 @@ fn assemble(config: Config, workers: usize) -> Result<Proxy, ProgramError> {
     Ok(Proxy {
         home: HeaderValue::from_str(node.as_str()).expect("a node's name is a header value"),
         in_force: ArcSwap::from_pointee(config.clone()),
+        skew: Skew::default(),
         reload: Reload::default(),
         local_changed: Notify::new(),
         kept: Kept::default(),

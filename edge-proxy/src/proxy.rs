@@ -22,6 +22,7 @@ use crate::mirror::Mirrors;
 use crate::reload::Reload;
 use crate::routes::Table;
 use crate::routing::RoutingCounts;
+use crate::skew::Skew;
 
 /// The shared part of one proxy.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub struct Proxy {
     pub identity: IdentityCell,
     /// The configuration as it was read last; [`Proxy::config`] is the one of the start.
     pub in_force: ArcSwap<Config>,
+    /// How far its clock is from the controller's.
+    pub skew: Skew,
     /// Asks for the configuration file to be read again.
     pub reload: Reload,
     /// Told when this node's own services have changed.

@@ -14,11 +14,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use isobar_mesh_api::hop;
-use isobar_mesh_api::names::{NodeId, ServiceName};
+use isobar_mesh_api::names::ServiceName;
 
 use crate::answer::Answer;
 use crate::body::{RequestBody, ResponseBody};
-use crate::connection::Downstream;
+use crate::connection::{Downstream, Peer};
 use crate::credit::Admission;
 use crate::deadline::{self, Deadline};
 use crate::endpoint::EndpointLive;
@@ -123,12 +123,17 @@ pub async fn entered(
     }
 }
 
-/// A request that came from its home over the mesh port; `home` is who its certificate names.
+/// A request that came from its home over the mesh port.
 pub async fn moved_in(
     worker: &Worker,
-    home: &NodeId,
+    peer: &Peer,
     request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
+    let home = &peer.home;
+    let identity = worker.proxy.identity.get();
+    if identity.is_none_or(|own| own.revoked.contain(home, peer.begins_s)) {
+        return Answer::ForeignHome.response();
+    }
     let service = request.headers().get(headers::SERVICE);
     let service = service.and_then(|name| ServiceName::new(name.to_str().ok()?).ok());
     let route = service.and_then(|name| worker.proxy.table.load().by_name(&name).cloned());

@@ -6,13 +6,24 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::NodeId;
+use crate::names::{NodeId, SiteName};
 
 /// The request path of enrolment, on the stream port.
 pub const ENROL_PATH: &str = "/v1/enrol";
 
 /// Longest enrolment body, in bytes.
 pub const ENROL_LEN_MAX: usize = 16 * 1024;
+
+/// The root's fingerprint at the end of a token's text (`enrol_id_secret_fingerprint`): the SHA-256 of its certificate, in
+/// hexadecimal. By it a proxy knows the controller before it has any certificate.
+pub fn pin(token: &str) -> Option<&str> {
+    let mut parts = token.strip_prefix("enrol_")?.split('_').skip(2);
+    let (pin, None) = (parts.next()?, parts.next()) else {
+        return None;
+    };
+    let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    (pin.len() == 64 && pin.bytes().all(is_hex)).then_some(pin)
+}
 
 /// What a proxy asks.
 #[derive(Clone, Serialize, Deserialize)]
@@ -23,6 +34,9 @@ pub struct EnrolRequest {
     pub csr_pem: String,
     /// The credential. Never logged.
     pub token: String,
+    /// The site that the node says to be of; a token may be for one site alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<SiteName>,
 }
 
 impl std::fmt::Debug for EnrolRequest {
@@ -30,5 +44,30 @@ impl std::fmt::Debug for EnrolRequest {
         f.debug_struct("EnrolRequest")
             .field("node", &self.node)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pin_stands_at_the_end() {
+        let print = "0a".repeat(32);
+        assert_eq!(
+            pin(&format!("enrol_id_secret_{print}")),
+            Some(print.as_str())
+        );
+        let upper = print.to_uppercase();
+        for strange in [
+            "",
+            "enrol_id_secret",
+            "enrol_id_secret_0a",
+            &format!("renewal_id_secret_{print}"),
+            &format!("enrol_id_secret_{upper}"),
+            &format!("enrol_id_secret_{print}_"),
+        ] {
+            assert_eq!(pin(strange), None, "{strange}");
+        }
     }
 }

@@ -28,4 +28,5 @@ pub mod route;
 #[cfg(feature = "schema")]
 mod schema;
 pub mod snapshot;
+pub mod validity;
 pub mod weight;

@@ -32,6 +32,11 @@ pub enum Up {
     Ack(PlanId),
     /// A plan was refused; the controller sends a snapshot.
     Nack(Nack),
+    /// This proxy goes by that version of [`Trust`].
+    Trusted {
+        /// [`Trust::version`].
+        version: u64,
+    },
     /// A message of a later version.
     #[serde(other)]
     Unknown,
@@ -47,6 +52,8 @@ pub enum Down {
     Delta(Delta),
     /// A renewed certificate.
     Certificate(Certificate),
+    /// Whom to believe; the first message of a stream, and whenever it changes.
+    Trust(Trust),
     /// Says that the controller is there; sent once a period when nothing else is.
     Ping {
         /// The controller's clock, milliseconds since 1970.
@@ -121,12 +128,51 @@ pub struct Nack {
 }
 
 /// A certificate chain for the proxy's own key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {
     /// Leaf first, PEM.
     pub chain_pem: String,
     /// All roots to trust, PEM.
     pub roots_pem: String,
+    /// What gets this node its next certificate when this one has ended. Kept secret, never logged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renewal: Option<String>,
+}
+
+impl std::fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Certificate")
+            .field("chain_pem", &self.chain_pem)
+            .field("roots_pem", &self.roots_pem)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whom a proxy believes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// Rises with each change.
+    pub version: u64,
+    /// All roots to trust, PEM.
+    pub roots_pem: String,
+    /// The root that signs now, by the SHA-256 of its certificate in hexadecimal: a proxy whose own certificate is by
+    /// another root renews it.
+    pub signs: String,
+    /// Nodes whose certificates up to a moment are refused, at most [`REVOKED_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<Revoked>,
+}
+
+/// Most revocations in one [`Trust`].
+pub const REVOKED_MAX: usize = 1024;
+
+/// A node whose certificates up to a moment are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// Whose.
+    pub node: NodeId,
+    /// Those that begin before this, seconds since 1970.
+    pub begins_before_s: u64,
 }
 
 /// Why a line is not a message.

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use isobar_mesh_api::enrol::EnrolRequest;
 use isobar_mesh_api::message::{
-    Certificate, Down, Hello, LocalService, Location, Nack, Up, decode_line, encode_line,
+    Certificate, Down, Hello, LocalService, Location, Nack, Revoked, Trust, Up, decode_line,
+    encode_line,
 };
 use isobar_mesh_api::names::{NodeId, RegionName, ServiceName, SiteName};
 use isobar_mesh_api::report::{
@@ -289,10 +290,32 @@ fn snapshot_and_delta() {
 }
 
 #[test]
+fn trust() {
+    let trust = Trust {
+        version: 7,
+        roots_pem: "-----BEGIN CERTIFICATE-----\n".into(),
+        signs: "0a".repeat(32),
+        revoked: vec![Revoked {
+            node: node("edge-9"),
+            begins_before_s: 1_800_000_000,
+        }],
+    };
+    check("trust", &Down::Trust(trust));
+    check("trusted", &Up::Trusted { version: 7 });
+    let secret = Certificate {
+        chain_pem: String::new(),
+        roots_pem: String::new(),
+        renewal: Some("very-secret".into()),
+    };
+    assert!(!format!("{secret:?}").contains("secret"));
+}
+
+#[test]
 fn certificate_and_ping() {
     let certificate = Certificate {
         chain_pem: "-----BEGIN CERTIFICATE-----\n".into(),
         roots_pem: "-----BEGIN CERTIFICATE-----\n".into(),
+        renewal: None,
     };
     check("certificate", &Down::Certificate(certificate));
     check("ping", &Down::Ping { clock_ms: 5 });
@@ -304,6 +327,7 @@ fn a_token_is_never_printed() {
         node: node("edge-1"),
         csr_pem: String::new(),
         token: "very-secret".into(),
+        site: None,
     };
     assert!(!format!("{request:?}").contains("secret"));
 }

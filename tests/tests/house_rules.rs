@@ -47,6 +47,7 @@ const PURE: &[&str] = &[
     "mesh-api/src",
     "geo-data/src",
     "controller/src/access",
+    "controller/src/authority/rotation",
     "controller/src/guesses",
     "controller/src/control_loop",
     "controller/src/load_book",

@@ -99,7 +99,7 @@ impl Streams {
         let kind = match &down {
             Down::Snapshot(_) => &self.metrics.pushes.snapshot,
             Down::Delta(_) => &self.metrics.pushes.delta,
-            Down::Certificate(_) => &self.metrics.pushes.certificate,
+            Down::Certificate(_) | Down::Trust(_) => &self.metrics.pushes.certificate,
             Down::Ping { .. } | Down::Unknown => &self.metrics.pushes.ping,
         };
         match open.end.queue.try_send(down) {

@@ -5,6 +5,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::header::ETAG;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use isobar_mesh_api::names::NodeId;
 
 use serde::Serialize;
 
@@ -91,7 +92,10 @@ pub(super) async fn write(
     let outcome = durable.outcomes.first().copied();
     on_disk(durable.on_disk).await?;
     let status = match outcome {
-        Some(Outcome::Deleted) => return Ok(StatusCode::NO_CONTENT.into_response()),
+        Some(Outcome::Deleted) => {
+            revoke(rest, &key).await?;
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
         Some(Outcome::Missing) | None => return Err(not_found(&key)),
         Some(Outcome::Created) => StatusCode::CREATED,
         Some(Outcome::Replaced | Outcome::Renewed) => StatusCode::OK,
@@ -100,6 +104,14 @@ pub(super) async fn write(
         Some(written) => Ok(shown(status, &written)),
         // Somebody deleted it since.
         None => Err(not_found(&key)),
+    }
+}
+
+/// A node that is removed is not let in with what it was given before.
+async fn revoke(rest: &Rest, key: &Key) -> Result<(), Problem> {
+    match (key.kind, NodeId::new(&key.name)) {
+        (Kind::Node, Ok(node)) => super::identity::revoke(rest, &node).await,
+        _ => Ok(()),
     }
 }
 

@@ -1,10 +1,18 @@
 //! Enrolment: a certificate for a proxy's own key.
 //!
-//! A proxy without a certificate shows the enrolment token; one that has a certificate renews it
-//! by showing that and an empty token. Either way the certificate is for the node it asked for
-//! and for no other.
+//! | a proxy shows | and gets a certificate when |
+//! |---|---|
+//! | its certificate, and an empty token | that is the node it asks for |
+//! | a token (`enrol_…`) | the token is for that node, in time, and not used up |
+//! | its last re-enrolment credential (`renewal_…`) | it is within the grace period |
+//!
+//! Either way the certificate is for the node it asked for and for no other. Ten wrong secrets for one token from one
+//! address, and that address is not heard about that token for a while.
 
-use std::time::SystemTime;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -12,44 +20,179 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use isobar_mesh_api::enrol::{ENROL_LEN_MAX, EnrolRequest};
+use isobar_mesh_api::message::Certificate;
+use isobar_mesh_api::names::SiteName;
 
 use super::{Body, Peer, StreamPort};
 use crate::authority::AuthorityError;
+use crate::enrolled::{self, RenewalError};
+use crate::guesses::Guesses;
 use crate::problem::{FieldProblem, Problem};
+use crate::resource_text::{Key, Kind};
+use crate::secret::Claim;
+use crate::tokens::{self, TokenError};
+
+/// Who was wrong about which token.
+pub struct Guessed {
+    guesses: Mutex<Guesses>,
+    began: Instant,
+}
+
+impl Default for Guessed {
+    fn default() -> Guessed {
+        Guessed {
+            guesses: Mutex::default(),
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Guessed {
+    fn may_try(&self, address: IpAddr, id: &str) -> bool {
+        self.lock().may_try(address, id, self.began.elapsed())
+    }
+
+    fn on_wrong(&self, address: IpAddr, id: &str) {
+        self.lock().on_wrong(address, id, self.began.elapsed());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Guesses> {
+        self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a proxy has shown.
+enum Shown<'a> {
+    Certificate,
+    Token(Claim<'a>, Option<SiteName>),
+    Renewal(Claim<'a>),
+}
 
 /// Answers one enrolment.
 ///
 /// # Errors
-/// Body too long (413), not an enrolment (400), wrong token or node (403), unsound request (422).
+/// Body too long (413), not an enrolment (400), wrong token or node (403), guessing (429), unsound request (422).
 pub(super) async fn enrol(
     port: &StreamPort,
     request: Request<Incoming>,
     peer: &Peer,
 ) -> Result<Response<Body>, Problem> {
     let ask = read(request.into_body()).await?;
-    let renews = ask.token.is_empty() && peer.node.as_ref() == Some(&ask.node);
-    if !renews && !port.authority.is_token(&ask.token) {
-        tracing::warn!(node = %ask.node, "an enrolment was refused");
+    let now = SystemTime::now();
+    let shown = shown(port, &ask, peer, now).await.inspect_err(|problem| {
+        tracing::warn!(node = %ask.node, address = %peer.address, reason = problem.detail, "an enrolment was refused");
+    })?;
+    // Before the token is used: a request that cannot be signed costs no use.
+    let issued = port.authority.issue_node(&ask.node, &ask.csr_pem, now);
+    let mut certificate = issued.map_err(unsound)?;
+    certificate.renewal = Some(register(port, &ask, &shown, now).await?);
+    let by = match shown {
+        Shown::Certificate => "its certificate",
+        Shown::Token(..) => "a token",
+        Shown::Renewal(_) => "its re-enrolment credential",
+    };
+    tracing::info!(node = %ask.node, by, "a certificate was issued");
+    answer(&certificate)
+}
+
+/// What the proxy shows, if it may have a certificate for that.
+async fn shown<'a>(
+    port: &StreamPort,
+    ask: &'a EnrolRequest,
+    peer: &Peer,
+    now: SystemTime,
+) -> Result<Shown<'a>, Problem> {
+    if ask.token.is_empty() && peer.node.as_ref() == Some(&ask.node) {
+        return Ok(Shown::Certificate);
+    }
+    let no = |detail: String| Problem::new(StatusCode::FORBIDDEN, detail);
+    if let Some(claim) = Claim::read(enrolled::KIND, &ask.token) {
+        guarded(port, peer, claim, || {
+            let checked = port.enrolled.check(claim, &ask.node, now);
+            let is_wrong = matches!(checked, Err(RenewalError::Wrong));
+            (checked.map_err(|error| no(error.to_string())), is_wrong)
+        })?;
+        return Ok(Shown::Renewal(claim));
+    }
+    let Some(claim) = Claim::read(tokens::KIND, &ask.token) else {
+        return Err(no(
+            "the token is not one, or no valid certificate of this node was shown".to_owned(),
+        ));
+    };
+    let bound = guarded(port, peer, claim, || {
+        let looked = port.tokens.look(claim, now);
+        let is_wrong = matches!(looked, Err(TokenError::Wrong)) && port.tokens.has(claim.id);
+        (looked.map_err(|error| no(error.to_string())), is_wrong)
+    })?;
+    let labels = match bound.labels.is_empty() {
+        true => BTreeMap::new(),
+        false => labels(port, ask).await?,
+    };
+    let checked = bound.check(&ask.node, ask.site.as_ref(), &labels);
+    checked.map_err(|error| no(error.to_string()))?;
+    Ok(Shown::Token(claim, bound.site))
+}
+
+/// Checks a secret unless the address has guessed too often.
+fn guarded<T>(
+    port: &StreamPort,
+    peer: &Peer,
+    claim: Claim<'_>,
+    check: impl FnOnce() -> (Result<T, Problem>, bool),
+) -> Result<T, Problem> {
+    if !port.guessed.may_try(peer.address, claim.id) {
         return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "the token is wrong, or no valid certificate of this node was shown",
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many wrong secrets for this token from this address; wait a minute",
         ));
     }
-    let issued = port
-        .authority
-        .issue_node(&ask.node, &ask.csr_pem, SystemTime::now());
-    let certificate = issued.map_err(|error| match error {
-        AuthorityError::Request(_) => FieldProblem::new("#/csr_pem", error.to_string()).into(),
-        error => {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "no certificate could be issued"
-            );
-            internal()
+    let (checked, is_wrong) = check();
+    if is_wrong {
+        port.guessed.on_wrong(peer.address, claim.id);
+    }
+    checked
+}
+
+/// Labels of the declared node; none when it is not declared.
+async fn labels(
+    port: &StreamPort,
+    ask: &EnrolRequest,
+) -> Result<BTreeMap<String, String>, Problem> {
+    let key = Key {
+        kind: Kind::Node,
+        name: ask.node.to_string(),
+    };
+    let found = port.control.get(key).await?;
+    Ok(found.map_or_else(BTreeMap::new, |node| {
+        node.resource.metadata().labels.clone()
+    }))
+}
+
+/// Uses the token up and makes the next re-enrolment credential.
+async fn register(
+    port: &StreamPort,
+    ask: &EnrolRequest,
+    shown: &Shown<'_>,
+    now: SystemTime,
+) -> Result<String, Problem> {
+    let (site, renewal) = match shown {
+        Shown::Token(claim, site) => {
+            let redeemed = port.tokens.redeem(*claim, now).await;
+            redeemed.map_err(|error| match error {
+                TokenError::Store(_) | TokenError::Random(_) => failed(&error),
+                refused => Problem::new(StatusCode::FORBIDDEN, refused.to_string()),
+            })?;
+            (site.clone(), None)
         }
-    })?;
-    tracing::info!(node = %ask.node, renews, "a certificate was issued");
-    let bytes = serde_json::to_vec(&certificate).map_err(|_| internal())?;
+        Shown::Renewal(claim) => (None, Some(*claim)),
+        Shown::Certificate => (None, None),
+    };
+    let issued = port.enrolled.issue(&ask.node, site, renewal, now).await;
+    issued.map_err(|error| failed(&error))
+}
+
+fn answer(certificate: &Certificate) -> Result<Response<Body>, Problem> {
+    let bytes = serde_json::to_vec(certificate).map_err(|error| failed(&error))?;
     let mut response = Response::new(Either::Left(Full::new(Bytes::from(bytes))));
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, kind);
@@ -73,7 +216,17 @@ async fn read(body: Incoming) -> Result<EnrolRequest, Problem> {
     })
 }
 
-fn internal() -> Problem {
+fn unsound(error: AuthorityError) -> Problem {
+    match error {
+        AuthorityError::Request(_) | AuthorityError::RequestAsks(_) => {
+            FieldProblem::new("#/csr_pem", error.to_string()).into()
+        }
+        error => failed(&error),
+    }
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> Problem {
+    tracing::error!(error, "no certificate could be issued");
     Problem::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "no certificate could be issued; the controller's log says why",

@@ -20,12 +20,15 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either};
 use hyper::body::{Body as HttpBody, Frame, Incoming};
 use isobar_mesh_api::message::{
-    Down, Hello, LineBuffer, LineError, PROTOCOL_VERSION, Up, decode_line, encode_line,
+    Down, Hello, LineBuffer, LineError, PROTOCOL_VERSION, Trust, Up, decode_line, encode_line,
 };
 use isobar_mesh_api::names::NodeId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::WatchStream;
 
 use super::{Body, Peer, StreamPort};
+use crate::authority::Authority;
 use crate::control_task::{ControlHandle, StreamEnd, StreamId};
 use crate::metrics::Metrics;
 use crate::problem::Problem;
@@ -72,14 +75,29 @@ pub(super) async fn open(
         Err(_) => return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "no hello came")),
     };
     check(&hello, &node)?;
+    check_site(port, &hello)?;
+    if port.authority.is_revoked(&node, peer.begins_s) {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "this node's certificate was revoked; enrol with a token",
+        ));
+    }
     let (queue, messages) = mpsc::channel(QUEUE_LEN_MAX);
     let end = StreamEnd {
         queue,
         kill: peer.kill.clone(),
     };
+    let trust = port.authority.trust();
+    let known = Known {
+        serial: port.authority.on_stream(&node),
+        node: node.clone(),
+        authority: port.authority.clone(),
+    };
     let stream = port.control.hello(hello, end).await?;
     let reader = Reader {
         node,
+        known,
+        trust: trust.clone(),
         stream,
         lines,
         control: port.control.clone(),
@@ -89,6 +107,7 @@ pub(super) async fn open(
     port.drain.spawn(async move { reader.run(signal).await });
     let body = LineBody {
         messages,
+        trust: WatchStream::new(trust),
         metrics: port.metrics.clone(),
     };
     let mut response = Response::new(Either::Right(body));
@@ -118,6 +137,30 @@ fn check(hello: &Hello, node: &NodeId) -> Result<(), Problem> {
     Ok(())
 }
 
+/// A node whose token bound it to a site is of no other.
+fn check_site(port: &StreamPort, hello: &Hello) -> Result<(), Problem> {
+    match port.enrolled.site(&hello.node) {
+        Some(site) if hello.site.as_ref() != Some(&site) => Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            format!("this node has enrolled for site {site}; say so in its configuration"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A node with an open stream, as the authority knows it until this is dropped.
+struct Known {
+    node: NodeId,
+    serial: u64,
+    authority: Arc<Authority>,
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        self.authority.on_stream_end(&self.node, self.serial);
+    }
+}
+
 /// The one stream a connection may have; given back when dropped.
 struct Claim(Arc<Peer>);
 
@@ -139,6 +182,8 @@ impl Drop for Claim {
 /// The task that reads one stream.
 struct Reader {
     node: NodeId,
+    known: Known,
+    trust: watch::Receiver<Arc<Trust>>,
     stream: StreamId,
     lines: LineReader,
     control: ControlHandle,
@@ -151,9 +196,20 @@ impl Reader {
             let read = tokio::select! {
                 () = signal.cancelled() => break,
                 () = self.claim.0.kill.cancelled() => break,
+                Ok(()) = self.trust.changed() => {
+                    if self.is_revoked() {
+                        tracing::warn!(node = %self.node, "a revoked node's stream ends");
+                        self.claim.0.kill.cancel();
+                        break;
+                    }
+                    continue;
+                }
                 read = self.lines.next() => read,
             };
             match read {
+                Ok(Some(Up::Trusted { version })) => {
+                    self.known.authority.on_trusted(&self.node, version);
+                }
                 Ok(Some(up)) => self.control.up(&self.node, self.stream, up).await,
                 Ok(None) => break,
                 Err(error) => {
@@ -164,6 +220,11 @@ impl Reader {
             }
         }
         self.control.gone(&self.node, self.stream).await;
+    }
+
+    fn is_revoked(&self) -> bool {
+        let begins_s = self.claim.0.begins_s;
+        self.known.authority.is_revoked(&self.node, begins_s)
     }
 }
 
@@ -214,6 +275,7 @@ impl LineReader {
 /// The response's body: what the control task queued, a message a line.
 pub(super) struct LineBody {
     messages: mpsc::Receiver<Down>,
+    trust: WatchStream<Arc<Trust>>,
     metrics: Arc<Metrics>,
 }
 
@@ -226,8 +288,14 @@ impl HttpBody for LineBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         loop {
-            let Some(message) = ready!(self.messages.poll_recv(context)) else {
-                return Poll::Ready(None);
+            let message = match self.messages.poll_recv(context) {
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(message)) => message,
+                // Whom to believe is told between two messages, the first time at once.
+                Poll::Pending => match ready!(Pin::new(&mut self.trust).poll_next(context)) {
+                    Some(trust) => Down::Trust(Trust::clone(&trust)),
+                    None => return Poll::Pending,
+                },
             };
             match encode_line(&message) {
                 Ok(line) => return Poll::Ready(Some(Ok(Frame::data(line.into())))),

@@ -1,7 +1,11 @@
 //! Who gets a certificate, and who gets in with it.
 
-use http::StatusCode;
+use http::{Method, StatusCode};
+use isobar_controller::guesses::WRONG_MAX;
 use isobar_mesh_api::enrol::{ENROL_LEN_MAX, ENROL_PATH};
+use isobar_mesh_api::message::{Down, Up};
+use isobar_mesh_api::names::SiteName;
+use serde_json::{Value, json};
 
 use crate::mesh::{Door, Mesh};
 use crate::proxy::Proxy;
@@ -16,9 +20,10 @@ async fn the_token_decides() {
         .await
         .unwrap();
     assert_eq!(issued.roots_pem, door.roots_pem);
-    let longer = format!("{}0", door.token);
-    let shorter = &door.token[..door.token.len() - 1];
-    for wrong in ["", "x", &longer, shorter, &"0".repeat(64)] {
+    let other_id = door.token.replace("open", "other");
+    let secret = door.token.split('_').nth(2).unwrap();
+    let wrong_secret = door.token.replace(secret, &"0".repeat(64));
+    for wrong in ["", "x", &other_id, &wrong_secret, secret] {
         let (status, problem) = proxy
             .enrol(&door, &proxy.ask("a", wrong))
             .await
@@ -116,4 +121,205 @@ async fn a_certificate_of_another_mesh_does_not_get_in() {
     assert!(opened.is_err(), "the controller was believed");
     mesh.stop().await;
     other.stop().await;
+}
+
+/// Makes a token; returns its text and its id.
+async fn token(mesh: &Mesh, asked: Value) -> (String, String) {
+    let asked = asked.to_string();
+    let (status, made) = mesh.rest(Method::POST, "/v1/tokens", &asked).await;
+    assert_eq!(status, StatusCode::CREATED, "{made}");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    (text(&made["text"]), text(&made["token"]["id"]))
+}
+
+#[tokio::test]
+async fn a_token_lets_in_whom_it_is_for_as_often_as_it_says() {
+    let mesh = Mesh::start().await;
+    let door = mesh.door();
+    let labelled = "{kind: Node, metadata: {name: cam, labels: {role: camera}}, spec: {}}";
+    mesh.rest(Method::PUT, "/v1/nodes/cam", labelled).await;
+    let (once, _) = token(&mesh, json!({})).await;
+    let (named, _) = token(&mesh, json!({"node": "b", "uses_max": 9})).await;
+    let (of_site, _) = token(&mesh, json!({"site": "x", "uses_max": 9})).await;
+    let (cameras, _) = token(&mesh, json!({"labels": {"role": "camera"}, "uses_max": 9})).await;
+    let (revoked, id) = token(&mesh, json!({})).await;
+    let path = format!("/v1/tokens/{id}");
+    assert_eq!(
+        mesh.rest(Method::DELETE, &path, "").await.0,
+        StatusCode::NO_CONTENT
+    );
+    let proxy = Proxy::stranger("a");
+    let mut unsound = proxy.ask("a", &once);
+    unsound.csr_pem = "x".to_owned();
+    assert!(proxy.enrol(&door, &unsound).await.is_err());
+    let at_site = |name: &str, site: &str| {
+        let mut ask = proxy.ask(name, &of_site);
+        ask.site = Some(SiteName::new(site).unwrap());
+        ask
+    };
+    let cases = [
+        (proxy.ask("a", &once), None),
+        (proxy.ask("a", &once), Some("as often as it may")),
+        (proxy.ask("b", &named), None),
+        (proxy.ask("a", &named), Some("another node")),
+        (proxy.ask("a", &of_site), Some("another site")),
+        (at_site("a", "y"), Some("another site")),
+        (at_site("s", "x"), None),
+        (proxy.ask("cam", &cameras), None),
+        (proxy.ask("a", &cameras), Some("another label")),
+        (proxy.ask("a", &revoked), Some("was revoked")),
+    ];
+    for (ask, refused) in cases {
+        let answer = proxy.enrol(&door, &ask).await;
+        match (answer, refused) {
+            (Ok(_), None) => {}
+            (Err((StatusCode::FORBIDDEN, problem)), Some(word)) => {
+                assert!(problem.to_string().contains(word), "{word}: {problem}");
+            }
+            (answer, refused) => panic!("{} {answer:?} {refused:?}", ask.node),
+        }
+    }
+    // A node that enrolled for a site is of no other.
+    let mut proxy = Proxy::stranger("s");
+    let mut ask = proxy.ask("s", &of_site);
+    ask.site = Some(SiteName::new("x").unwrap());
+    proxy.certificate = Some(proxy.enrol(&door, &ask).await.unwrap());
+    let (status, problem) = proxy.stream(&door, proxy.hello()).await.err().unwrap();
+    assert_eq!(status, StatusCode::FORBIDDEN, "{problem}");
+    let mut hello = proxy.hello();
+    hello.site = Some(SiteName::new("x").unwrap());
+    proxy.stream(&door, hello).await.unwrap();
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn who_guesses_a_token_is_stopped_without_harm_to_others() {
+    let mesh = Mesh::start().await;
+    let door = mesh.door();
+    let (guessed, _) = token(&mesh, json!({"uses_max": 9})).await;
+    let (other, _) = token(&mesh, json!({})).await;
+    let secret = guessed.split('_').nth(2).unwrap();
+    let wrong = guessed.replace(secret, &"0".repeat(64));
+    let proxy = Proxy::stranger("a");
+    for _ in 0..WRONG_MAX {
+        let (status, _) = proxy
+            .enrol(&door, &proxy.ask("a", &wrong))
+            .await
+            .unwrap_err();
+        assert_eq!(status, StatusCode::FORBIDDEN);
+    }
+    for text in [&wrong, &guessed] {
+        let (status, _) = proxy.enrol(&door, &proxy.ask("a", text)).await.unwrap_err();
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    }
+    proxy.enrol(&door, &proxy.ask("a", &other)).await.unwrap();
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_comes_back_with_its_last_credential_and_nobody_elses() {
+    let mesh = Mesh::start().await;
+    let door = mesh.door();
+    let a = Proxy::enrolled(&door, "a").await;
+    let renewal = a.certificate.as_ref().unwrap().renewal.clone().unwrap();
+    // Without a certificate, as when it has ended.
+    let stranger = Proxy::stranger("a");
+    let (status, _) = stranger
+        .enrol(&door, &stranger.ask("b", &renewal))
+        .await
+        .unwrap_err();
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    let second = stranger
+        .enrol(&door, &stranger.ask("a", &renewal))
+        .await
+        .unwrap();
+    let second = second.renewal.unwrap();
+    stranger
+        .enrol(&door, &stranger.ask("a", &second))
+        .await
+        .unwrap();
+    // Replayed, after the one that follows it was used.
+    let (status, problem) = stranger
+        .enrol(&door, &stranger.ask("a", &renewal))
+        .await
+        .unwrap_err();
+    assert_eq!(status, StatusCode::FORBIDDEN, "{problem}");
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_removed_node_is_out_at_once_and_others_are_told() {
+    let mesh = Mesh::start().await;
+    let door = mesh.door();
+    let (a, b) = (
+        Proxy::enrolled(&door, "a").await,
+        Proxy::enrolled(&door, "b").await,
+    );
+    let mut of_a = a.stream(&door, a.hello()).await.unwrap();
+    let mut of_b = b.stream(&door, b.hello()).await.unwrap();
+    of_a.snapshot().await;
+    let (status, _) = mesh.rest(Method::PUT, "/v1/revocations/a", "").await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    while of_a.next().await.is_some() {}
+    let told = loop {
+        match of_b.next().await.expect("b's stream has ended") {
+            Down::Trust(trust) if !trust.revoked.is_empty() => break trust,
+            _ => {}
+        }
+    };
+    assert_eq!(told.revoked[0].node, a.node);
+    assert!(a.open(&door, a.hello(), 1 << 20).await.is_err(), "a got in");
+    let renewal = a.certificate.as_ref().unwrap().renewal.clone().unwrap();
+    let stranger = Proxy::stranger("a");
+    let renewed = stranger.enrol(&door, &stranger.ask("a", &renewal)).await;
+    assert_eq!(renewed.unwrap_err().0, StatusCode::FORBIDDEN);
+    of_b.send(&Up::Trusted {
+        version: told.version,
+    })
+    .await;
+    let (_, status) = mesh.rest(Method::GET, "/v1/authority", "").await;
+    assert_eq!(status["revoked"][0]["node"], "a");
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn a_rotation_waits_for_nodes_and_is_seen() {
+    let mesh = Mesh::start().await;
+    let door = mesh.door();
+    let a = Proxy::enrolled(&door, "a").await;
+    let mut stream = a.stream(&door, a.hello()).await.unwrap();
+    let step = async |body: &str| mesh.rest(Method::POST, "/v1/authority/steps", body).await;
+    let (status, said) = step("{step: begin}").await;
+    assert_eq!(
+        (status, &said["roots"][1]["stage"]),
+        (StatusCode::OK, &json!("added"))
+    );
+    let (status, said) = step("{step: switch}").await;
+    assert_eq!(status, StatusCode::CONFLICT, "{said}");
+    let version = loop {
+        match stream.next().await.expect("the stream has ended") {
+            Down::Trust(trust) if trust.version > 1 => break trust.version,
+            _ => {}
+        }
+    };
+    stream.send(&Up::Trusted { version }).await;
+    loop {
+        let (_, said) = mesh.rest(Method::GET, "/v1/authority", "").await;
+        if said["nodes_behind"] == 0 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let (status, said) = step("{step: switch}").await;
+    assert_eq!(status, StatusCode::OK, "{said}");
+    // By the old certificate, the stream goes on and the next one opens; so does one by the new.
+    stream
+        .send(&Up::Trusted {
+            version: version + 1,
+        })
+        .await;
+    a.stream(&door, a.hello()).await.unwrap();
+    let b = Proxy::enrolled(&mesh.door(), "b").await;
+    b.stream(&mesh.door(), b.hello()).await.unwrap();
+    mesh.stop().await;
 }

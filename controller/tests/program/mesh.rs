@@ -28,6 +28,7 @@ pub fn config(directory: &Path) -> Config {
         rest_listen: "127.0.0.1:0".parse().unwrap(),
         stream_listen: "127.0.0.1:0".parse().unwrap(),
         rest_open: true,
+        enrol_open: true,
         period_ms: 50,
         drain_ms: 60_000,
         ..Config::new(directory.join("data"))

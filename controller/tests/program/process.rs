@@ -29,7 +29,14 @@ fn command(directory: &Path) -> Command {
             "--stream-listen",
             "127.0.0.1:0",
         ])
-        .args(["--rest-open", "--period-ms", "200", "--log", "info"])
+        .args([
+            "--rest-open",
+            "--enrol-open",
+            "--period-ms",
+            "200",
+            "--log",
+            "info",
+        ])
         .env_remove("ISOBAR_LOG")
         .stderr(Stdio::piped());
     command

@@ -61,6 +61,7 @@ impl Proxy {
             node: NodeId::new(node).unwrap(),
             csr_pem: params.serialize_request(&self.key).unwrap().pem().unwrap(),
             token: token.to_owned(),
+            site: None,
         }
     }
 

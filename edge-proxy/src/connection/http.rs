@@ -11,10 +11,9 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use isobar_mesh_api::names::NodeId;
 
 use super::pace::{Due, Pace};
-use super::{Downstream, Stream};
+use super::{Downstream, Peer, Stream};
 use crate::body::{RequestBody, ResponseBody};
 use crate::drain::Drain;
 use crate::http1::fault::{Fault, Side};
@@ -105,18 +104,17 @@ fn fault(error: &hyper::Error) -> Option<Fault> {
     None
 }
 
-/// Serves HTTP/2 to the peer whose certificate names `home`.
+/// Serves HTTP/2 to a peer.
 pub(super) async fn mesh(
     worker: &Arc<Worker>,
-    home: NodeId,
+    peer: Arc<Peer>,
     stream: Stream,
 ) -> Result<(), hyper::Error> {
     let worker_of_requests = Arc::clone(worker);
-    let home = Arc::new(home);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (worker, home) = (Arc::clone(&worker_of_requests), Arc::clone(&home));
+        let (worker, peer) = (Arc::clone(&worker_of_requests), Arc::clone(&peer));
         let request = request.map(RequestBody::new);
-        async move { infallible(request::moved_in(&worker, &home, request).await) }
+        async move { infallible(request::moved_in(&worker, &peer, request).await) }
     });
     let connection = http2_server(STREAMS_MAX).serve_connection(TokioIo::new(stream), service);
     let drain = &worker.proxy.drain;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -34,6 +34,19 @@ pub enum DialError {
     Connect {
         /// Where.
         address: String,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// By this machine's clock the controller's certificate has ended, or has not begun.
+    #[error(
+        "connecting to {address}: its certificate is not valid at {now_s} s since 1970, which is this machine's clock; set \
+         the clock, or keep it right by NTP"
+    )]
+    Clock {
+        /// Where.
+        address: String,
+        /// What time it is here, seconds since 1970.
+        now_s: u64,
         /// What went wrong.
         source: std::io::Error,
     },
@@ -111,7 +124,14 @@ async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Dialled, Di
     let tls = TlsConnector::from(config)
         .connect(anyone, stream)
         .await
-        .map_err(failed)?;
+        .map_err(|source| match is_of_time(&source) {
+            true => DialError::Clock {
+                address: address.to_owned(),
+                now_s: crate::skew::seconds(SystemTime::now()),
+                source,
+            },
+            false => failed(source),
+        })?;
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)
@@ -128,4 +148,20 @@ async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Dialled, Di
         local_ip,
         driver,
     })
+}
+
+/// Whether a handshake failed over a certificate's dates.
+fn is_of_time(error: &std::io::Error) -> bool {
+    use rustls::{CertificateError, Error};
+    let inner = error.get_ref().and_then(|e| e.downcast_ref::<Error>());
+    let Some(Error::InvalidCertificate(error)) = inner else {
+        return false;
+    };
+    matches!(
+        error,
+        CertificateError::Expired
+            | CertificateError::NotValidYet
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYetContext { .. }
+    )
 }

@@ -30,6 +30,8 @@ pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
 pub const CLOSE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// After a failed renewal the next is tried this much later.
 pub const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
+/// Certificates by a root that signs no more are renewed within about so many periods.
+const SPREAD_PERIODS: u32 = 10;
 /// A stream on which nothing came for this long is given up, if that is longer than the periods
 /// after which weights decay.
 pub const SILENCE_MIN: Duration = Duration::from_secs(10);
@@ -225,7 +227,20 @@ impl Control {
                 }
                 return None;
             }
-            Down::Ping { .. } => return None,
+            Down::Trust(trust) => {
+                let version = trust.version;
+                return match enrol::adopt_trust(&self.proxy, &trust) {
+                    Ok(()) => Some(Up::Trusted { version }),
+                    Err(error) => {
+                        tracing::warn!(version, error = %crate::chain(&error), "whom to trust was not changed");
+                        None
+                    }
+                };
+            }
+            Down::Ping { clock_ms } => {
+                self.proxy.skew.told(clock_ms, SystemTime::now());
+                return None;
+            }
             Down::Unknown => {
                 tracing::debug!("a message of a later version was skipped");
                 return None;
@@ -308,7 +323,13 @@ impl Control {
         let rested = self
             .renewal_tried
             .is_none_or(|at| at.elapsed() >= RENEWAL_PAUSE);
-        if !rested || identity.is_none_or(|identity| !identity.renewal_due(now)) {
+        let Some(identity) = identity.filter(|_| rested) else {
+            return;
+        };
+        // When another root signs, all renew: by chance, not all at once.
+        let turn =
+            || fastrand::f64() < DECAY_EVERY.div_duration_f64(self.period() * SPREAD_PERIODS);
+        if !(identity.renewal_due(now) || (identity.is_superseded && turn())) {
             return;
         }
         self.renewal_tried = Some(Instant::now());

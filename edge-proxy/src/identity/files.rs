@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use isobar_mesh_api::message::Certificate;
+use isobar_mesh_api::message::{Certificate, Trust};
 use isobar_mesh_api::names::NodeId;
 
 use super::{Identity, IdentityError};
@@ -16,6 +16,10 @@ pub const KEY_FILE: &str = "node-key.pem";
 pub const CHAIN_FILE: &str = "node-chain.pem";
 /// All roots to trust.
 pub const ROOTS_FILE: &str = "roots.pem";
+/// What the controller last said of whom to trust.
+pub const TRUST_FILE: &str = "trust.json";
+/// What gets the node its next certificate when this one has ended, mode 0600.
+pub const RENEWAL_FILE: &str = "renewal-token";
 
 /// The identity in a data directory; `None` when there is no certificate yet.
 ///
@@ -29,7 +33,8 @@ pub fn load(
     let read = |name: &str| read_if_there(&dir.join(name));
     match (read(KEY_FILE)?, read(CHAIN_FILE)?, read(ROOTS_FILE)?) {
         (Some(key), Some(chain), Some(roots)) => {
-            Identity::new(trust_domain, node, &key, &chain, &roots).map(Some)
+            let trust = trust(dir)?;
+            Identity::new(trust_domain, node, &key, &chain, &roots, trust.as_ref()).map(Some)
         }
         _ => Ok(None),
     }
@@ -71,10 +76,44 @@ pub fn adopt(
 ) -> Result<Identity, IdentityError> {
     let key = key(dir)?;
     let (chain, roots) = (&certificate.chain_pem, &certificate.roots_pem);
-    let identity = Identity::new(trust_domain, node, &key, chain, roots)?;
+    let trust = trust(dir)?;
+    let identity = Identity::new(trust_domain, node, &key, chain, roots, trust.as_ref())?;
+    // First what outlives the certificate.
+    if let Some(renewal) = &certificate.renewal {
+        write(&dir.join(RENEWAL_FILE), renewal.as_bytes(), 0o600)?;
+    }
     write(&dir.join(ROOTS_FILE), roots.as_bytes(), 0o644)?;
     write(&dir.join(CHAIN_FILE), chain.as_bytes(), 0o644)?;
     Ok(identity)
+}
+
+/// Checks whom to trust from now on, keeps it in the files and returns the identity that does.
+///
+/// # Errors
+/// This node's own certificate would not be believed by it (nothing is written then), or files fail.
+pub fn adopt_trust(
+    dir: &Path,
+    trust_domain: &str,
+    node: &NodeId,
+    trust: &Trust,
+) -> Result<Identity, IdentityError> {
+    let key = key(dir)?;
+    let chain = read_if_there(&dir.join(CHAIN_FILE))?;
+    let chain = chain.ok_or(IdentityError::Pem("the certificate chain"))?;
+    let roots = &trust.roots_pem;
+    let identity = Identity::new(trust_domain, node, &key, &chain, roots, Some(trust))?;
+    write(&dir.join(ROOTS_FILE), roots.as_bytes(), 0o644)?;
+    // Strings and numbers always have a JSON form.
+    let text = serde_json::to_vec(trust).unwrap_or_default();
+    write(&dir.join(TRUST_FILE), &text, 0o644)?;
+    Ok(identity)
+}
+
+/// What the controller last said of whom to trust. One that cannot be read any more is as good as none: the controller
+/// says it again.
+fn trust(dir: &Path) -> Result<Option<Trust>, IdentityError> {
+    let text = read_if_there(&dir.join(TRUST_FILE))?;
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
 }
 
 /// Reads a text file; `None` when there is none.

@@ -189,6 +189,7 @@ async fn enrol(request: Request<Incoming>, authority: &Authority) -> Response<Li
     let certificate = Certificate {
         chain_pem: authority.sign(&asked.csr_pem, &format!("node/{}", asked.node)),
         roots_pem: authority.roots_pem.clone(),
+        renewal: None,
     };
     let (sender, receiver) = mpsc::channel(1);
     let text = serde_json::to_vec(&certificate).unwrap();

@@ -191,7 +191,7 @@ async fn a_peer_speaks_for_itself_alone() {
     let receiver = TestProxy::with_snapshot(&receiver, &authority).await;
     let (key, chain) = authority.issue("node/a");
     let roots = &authority.roots_pem;
-    let identity = Identity::new("isobar.local", &node("a"), &key, &chain, roots).unwrap();
+    let identity = Identity::new("isobar.local", &node("a"), &key, &chain, roots, None).unwrap();
     let stream = TcpStream::connect(receiver.addresses.mesh).await.unwrap();
     let config = identity.client_to_node(&node("b")).unwrap();
     let anyone = ServerName::try_from("0.0.0.0").unwrap();

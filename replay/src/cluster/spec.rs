@@ -148,7 +148,7 @@ impl ClusterSpec {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let (rest, stream) = files.listen.unwrap_or((any, any));
         format!(
-            "data_dir = {}\nrest_listen = \"{rest}\"\nstream_listen = \"{stream}\"\nrest_open = true\nperiod_ms = {}\n\
+            "data_dir = {}\nrest_listen = \"{rest}\"\nstream_listen = \"{stream}\"\nrest_open = true\nenrol_open = true\nperiod_ms = {}\n\
              drain_ms = 2000\nresources = [{}]\n",
             quoted_path(files.data_dir),
             self.period_ms,
