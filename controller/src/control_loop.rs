@@ -26,10 +26,13 @@ use std::time::Duration;
 use isobar_mesh_api::message::Down;
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::report::Report;
+use isobar_mesh_api::resource::AccessPolicy;
 use isobar_mesh_api::resource::WeightPolicySpec;
 use isobar_mesh_api::snapshot::{PlanId, SNAPSHOT_SERVICES_MAX, Snapshot};
 use serde::Serialize;
+use std::sync::Arc;
 
+mod access;
 mod difference;
 mod explain;
 mod fork;
@@ -126,6 +129,7 @@ pub struct ControlLoop {
     places: BTreeMap<ServiceName, usize>,
     policies: Vec<(String, WeightPolicySpec)>,
     traffic_policies: Vec<traffic::Policy>,
+    access_policies: Vec<Arc<AccessPolicy>>,
     routes: routes::Routes,
     /// Positions, sites, addresses or cordons changed.
     geography_stale: bool,
@@ -152,6 +156,7 @@ impl ControlLoop {
             places: BTreeMap::new(),
             policies: Vec::new(),
             traffic_policies: Vec::new(),
+            access_policies: Vec::new(),
             routes: routes::Routes::default(),
             geography_stale: false,
             waiting: Waiting::new(),

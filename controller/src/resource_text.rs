@@ -12,8 +12,8 @@ use std::sync::Arc;
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::resource::route::GATEWAY_API_VERSION;
 use isobar_mesh_api::resource::{
-    GrpcRouteSpec, HttpRouteSpec, Metadata, NodeSpec, Resource, ServiceSpec, TrafficPolicySpec,
-    WeightPolicySpec,
+    AccessPolicySpec, GrpcRouteSpec, HttpRouteSpec, Metadata, NodeSpec, Resource, ServiceSpec,
+    TrafficPolicySpec, WeightPolicySpec,
 };
 use isobar_mesh_api::route::{Route, RouteKind};
 use serde::de::DeserializeOwned;
@@ -40,6 +40,8 @@ pub enum Kind {
     WeightPolicy,
     /// How requests are treated.
     TrafficPolicy,
+    /// Who may call what.
+    AccessPolicy,
     /// Where HTTP requests go.
     HttpRoute,
     /// Where gRPC calls go.
@@ -48,11 +50,12 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order in which they are restored.
-    pub const ALL: [Kind; 6] = [
+    pub const ALL: [Kind; 7] = [
         Kind::Node,
         Kind::Service,
         Kind::WeightPolicy,
         Kind::TrafficPolicy,
+        Kind::AccessPolicy,
         Kind::HttpRoute,
         Kind::GrpcRoute,
     ];
@@ -64,6 +67,7 @@ impl Kind {
             Kind::Service => "Service",
             Kind::WeightPolicy => "WeightPolicy",
             Kind::TrafficPolicy => "TrafficPolicy",
+            Kind::AccessPolicy => "AccessPolicy",
             Kind::HttpRoute => RouteKind::Http.as_str(),
             Kind::GrpcRoute => RouteKind::Grpc.as_str(),
         }
@@ -76,6 +80,7 @@ impl Kind {
             Kind::Service => Tree::Services,
             Kind::WeightPolicy => Tree::Policies,
             Kind::TrafficPolicy => Tree::TrafficPolicies,
+            Kind::AccessPolicy => Tree::AccessPolicies,
             Kind::HttpRoute => Tree::HttpRoutes,
             Kind::GrpcRoute => Tree::GrpcRoutes,
         }
@@ -119,6 +124,8 @@ pub enum Meaning {
     WeightPolicy,
     /// A policy; its name is the key's.
     TrafficPolicy,
+    /// An access policy.
+    AccessPolicy,
     /// A route, as proxies get it.
     Route(Arc<Route>),
 }
@@ -203,6 +210,10 @@ pub fn decode(value: Value) -> Result<Declared, FieldProblem> {
         "TrafficPolicy" => Resource::TrafficPolicy {
             metadata,
             spec: field::<Box<TrafficPolicySpec>>("#/spec", spec)?,
+        },
+        "AccessPolicy" => Resource::AccessPolicy {
+            metadata,
+            spec: field::<Box<AccessPolicySpec>>("#/spec", spec)?,
         },
         "HTTPRoute" => Resource::HttpRoute {
             metadata,

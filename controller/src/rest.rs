@@ -3,8 +3,8 @@
 //! | path | methods |
 //! |---|---|
 //! | `/livez`, `/readyz`, `/metrics` | GET |
-//! | `/v1/nodes`, `/v1/services`, `/v1/weight-policies`, `/v1/traffic-policies`, `/v1/http-routes`, `/v1/grpc-routes` | GET |
-//! | `/v1/nodes/{name}`, `/v1/services/{namespace}/{name}`, `/v1/weight-policies/{name}`, `/v1/traffic-policies/{name}`, `/v1/http-routes/{namespace}/{name}`, `/v1/grpc-routes/{namespace}/{name}` | GET, PUT, DELETE |
+//! | `/v1/nodes`, `/v1/services`, `/v1/weight-policies`, `/v1/traffic-policies`, `/v1/access-policies`, `/v1/http-routes`, `/v1/grpc-routes` | GET |
+//! | `/v1/nodes/{name}`, `/v1/services/{namespace}/{name}`, `/v1/weight-policies/{name}`, `/v1/traffic-policies/{name}`, `/v1/access-policies/{name}`, `/v1/http-routes/{namespace}/{name}`, `/v1/grpc-routes/{namespace}/{name}` | GET, PUT, DELETE |
 //! | `/v1/status`, `/v1/plans/current`, `/v1/audit` | GET |
 //!
 //! Every write takes `If-Match` or `If-None-Match: *` (412 when it does not hold) and `?dry_run=true`, leaves an entry

@@ -35,6 +35,8 @@ pub enum Tree {
     Policies,
     /// Declared traffic policies, by name.
     TrafficPolicies,
+    /// Declared access policies, by name.
+    AccessPolicies,
     /// Declared HTTP routes, by `namespace/name`.
     HttpRoutes,
     /// Declared gRPC routes, by `namespace/name`.
@@ -69,6 +71,7 @@ impl Tree {
             Tree::Services => "services",
             Tree::Policies => "policies",
             Tree::TrafficPolicies => "traffic-policies",
+            Tree::AccessPolicies => "access-policies",
             Tree::HttpRoutes => "http-routes",
             Tree::GrpcRoutes => "grpc-routes",
             Tree::Authority => "authority",

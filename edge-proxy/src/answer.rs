@@ -4,7 +4,7 @@
 //! what happened and who should act, never an address inside the mesh.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 
 use crate::body::ResponseBody;
@@ -62,6 +62,10 @@ pub enum Answer {
     NoBackend,
     /// A failure made on purpose.
     Failure(Failure),
+    /// An access policy refuses it.
+    Denied,
+    /// It needs a token that is believed.
+    Unauthenticated,
 }
 
 impl Answer {
@@ -84,7 +88,8 @@ impl Answer {
         match self {
             Answer::UnknownHost => StatusCode::NOT_FOUND,
             Answer::Upstream => StatusCode::BAD_GATEWAY,
-            Answer::ForeignHome => StatusCode::FORBIDDEN,
+            Answer::ForeignHome | Answer::Denied => StatusCode::FORBIDDEN,
+            Answer::Unauthenticated => StatusCode::UNAUTHORIZED,
             Answer::NotOfMesh => StatusCode::BAD_REQUEST,
             Answer::Method => StatusCode::METHOD_NOT_ALLOWED,
             Answer::Limited { limit, .. } => limit.status(),
@@ -127,6 +132,8 @@ impl Answer {
             Answer::Path => "the path is ambiguous",
             Answer::NoBackend => "the route has no such backend",
             Answer::Failure(_) => "a failure made on purpose",
+            Answer::Denied => "this is not allowed",
+            Answer::Unauthenticated => "a valid token is needed",
         }
     }
 
@@ -203,6 +210,9 @@ impl Answer {
             }
             Answer::RefusedFull => {
                 head.insert(headers::REFUSED, HeaderValue::from_static("full"));
+            }
+            Answer::Unauthenticated => {
+                head.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             _ => {}
         }

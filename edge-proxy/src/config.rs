@@ -1,11 +1,12 @@
 //! What the operator writes, in TOML.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use isobar_mesh_api::identity::TRUST_DOMAIN_DEFAULT;
+use isobar_mesh_api::identity::{SpiffeId, TRUST_DOMAIN_DEFAULT};
 use isobar_mesh_api::message::{LocalService, Location};
 use isobar_mesh_api::names::{NodeId, RegionName, SiteName};
 use isobar_mesh_api::resource::TrafficPolicySpec;
@@ -139,6 +140,9 @@ pub struct Config {
     /// Proxies before this one, whose word counts about whom a request comes from.
     #[serde(default)]
     pub trusted_sources: Sources,
+    /// Workloads of this node that access policies know by their addresses.
+    #[serde(default)]
+    pub workloads: Vec<Workload>,
     /// What endpoints are told about whom a request comes from.
     #[serde(default)]
     pub forwarded: Forwarded,
@@ -162,6 +166,19 @@ pub enum Forwarded {
     /// These and `Forwarded` (RFC 7239).
     Both,
 }
+
+/// A workload of this node: who connects from one of these addresses is it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workload {
+    /// Its SPIFFE ID, `spiffe://<trust domain>/ns/<namespace>/sa/<account>`.
+    pub identity: String,
+    /// Its addresses.
+    pub addresses: Sources,
+}
+
+/// Most workloads.
+pub const WORKLOADS_MAX: usize = 1024;
 
 /// Limits that an operator may need to change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -288,6 +305,7 @@ impl Config {
             report_cpu: report_cpu_default(),
             listeners: Vec::new(),
             trusted_sources: Sources::default(),
+            workloads: Vec::new(),
             forwarded: Forwarded::default(),
             limits: Limits::default(),
             file: None,
@@ -320,6 +338,15 @@ impl Config {
             none if none.is_empty() => Ok(config),
             problems => Err(Faults::of_problems(file, text, problems)),
         }
+    }
+
+    /// The workload at an address; the first that has it.
+    pub fn workload(&self, ip: IpAddr) -> Option<Arc<SpiffeId>> {
+        let found = self.workloads.iter().find(|w| w.addresses.contain(ip));
+        // Checked when the configuration was read.
+        found
+            .and_then(|w| SpiffeId::parse(&w.identity).ok())
+            .map(Arc::new)
     }
 
     /// Worker threads to start.

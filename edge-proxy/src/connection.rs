@@ -23,6 +23,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use isobar_mesh_api::identity::SpiffeId;
 use isobar_mesh_api::names::NodeId;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -74,6 +75,10 @@ pub struct Downstream {
     pub worker: Arc<Worker>,
     /// What endpoints are told of the client.
     pub client: Client,
+    /// The workload that it is, by the address it comes from.
+    pub identity: Option<Arc<SpiffeId>>,
+    /// The port at which it came in.
+    pub port: u16,
 }
 
 /// A peer, as its certificate says.
@@ -135,10 +140,14 @@ async fn front(
     };
     // What stands in a request was written by its source, not by the proxy that told of the source.
     let is_trusted = listener.trusted_sources.contain(ends.source.ip());
+    // The address that the system saw: nobody writes that one.
+    let identity = worker.proxy.in_force.load().workload(peer.ip());
     let downstream = |is_tls| {
         Arc::new(Downstream {
             worker: Arc::clone(worker),
             client: Client::new(listener.forwarded, ends.source.ip(), is_trusted, is_tls),
+            identity: identity.clone(),
+            port: ends.destination.port(),
         })
     };
     match purpose {
@@ -147,7 +156,7 @@ async fn front(
         }
         Purpose::Http2(stream) => http::http2(downstream(stream.is_tls()), stream).await?,
         Purpose::Tcp(stream, target) => {
-            tcp::entered(worker, listener, ends, target, stream).await?
+            tcp::entered(worker, listener, ends, identity, target, stream).await?
         }
     }
     Ok(())

@@ -70,6 +70,16 @@ impl Client {
         }
     }
 
+    /// Who sends a request: of a client that is believed, whom it names last; else the client itself. Before
+    /// [`Client::set`].
+    pub fn address(&self, headers: &HeaderMap) -> IpAddr {
+        let lists = headers.get_all(&FOR).iter().filter(|_| self.is_trusted);
+        let last = lists.filter_map(|list| list.to_str().ok()).next_back();
+        let last = last.and_then(|list| list.rsplit(',').next());
+        let told = last.and_then(|text| text.trim().parse::<IpAddr>().ok());
+        told.map_or(self.ip, |told| told.to_canonical())
+    }
+
     /// Sets the headers of one request.
     pub fn set(&self, headers: &mut HeaderMap) {
         if self.which == Forwarded::Off {

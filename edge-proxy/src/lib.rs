@@ -48,9 +48,11 @@
 //! - [`proxy_protocol`], [`client_hello`], [`detect`], [`forwarded`]: what first bytes and headers say;
 //! - [`decay`]: weights go home when the controller is silent.
 
+pub mod access;
 pub mod admin;
 pub mod alert;
 pub mod answer;
+pub mod authorise;
 pub mod balance;
 pub mod balancer;
 pub mod body;
@@ -80,6 +82,8 @@ pub mod health_check;
 pub mod http1;
 pub mod identity;
 pub mod intercept;
+pub mod jwks;
+pub mod jwt;
 pub mod limit;
 pub mod listen;
 pub mod listener;

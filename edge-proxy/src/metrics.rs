@@ -68,6 +68,8 @@ const PLAN_GENERATION: &str = "isobar_proxy_plan_generation";
 const SHARE_LEFT: &str = "isobar_proxy_plan_share_left_ratio";
 const REFUSED_MESSAGES: &str = "isobar_proxy_messages_refused_total";
 const CLOCK_SKEW: &str = "isobar_proxy_clock_skew_seconds";
+const ACCESS_REFUSED: &str = "isobar_proxy_access_refused_total";
+const ACCESS_WATCHED: &str = "isobar_proxy_access_would_refuse_total";
 const CERTIFICATE: &str = "isobar_proxy_certificate_expiry_timestamp_seconds";
 
 /// Upper bounds of the duration's buckets, in seconds.
@@ -160,6 +162,7 @@ impl Metrics {
         self.gauge(SHARE_LEFT, Vec::new(), routes.share_left);
         self.gauge(CONNECTIONS, Vec::new(), proxy.drain.open() as f64);
         self.update_faults(proxy);
+        self.update_access(proxy);
         self.gauge(CLOCK_SKEW, Vec::new(), proxy.skew.ahead_s());
         if let Some(identity) = proxy.identity.get() {
             let ends = identity.validity.not_after;
@@ -238,6 +241,15 @@ impl Metrics {
                 self.counter(REFUSED_MESSAGES, labels, count);
             }
         }
+    }
+
+    fn update_access(&self, proxy: &Proxy) {
+        let counts = &proxy.access;
+        let by = |cause: &'static str| vec![Label::new("cause", cause)];
+        let (denied, untold) = (&counts.denied, &counts.unauthenticated);
+        self.counter(ACCESS_REFUSED, by("policy"), denied.load(Relaxed));
+        self.counter(ACCESS_REFUSED, by("token"), untold.load(Relaxed));
+        self.counter(ACCESS_WATCHED, Vec::new(), counts.watched.load(Relaxed));
     }
 
     fn update_service(&self, live: &ServiceLive, proxy: &Proxy) {

@@ -16,12 +16,14 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::authorise::AccessCounts;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::drain::Drain;
 use crate::handover::{self, Inherited, Kept};
 use crate::http1::fault::FaultCounts;
 use crate::identity::{IdentityCell, files};
+use crate::jwks::{self, Jwks};
 use crate::listen::{self, Addresses, Front, ListenError};
 use crate::listener::{self, Listeners};
 use crate::memory::{self, Tide};
@@ -117,6 +119,7 @@ pub async fn run_telling(
     tasks.spawn(upkeep(Arc::clone(&proxy)));
     tasks.spawn(concurrency::run(Arc::clone(&proxy)));
     tasks.spawn(health_check::run(Arc::clone(&proxy)));
+    tasks.spawn(jwks::run(Arc::clone(&proxy)));
     tasks.spawn(certificates(Arc::clone(&proxy)));
     tasks.spawn(reload::run(Arc::clone(&proxy), fronts));
     tasks.spawn(hangups(Arc::clone(&proxy)));
@@ -262,6 +265,8 @@ fn assemble(config: Config, workers: usize) -> Result<Proxy, ProgramError> {
         identity,
         drain: Drain::default(),
         press: Press::default(),
+        access: AccessCounts::default(),
+        jwks: Jwks::default(),
         routing: RoutingCounts::default(),
         mirrors: Mirrors::default(),
         spike: Notify::new(),

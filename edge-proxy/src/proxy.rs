@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use tokio::sync::Notify;
 
+use crate::authorise::AccessCounts;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::Drain;
@@ -15,6 +16,7 @@ use crate::expiry::Expiry;
 use crate::handover::Kept;
 use crate::http1::fault::FaultCounts;
 use crate::identity::IdentityCell;
+use crate::jwks::Jwks;
 use crate::listen::{self, Addresses};
 use crate::listener::Listeners;
 use crate::metrics::Metrics;
@@ -54,6 +56,10 @@ pub struct Proxy {
     pub drain: Drain,
     /// Wakes the prober.
     pub press: Press,
+    /// What access policies refused.
+    pub access: AccessCounts,
+    /// Keys of those whose tokens are believed.
+    pub jwks: Jwks,
     /// What routes did.
     pub routing: RoutingCounts,
     /// Copies of requests.

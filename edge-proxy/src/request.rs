@@ -12,11 +12,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use isobar_mesh_api::hop;
 use isobar_mesh_api::names::ServiceName;
 
 use crate::answer::Answer;
+use crate::authorise;
 use crate::body::{RequestBody, ResponseBody};
 use crate::connection::{Downstream, Peer};
 use crate::credit::Admission;
@@ -76,9 +78,13 @@ pub async fn entered(
     let told_us = deadline::told_by_client(&request);
     let (mut head, body) = request.into_parts();
     headers::clean_request(&mut head);
+    let address = downstream.client.address(&head.headers);
     downstream.client.set(&mut head.headers);
     let scheme = downstream.client.scheme(&head.headers);
-    let mut way = match routing::way(worker, scheme, &mut head).await {
+    let may = |service: &ServiceRoute, head: &mut Parts| {
+        authorise::request(downstream, address, service, head)
+    };
+    let mut way = match routing::way(worker, scheme, &mut head, may).await {
         Ok(way) => way,
         Err(instead) => return instead,
     };
@@ -152,6 +158,13 @@ pub async fn moved_in(
     if said(headers::HOME) != Some(home.as_str().as_bytes()) || said(headers::HOP) != Some(b"1") {
         return answer(Answer::ForeignHome);
     }
+    let is_tunnel = request.method() == Method::CONNECT;
+    let (head, body) = request.into_parts();
+    let judged = authorise::moved(worker, peer, &route, (!is_tunnel).then_some(&head));
+    if let Err(instead) = judged {
+        return answer(instead);
+    }
+    let request = Request::from_parts(head, body);
     let counters = route.moved_in(home);
     let load = route.home_load();
     let admission = route.credits.admit(home, load, worker.proxy.clock.now_us());
@@ -164,7 +177,7 @@ pub async fn moved_in(
         counters.refused.fetch_add(1, Relaxed);
         return answer(refusal);
     }
-    if request.method() == Method::CONNECT {
+    if is_tunnel {
         return match tunnel::moved_in(&exchange, request).await {
             Ok(response) => {
                 counters.accepted.fetch_add(1, Relaxed);

@@ -8,8 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
-use http::HeaderValue;
-use http::request::Parts;
+use http::{HeaderValue, request::Parts};
 use isobar_mesh_api::hop::LoadHint;
 use isobar_mesh_api::message::LocalService;
 use isobar_mesh_api::names::{NodeId, ServiceName};
@@ -19,6 +18,7 @@ use isobar_mesh_api::snapshot::{PlanId, QueueLimits, Row, Snapshot, SnapshotErro
 use tokio::sync::Notify;
 
 use self::book::Book;
+use crate::access;
 use crate::balancer::Balancer;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -87,6 +87,8 @@ pub struct ServiceRoute {
     pub load: Arc<NeighbourLoad>,
     /// What this node takes for others.
     pub credits: CreditBook,
+    /// Who may call it; `None`: everybody.
+    pub guard: Option<Arc<access::Guard>>,
     /// Upstream of last resort.
     pub cloud: Option<Arc<EndpointLive>>,
     /// The service's name, as it stands in a header.

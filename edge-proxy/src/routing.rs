@@ -63,7 +63,7 @@ pub(crate) struct Way {
     ruled: Option<(Arc<Rule>, usize)>,
 }
 
-/// Finds the way of a request that entered here by `scheme` and changes its head accordingly.
+/// Finds the way of a request that entered here by `scheme`, asks whether it `may` go there, and changes its head accordingly.
 ///
 /// # Errors
 /// An answer instead: there is no way, or the rule answers by itself.
@@ -71,10 +71,11 @@ pub(crate) async fn way(
     worker: &Worker,
     scheme: &'static str,
     head: &mut Parts,
+    may: impl Fn(&ServiceRoute, &mut Parts) -> Result<(), Answer>,
 ) -> Result<Way, Response<ResponseBody>> {
     let counts = &worker.proxy.routing;
     let grpc = is_grpc(&head.headers);
-    let (way, verdict) = match choose(worker, scheme, head, grpc) {
+    let (way, verdict) = match choose(worker, scheme, head, grpc, may) {
         Ok(chosen) => chosen,
         Err(Instead::Redirect(response)) => {
             counts.redirected.fetch_add(1, Relaxed);
@@ -82,10 +83,12 @@ pub(crate) async fn way(
         }
         Err(Instead::Answer(answer)) => {
             let count = match answer {
-                Answer::NoBackend => &counts.no_backend,
-                _ => &counts.lost,
+                Answer::NoBackend => Some(&counts.no_backend),
+                // Counted where it was judged.
+                Answer::Denied | Answer::Unauthenticated => None,
+                _ => Some(&counts.lost),
             };
-            count.fetch_add(1, Relaxed);
+            count.inspect(|count| _ = count.fetch_add(1, Relaxed));
             return Err(answer.to(grpc));
         }
         Err(Instead::Failure(verdict)) => {
@@ -123,12 +126,14 @@ fn choose(
     scheme: &'static str,
     head: &mut Parts,
     grpc: bool,
+    may: impl Fn(&ServiceRoute, &mut Parts) -> Result<(), Answer>,
 ) -> Result<(Way, Verdict), Instead> {
     let routes: &Routes = &worker.proxy.table.load();
     let host = headers::host(&head.uri, &head.headers);
     let (rule, prefix_len, plain) = match routes.find(host, head).map_err(Answer::from)? {
         Found::Service(place) => {
             let service = routes.services.get(place).ok_or(Answer::UnknownHost)?;
+            may(service, head)?;
             let way = Way {
                 service: Arc::clone(service),
                 grpc,
@@ -170,6 +175,7 @@ fn choose(
     let named = rule.backends.get(backend).and_then(|b| b.service);
     let service = named.and_then(|place| routes.services.get(place));
     let service = service.ok_or(Answer::NoBackend)?;
+    may(service, head)?;
     rule.change.apply(head, prefix_len);
     let copies = copies(rule, routes, head);
     rule.backends[backend].change.apply(head, prefix_len);

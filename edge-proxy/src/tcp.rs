@@ -17,10 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use isobar_mesh_api::identity::SpiffeId;
 use isobar_mesh_api::names::ServiceName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use crate::authorise;
 use crate::connection::Stream;
 use crate::connection::counts::Refusal;
 use crate::endpoint::{EndpointError, EndpointLive};
@@ -91,6 +93,7 @@ pub(crate) async fn entered(
     worker: &Arc<Worker>,
     listener: &Listener,
     ends: Ends,
+    identity: Option<Arc<SpiffeId>>,
     target: Target,
     stream: Stream,
 ) -> Result<(), Refusal> {
@@ -104,6 +107,11 @@ pub(crate) async fn entered(
     };
     let route = worker.proxy.table.load().by_name(&service).cloned();
     let route = route.ok_or(Refusal::NoService).map_err(refused)?;
+    let (source, port) = (ends.source.ip(), ends.destination.port());
+    if !authorise::tcp(&worker.proxy, &route, source, port, identity.as_deref()) {
+        copy::reset(stream.tcp());
+        return Err(refused(Refusal::Denied));
+    }
     let mut exchange = Exchange::new(worker, &route, route.traffic.waits, None);
     let rule = route.balancer.key.as_ref();
     exchange.key = rule.and_then(|rule| rule.of_connection(ends.source.ip()));

@@ -6,6 +6,8 @@
 mod abuse;
 #[path = "proxy/balance.rs"]
 mod balance;
+#[path = "proxy/access.rs"]
+mod access;
 #[path = "proxy/control.rs"]
 mod control;
 #[path = "proxy/drain.rs"]

@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 use crate::message::Location;
 use crate::names::{NodeId, RegionName, ServiceName, SiteName};
 
+pub mod access_policy;
 pub mod route;
 pub mod span;
 pub mod traffic_policy;
 pub mod weight_policy;
 
+pub use access_policy::{AccessPolicy, AccessPolicySpec};
 pub use route::{GrpcRouteSpec, HttpRouteSpec};
 pub use span::Span;
 pub use traffic_policy::TrafficPolicySpec;
@@ -96,6 +98,13 @@ pub enum Resource {
         /// What it says.
         spec: Box<TrafficPolicySpec>,
     },
+    /// Who may call what.
+    AccessPolicy {
+        /// Its name and labels.
+        metadata: Metadata,
+        /// What it says.
+        spec: Box<AccessPolicySpec>,
+    },
 }
 
 impl Resource {
@@ -107,7 +116,8 @@ impl Resource {
             | Resource::WeightPolicy { metadata, .. }
             | Resource::HttpRoute { metadata, .. }
             | Resource::GrpcRoute { metadata, .. }
-            | Resource::TrafficPolicy { metadata, .. } => metadata,
+            | Resource::TrafficPolicy { metadata, .. }
+            | Resource::AccessPolicy { metadata, .. } => metadata,
         }
     }
 
@@ -120,6 +130,7 @@ impl Resource {
             Resource::HttpRoute { .. } => "HTTPRoute",
             Resource::GrpcRoute { .. } => "GRPCRoute",
             Resource::TrafficPolicy { .. } => "TrafficPolicy",
+            Resource::AccessPolicy { .. } => "AccessPolicy",
         }
     }
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{NodeId, ServiceName};
-use crate::resource::TrafficPolicySpec;
 use crate::resource::traffic_policy::RATE_LIMITS_MAX;
+use crate::resource::{AccessPolicy, TrafficPolicySpec};
 use crate::route::{Route, RouteKey};
 use crate::weight::WHOLE_PPM;
 
@@ -20,6 +20,8 @@ pub const SNAPSHOT_SERVICES_MAX: usize = 1024;
 pub const SNAPSHOT_NEIGHBOURS_MAX: usize = 256;
 /// Most endpoints of one service on one node.
 pub const SNAPSHOT_ENDPOINTS_MAX: usize = 256;
+/// Most access policies of one service.
+pub const SNAPSHOT_ACCESS_MAX: usize = 256;
 /// Most routes a snapshot may have.
 pub const SNAPSHOT_ROUTES_MAX: usize = 4096;
 
@@ -125,6 +127,9 @@ pub struct ServicePlan {
     /// This node's part of rate limits that hold for the whole mesh; one that is not here is this node's alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rate_shares: Vec<RateShare>,
+    /// Who may call it: all policies that select it, at most [`SNAPSHOT_ACCESS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub access: Vec<Arc<AccessPolicy>>,
 }
 
 /// A node's part of a rate limit.
@@ -384,6 +389,14 @@ impl ServicePlan {
         if let Some(Err(error)) = self.traffic.as_ref().map(|traffic| traffic.check()) {
             return Err(range(error.field));
         }
+        limit("access", self.access.len(), SNAPSHOT_ACCESS_MAX)?;
+        if self
+            .access
+            .iter()
+            .any(|policy| policy.spec.check().is_err())
+        {
+            return Err(range("access"));
+        }
         let credit_wrong = |c: &Credit| !(c.credit_rps.is_finite() && c.credit_rps >= 0.0);
         if self.credits.iter().any(credit_wrong) {
             return Err(range("credit_rps"));
@@ -447,6 +460,7 @@ mod tests {
             queue: QueueLimits::default(),
             traffic: None,
             rate_shares: Vec::new(),
+            access: Vec::new(),
         }
     }
 

@@ -166,6 +166,7 @@ fn service_plan() -> ServicePlan {
         spill: vec![node("edge-2")],
         cloud_address: Some("192.0.2.99:443".into()),
         queue: QueueLimits::default(),
+        access: Vec::new(),
         traffic: Some(Arc::new(TrafficPolicySpec {
             timeouts: Timeouts {
                 request: Span::from_secs(5),

@@ -56,6 +56,7 @@ const PURE: &[&str] = &[
     "controller/src/neighbourhood",
     "controller/src/rate_share",
     "controller/src/planner",
+    "edge-proxy/src/access",
     "edge-proxy/src/alert",
     "edge-proxy/src/pick",
     "edge-proxy/src/pressure",

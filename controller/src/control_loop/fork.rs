@@ -23,6 +23,7 @@ impl ControlLoop {
             places: self.places.clone(),
             policies: self.policies.clone(),
             traffic_policies: self.traffic_policies.clone(),
+            access_policies: self.access_policies.clone(),
             routes: self.routes.clone(),
             geography_stale: true,
             waiting: Waiting::new(),

@@ -238,6 +238,7 @@ impl Service {
             queue: QueueLimits::default(),
             traffic: self.traffic.clone(),
             rate_shares: seat.rate_shares(),
+            access: self.access.clone(),
         })
     }
 }
@@ -371,8 +372,13 @@ fn line_len(plan: &ServicePlan) -> usize {
     // Names and texts of a policy are escaped already.
     let traffic = plan.traffic.as_ref().map(serde_json::to_vec);
     let traffic = traffic.map_or(0, |json| json.map_or(SERVICES_LEN_MAX, |json| json.len()));
+    let access = plan.access.iter().map(|p| serde_json::to_vec(&**p));
+    let access: usize = access
+        .map(|json| json.map_or(SERVICES_LEN_MAX, |json| json.len() + 1))
+        .sum();
     4 * ENTRY_LEN
         + traffic
+        + access
         + plan.service.as_str().len()
         + hosts
         + endpoints

@@ -13,6 +13,7 @@ use isobar_mesh_api::route::{Route, RouteKey};
 use isobar_mesh_api::snapshot::PlanId;
 use serde::Serialize;
 
+use super::access::access_for;
 use super::service::Service;
 use super::traffic::traffic_for;
 use super::{
@@ -206,6 +207,7 @@ impl ControlLoop {
         let (policy_name, policy) = self.policy_for(name, &BTreeMap::new());
         let mut service = Service::new(name.clone(), policy_name, policy);
         service.traffic = traffic_for(&self.traffic_policies, name, &service.labels);
+        service.access = access_for(&self.access_policies, name);
         if self.nodes.len().saturating_mul(self.services.len() + 1) <= SEATS_EAGER_MAX {
             let connected = self
                 .nodes

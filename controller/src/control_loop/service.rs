@@ -8,7 +8,7 @@ use isobar_mesh_api::message::LocalService;
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::report::ServiceReport;
 use isobar_mesh_api::resource::{
-    CapacitySource, EndpointSpec, ServiceSpec, TrafficPolicySpec, WeightPolicySpec,
+    AccessPolicy, CapacitySource, EndpointSpec, ServiceSpec, TrafficPolicySpec, WeightPolicySpec,
 };
 use isobar_mesh_api::snapshot::{Endpoint, SNAPSHOT_ENDPOINTS_MAX};
 
@@ -137,6 +137,8 @@ pub(super) struct Service {
     pub labels: BTreeMap<String, String>,
     /// How its requests are treated; absent: by the proxies' defaults.
     pub traffic: Option<Arc<TrafficPolicySpec>>,
+    /// Who may call it.
+    pub access: Vec<Arc<AccessPolicy>>,
     pub seats: Vec<Seat>,
     seat_of: Vec<u32>,
     pub planning: Planning,
@@ -157,6 +159,7 @@ impl Service {
             policy,
             labels: BTreeMap::new(),
             traffic: None,
+            access: Vec::new(),
             seats: Vec::new(),
             seat_of: Vec::new(),
         }
@@ -176,6 +179,7 @@ impl Service {
             policy: self.policy.clone(),
             labels: self.labels.clone(),
             traffic: self.traffic.clone(),
+            access: self.access.clone(),
             seats: self.seats.clone(),
             seat_of: self.seat_of.clone(),
             planning: Planning::new(self.policy.algorithm),

@@ -9,7 +9,7 @@ use isobar_geo_data::position::Position;
 use isobar_mesh_api::message::Hello;
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::resource::{
-    EndpointSpec, Metadata, NodeSpec, Resource, TrafficPolicySpec, WeightPolicySpec,
+    AccessPolicy, EndpointSpec, Metadata, NodeSpec, Resource, TrafficPolicySpec, WeightPolicySpec,
 };
 
 use super::change::{Asked, CHANGES_MAX, Change, Etag, Outcome, Place, Target};
@@ -24,6 +24,10 @@ pub const NODES_MAX: usize = 100_000;
 pub const SERVICES_MAX: usize = 1024;
 /// Most weight policies, and most traffic policies.
 pub const POLICIES_MAX: usize = 1024;
+/// Most access policies.
+pub const ACCESS_POLICIES_MAX: usize = 256;
+/// Most that all access policies together take, in bytes: each may be told with each service.
+pub const ACCESS_LEN_MAX: usize = 128 << 10;
 /// Most HTTP routes, and most gRPC routes.
 pub const ROUTES_MAX: usize = 1024;
 /// Most that all routes together take, in bytes as proxies get them: a proxy keeps them in the file of its snapshot.
@@ -77,6 +81,12 @@ impl Desired {
             let (what, max) = ("bytes of routes", ROUTES_LEN_MAX);
             return Err(MemoryLimit { what, max });
         }
+        if matches!(declared.meaning, Meaning::AccessPolicy)
+            && self.access_len_with(&declared) > ACCESS_LEN_MAX
+        {
+            let (what, max) = ("bytes of access policies", ACCESS_LEN_MAX);
+            return Err(MemoryLimit { what, max });
+        }
         let siblings = self.declared.entry(key.kind).or_default();
         siblings.insert(key.name, declared.clone());
         match (&declared.meaning, &*declared.resource) {
@@ -91,6 +101,9 @@ impl Desired {
             (Meaning::Service(service), _) => self.tell_service(service, control_loop),
             (Meaning::TrafficPolicy, _) => {
                 control_loop.set_traffic_policies(self.traffic_policies());
+            }
+            (Meaning::AccessPolicy, _) => {
+                control_loop.set_access_policies(self.access_policies());
             }
             (Meaning::Route(route), _) => control_loop.set_route(Arc::clone(route)),
             _ => control_loop.set_policies(self.policies()),
@@ -143,6 +156,7 @@ impl Desired {
             (Kind::TrafficPolicy, _) => {
                 control_loop.set_traffic_policies(self.traffic_policies());
             }
+            (Kind::AccessPolicy, _) => control_loop.set_access_policies(self.access_policies()),
             (Kind::HttpRoute | Kind::GrpcRoute, _) => {
                 if let Some(Meaning::Route(route)) = declared.map(|d| d.meaning) {
                     control_loop.remove_route(route.key());
@@ -340,6 +354,7 @@ impl Desired {
             Kind::Service => ("services", declared, SERVICES_MAX),
             Kind::WeightPolicy => ("weight policies", declared, POLICIES_MAX),
             Kind::TrafficPolicy => ("traffic policies", declared, POLICIES_MAX),
+            Kind::AccessPolicy => ("access policies", declared, ACCESS_POLICIES_MAX),
             Kind::HttpRoute => ("HTTP routes", declared, ROUTES_MAX),
             Kind::GrpcRoute => ("gRPC routes", declared, ROUTES_MAX),
         };
@@ -393,6 +408,25 @@ impl Desired {
             _ => None,
         };
         self.all(Kind::TrafficPolicy).filter_map(policy).collect()
+    }
+
+    fn access_policies(&self) -> Vec<Arc<AccessPolicy>> {
+        let policy = |declared: &Declared| match &*declared.resource {
+            Resource::AccessPolicy { spec, .. } => Some(Arc::new(AccessPolicy {
+                name: declared.key.name.clone(),
+                spec: (**spec).clone(),
+            })),
+            _ => None,
+        };
+        self.all(Kind::AccessPolicy).filter_map(policy).collect()
+    }
+
+    /// What all access policies take with this one, in bytes as proxies get them.
+    fn access_len_with(&self, declared: &Declared) -> usize {
+        let len = |d: &Declared| serde_json::to_vec(&*d.resource).map_or(0, |json| json.len());
+        let others = self.all(Kind::AccessPolicy);
+        let others = others.filter(|d| d.key != declared.key).map(len);
+        others.sum::<usize>() + len(declared)
     }
 
     fn declared(&self, key: &Key) -> Option<&Declared> {

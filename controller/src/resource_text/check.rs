@@ -63,6 +63,14 @@ pub(super) fn check(resource: &Resource) -> Result<(Key, Meaning), FieldProblem>
                 Meaning::TrafficPolicy,
             )
         }
+        Resource::AccessPolicy { spec, .. } => {
+            no_namespace(metadata)?;
+            let name = name(&metadata.name)?;
+            spec.check().map_err(|error| {
+                FieldProblem::new(format!("#/spec/{}", error.field), error.problem)
+            })?;
+            (Kind::AccessPolicy, name.to_string(), Meaning::AccessPolicy)
+        }
         Resource::HttpRoute { metadata, spec } => route(Route::from_http(metadata, spec))?,
         Resource::GrpcRoute { metadata, spec } => route(Route::from_grpc(metadata, spec))?,
     };

@@ -51,11 +51,12 @@ impl KindRow {
 }
 
 /// All kinds.
-pub const KINDS: [KindRow; 6] = [
+pub const KINDS: [KindRow; 7] = [
     KindRow::global("/v1/nodes", Kind::Node),
     KindRow::namespaced("/v1/services", Kind::Service),
     KindRow::global("/v1/weight-policies", Kind::WeightPolicy),
     KindRow::global("/v1/traffic-policies", Kind::TrafficPolicy),
+    KindRow::global("/v1/access-policies", Kind::AccessPolicy),
     KindRow::namespaced("/v1/http-routes", Kind::HttpRoute),
     KindRow::namespaced("/v1/grpc-routes", Kind::GrpcRoute),
 ];

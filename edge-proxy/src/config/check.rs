@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use isobar_mesh_api::identity::SpiffeId;
+
 use super::listener::{
     CERTIFICATES_MAX, DETECT_WAIT_MS_MAX, Intercept, LISTENERS_MAX, ListenerConfig,
     ListenerProtocol, ProxyProtocol,
 };
 use super::sources::{RANGES_MAX, Sources};
-use super::{Config, WORKERS_MAX};
+use super::{Config, WORKERS_MAX, WORKLOADS_MAX};
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,8 +88,33 @@ pub fn problems(config: &Config) -> Vec<Problem> {
         }
     }
     sources(&config.trusted_sources, "trusted_sources", &mut found);
+    workloads(config, &mut found);
     listeners(config, &mut found);
     found
+}
+
+fn workloads(config: &Config, found: &mut Vec<Problem>) {
+    if config.workloads.len() > WORKLOADS_MAX {
+        found.push(Problem::new("workloads", "has more than 1024 entries"));
+    }
+    for (index, workload) in config.workloads.iter().enumerate() {
+        let key = format!("workloads[{index}]");
+        let id = SpiffeId::parse(&workload.identity).ok();
+        let is_ours =
+            |id: SpiffeId| id.trust_domain == config.trust_domain && id.as_node().is_none();
+        if !id.is_some_and(is_ours) {
+            let domain = &config.trust_domain;
+            let problem = format!("must be written spiffe://{domain}/ns/NAMESPACE/sa/ACCOUNT");
+            found.push(Problem::new(format!("{key}.identity"), problem));
+        }
+        if workload.addresses.is_empty() {
+            found.push(Problem::new(
+                format!("{key}.addresses"),
+                "must not be empty",
+            ));
+        }
+        sources(&workload.addresses, &format!("{key}.addresses"), found);
+    }
 }
 
 fn services(config: &Config, found: &mut Vec<Problem>) {

@@ -29,11 +29,14 @@ pub enum Refusal {
     /// Nobody had room, or no endpoint could be reached.
     #[error("nobody has room")]
     NoRoom,
+    /// An access policy.
+    #[error("not allowed")]
+    Denied,
 }
 
 impl Refusal {
     /// All of them, as they stand in a metric's label.
-    pub const ALL: [(Refusal, &str); 7] = [
+    pub const ALL: [(Refusal, &str); 8] = [
         (Refusal::UntrustedSource, "untrusted_source"),
         (Refusal::ProxyHeader, "proxy_header"),
         (Refusal::Handshake, "handshake"),
@@ -41,6 +44,7 @@ impl Refusal {
         (Refusal::ClientHello, "client_hello"),
         (Refusal::NoService, "no_service"),
         (Refusal::NoRoom, "no_room"),
+        (Refusal::Denied, "denied"),
     ];
 }
 

@@ -45,6 +45,7 @@ fn route(weights: &[(usize, u32)], spill: bool) -> Route {
         },
         cloud_address: None,
         queue: QueueLimits::default(),
+        access: Vec::new(),
         traffic: None,
         rate_shares: Vec::new(),
     };

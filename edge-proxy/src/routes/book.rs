@@ -10,6 +10,7 @@ use isobar_mesh_api::snapshot::{Neighbour, QueueLimits, Row, ServicePlan, Snapsh
 use tokio::sync::Notify;
 
 use super::{Local, Routes, ServiceRoute, Written};
+use crate::access;
 use crate::balancer::Balancer;
 use crate::clock::Clock;
 use crate::credit::CreditBook;
@@ -89,6 +90,7 @@ impl Book {
                 queue: QueueLimits::default(),
                 traffic: None,
                 rate_shares: Vec::new(),
+                access: Vec::new(),
             });
         }
         plans
@@ -173,6 +175,7 @@ impl Book {
             neighbours: Arc::default(),
             load: self.neighbour_load(neighbours, old, before),
             credits: CreditBook::new(&plan.credits, old.map(|old| &old.credits)),
+            guard: access::guard(plan, old.and_then(|old| old.guard.as_ref())),
             cloud,
             name: header_value(&plan.service),
             moved_out: neighbours.iter().map(|n| live.moved_out(&n.node)).collect(),

@@ -333,6 +333,7 @@ pub fn snapshot(name: &str, endpoint: &TestEndpoint, workers: u32) -> Snapshot {
             spill: Vec::new(),
             cloud_address: None,
             queue: QueueLimits::default(),
+            access: Vec::new(),
             traffic: None,
             rate_shares: Vec::new(),
         }],
