@@ -241,18 +241,7 @@ impl Metrics {
             generation: level(GENERATION),
             unplaced: level(UNPLACED),
             generation_stored: level(GENERATION_STORED),
-            authority: AuthorityGauges {
-                root_left: metrics::with_local_recorder(
-                    &recorder,
-                    || gauge!(AUTHORITY_ENDS, "certificate" => "root"),
-                ),
-                issuer_left: metrics::with_local_recorder(
-                    &recorder,
-                    || gauge!(AUTHORITY_ENDS, "certificate" => "issuer"),
-                ),
-                roots: level(AUTHORITY_ROOTS),
-                nodes_behind: level(AUTHORITY_BEHIND),
-            },
+            authority: AuthorityGauges::new(&recorder),
             store: StoreCounts {
                 written: count(STORE_WRITES, "result", "written"),
                 failed: count(STORE_WRITES, "result", "failed"),
@@ -307,6 +296,17 @@ impl Metrics {
     /// Folds what histograms gathered; without it they grow. Called every [`UPKEEP_INTERVAL`].
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
+    }
+}
+
+impl AuthorityGauges {
+    fn new(recorder: &PrometheusRecorder) -> AuthorityGauges {
+        metrics::with_local_recorder(recorder, || AuthorityGauges {
+            root_left: gauge!(AUTHORITY_ENDS, "certificate" => "root"),
+            issuer_left: gauge!(AUTHORITY_ENDS, "certificate" => "issuer"),
+            roots: gauge!(AUTHORITY_ROOTS),
+            nodes_behind: gauge!(AUTHORITY_BEHIND),
+        })
     }
 }
 

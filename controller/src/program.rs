@@ -275,6 +275,12 @@ fn local_address(
         })
 }
 
+async fn open_store(config: &Config, metrics: &Metrics) -> Result<Arc<dyn Store>, StoreError> {
+    let path = config.data_dir.join("store");
+    let store = SledStore::open(&path, metrics.store.clone()).await?;
+    Ok(Arc::new(store))
+}
+
 /// Who is who: what signs certificates, and what lets proxies have one.
 struct Identities {
     authority: Arc<Authority>,

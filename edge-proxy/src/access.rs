@@ -312,7 +312,10 @@ fn claims_value(said: &Value, value: &str) -> bool {
     match said {
         Value::String(text) => text == value || text.split(' ').any(|word| word == value),
         Value::Array(all) => all.iter().any(|one| one.as_str() == Some(value)),
-        Value::Bool(_) | Value::Number(_) => said.to_string() == value,
+        Value::Bool(_) | Value::Number(_) => {
+            let text = said.to_string();
+            text == value
+        }
         Value::Null | Value::Object(_) => false,
     }
 }

@@ -135,9 +135,8 @@ pub async fn moved_in(
     peer: &Peer,
     request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
-    let home = &peer.home;
     let identity = worker.proxy.identity.get();
-    if identity.is_none_or(|own| own.revoked.contain(home, peer.begins_s)) {
+    if identity.is_none_or(|own| own.revoked.contain(&peer.home, peer.begins_s)) {
         return Answer::ForeignHome.response();
     }
     let service = request.headers().get(headers::SERVICE);
@@ -154,30 +153,13 @@ pub async fn moved_in(
     if request.uri().path() == hop::PROBE_PATH {
         return exchange.probed();
     }
-    let said = |name| request.headers().get(name).map(HeaderValue::as_bytes);
-    if said(headers::HOME) != Some(home.as_str().as_bytes()) || said(headers::HOP) != Some(b"1") {
-        return answer(Answer::ForeignHome);
-    }
-    let is_tunnel = request.method() == Method::CONNECT;
-    let (head, body) = request.into_parts();
-    let judged = authorise::moved(worker, peer, &route, (!is_tunnel).then_some(&head));
-    if let Err(instead) = judged {
+    let (mut head, body) = request.into_parts();
+    if let Err(instead) = take(worker, peer, &route, &head) {
         return answer(instead);
     }
-    let request = Request::from_parts(head, body);
-    let counters = route.moved_in(home);
-    let load = route.home_load();
-    let admission = route.credits.admit(home, load, worker.proxy.clock.now_us());
-    let refusal = match admission {
-        Admission::Take => None,
-        Admission::BeyondCredit => Some(Answer::RefusedCredit),
-        Admission::Full => Some(Answer::RefusedFull),
-    };
-    if let Some(refusal) = refusal {
-        counters.refused.fetch_add(1, Relaxed);
-        return answer(refusal);
-    }
-    if is_tunnel {
+    let counters = route.moved_in(&peer.home);
+    if head.method == Method::CONNECT {
+        let request = Request::from_parts(head, body);
         return match tunnel::moved_in(&exchange, request).await {
             Ok(response) => {
                 counters.accepted.fetch_add(1, Relaxed);
@@ -189,7 +171,6 @@ pub async fn moved_in(
             }
         };
     }
-    let (mut head, body) = request.into_parts();
     headers::clean_request(&mut head);
     let grpc = is_grpc(&head.headers);
     let request = Request::from_parts(head, body);
@@ -209,6 +190,26 @@ pub async fn moved_in(
             exchange.with_load(other.to(grpc))
         }
     }
+}
+
+/// Whether a moved request is taken: it is who it says, it may, and there is credit.
+fn take(worker: &Worker, peer: &Peer, route: &ServiceRoute, head: &Parts) -> Result<(), Answer> {
+    let home = &peer.home;
+    let said = |name| head.headers.get(name).map(HeaderValue::as_bytes);
+    if said(headers::HOME) != Some(home.as_str().as_bytes()) || said(headers::HOP) != Some(b"1") {
+        return Err(Answer::ForeignHome);
+    }
+    let is_http = head.method != Method::CONNECT;
+    authorise::moved(worker, peer, route, is_http.then_some(head))?;
+    let load = route.home_load();
+    let admission = route.credits.admit(home, load, worker.proxy.clock.now_us());
+    let refusal = match admission {
+        Admission::Take => return Ok(()),
+        Admission::BeyondCredit => Answer::RefusedCredit,
+        Admission::Full => Answer::RefusedFull,
+    };
+    route.moved_in(home).refused.fetch_add(1, Relaxed);
+    Err(refusal)
 }
 
 impl<'a> Exchange<'a> {

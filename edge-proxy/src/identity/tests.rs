@@ -125,7 +125,7 @@ fn hostile_certificates_are_refused_by_name() {
     let expired = authority.issue_as(&uri, |p| p.not_after = year(2020));
     let early = authority.issue_as(&uri, |p| p.not_before = year(2400));
     let is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = authority.issue_as(&uri, |p| p.is_ca = is_ca.clone());
+    let ca = authority.issue_as(&uri, |p| p.is_ca = is_ca);
     let usage = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let server = authority.issue_as(&uri, |p| p.extended_key_usages = usage.clone());
     let mut long = good.clone();
