@@ -181,7 +181,7 @@ fn write_files(dir: &Path, endpoint: &Endpoint) {
     ]);
     std::fs::write(dir.join("mesh.json"), resources.to_string()).unwrap();
     let text = format!(
-        "data_dir = '{0}/controller'\nrest_listen = '127.0.0.1:0'\nrest_open = true\nstream_listen = '127.0.0.1:0'\nperiod_ms = 250\n\
+        "data_dir = '{0}/controller'\nrest_listen = '127.0.0.1:0'\nrest_open = true\nenrol_open = true\nstream_listen = '127.0.0.1:0'\nperiod_ms = 250\n\
          resources = ['{0}/mesh.json']\n",
         dir.display()
     );

@@ -62,7 +62,7 @@ impl Mesh {
         let config = root.join("controller.toml");
         let data = root.join("controller");
         let text = format!(
-            "data_dir = {data:?}\nperiod_ms = 100\nrest_open = true\nrest_listen = '127.0.0.1:0'\nstream_listen = '127.0.0.1:0'\n"
+            "data_dir = {data:?}\nperiod_ms = 100\nrest_open = true\nenrol_open = true\nrest_listen = '127.0.0.1:0'\nstream_listen = '127.0.0.1:0'\n"
         );
         std::fs::write(&config, text).unwrap();
         let controller = start("controller", &config);
