@@ -125,7 +125,7 @@ def measure(directory, children, proxy, isobar, connections):
 
     data = os.path.join(directory, "controller")
     with open(os.path.join(directory, "controller.toml"), "w") as opened:
-        opened.write(f"data_dir = '{data}'\nrest_listen = '127.0.0.1:0'\nstream_listen = '127.0.0.1:0'\nstream_names = ['10.0.2.2']\n")
+        opened.write(f"data_dir = '{data}'\nrest_listen = '127.0.0.1:0'\nstream_listen = '127.0.0.1:0'\nstream_names = ['10.0.2.2']\nenrol_open = true\n")
     start(isobar, "controller", "--config", os.path.join(directory, "controller.toml"), stderr=subprocess.DEVNULL)
     addresses = json.loads(wait_for("controller", lambda: read(os.path.join(data, "addresses.json"))))
     port = addresses["stream"].rpartition(":")[2]
