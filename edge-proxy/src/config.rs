@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::local_route::LocalRoute;
 pub mod check;
+mod environment;
 pub mod faults;
 pub mod listener;
 pub mod place;
@@ -320,6 +321,11 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.display().to_string(),
             source,
+        })?;
+        let variable = |name: &str| std::env::var(name).ok();
+        let text = environment::put_in(&text, variable).map_err(|problem| ConfigError::Range {
+            key: "${…}".to_owned(),
+            problem,
         })?;
         let config = Config::parse(&path.display().to_string(), &text);
         let mut config = config.map_err(ConfigError::Faults)?;
