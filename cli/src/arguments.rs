@@ -38,6 +38,10 @@ pub enum Command {
     Demo(DemoArguments),
     /// Replay a load spike under several policies, simulated or on real processes
     Replay(Box<ReplayArguments>),
+    /// Print the manifests of controller and proxies, for kubectl to apply
+    Install(crate::install::InstallArguments),
+    /// Print what was installed, for kubectl to delete
+    Uninstall(crate::install::UninstallArguments),
     /// Print a completion script for a shell
     Completions {
         /// Which shell

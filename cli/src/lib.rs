@@ -6,6 +6,7 @@
 //! - [`demo`]: one night, twice, on real processes, with a verdict;
 //! - [`replay`]: a spike under several policies, simulated or real;
 //! - [`mesh`]: a running mesh, seen and steered;
+//! - [`install`], [`check`]: the manifests for Kubernetes, and whether a cluster can have them;
 //! - [`program`]: the programs themselves, as children of a replay or by hand;
 //! - [`terminal`]: what a person sees meanwhile.
 //!
@@ -17,7 +18,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 pub mod arguments;
+pub mod check;
 pub mod demo;
+pub mod install;
 pub mod mesh;
 pub mod program;
 pub mod replay;
@@ -68,6 +71,8 @@ fn run(command: Command) -> Outcome {
     match command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Install(arguments) => install::install(&arguments),
+        Command::Uninstall(arguments) => install::uninstall(&arguments),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             clap_complete::generate(shell, &mut command, "isobar", &mut std::io::stdout());

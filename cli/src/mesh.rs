@@ -32,6 +32,9 @@ use crate::{Failure, Outcome, terminal};
 /// See [`Failure`].
 pub fn run(command: &MeshCommand) -> Outcome {
     match command {
+        MeshCommand::Check(what) if what.files.is_empty() => {
+            return crate::check::run(&what.cluster);
+        }
         MeshCommand::Check(what) => return resources::check(what),
         MeshCommand::Context(what) => return context::run(&what.action),
         _ => {}

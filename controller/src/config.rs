@@ -46,6 +46,8 @@ pub struct Config {
     /// Files with a list of resources, YAML or JSON, applied at every start: each replaces what
     /// the store has under its name, the others stay.
     pub resources: Vec<PathBuf>,
+    /// The cluster that nodes, services, policies and routes come from; absent: none does.
+    pub kubernetes: Option<KubernetesConfig>,
     /// How long streams and requests may take to end after the stop signal, in milliseconds, at most 60 000.
     pub drain_ms: u64,
 }
@@ -66,7 +68,33 @@ impl Default for Config {
             enrol_open: false,
             trust_domain: TRUST_DOMAIN_DEFAULT.to_owned(),
             resources: Vec::new(),
+            kubernetes: None,
             drain_ms: 5_000,
+        }
+    }
+}
+
+/// Where the Kubernetes API is, and what is read and written there beside what is discovered.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KubernetesConfig {
+    /// The kubeconfig; absent: the pod's service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// The controller's own namespace; absent: the one of the service account or kubeconfig.
+    pub namespace: Option<String>,
+    /// The `ConfigMap` there whose files are tables of sites.
+    pub sites_config_map: String,
+    /// Whether what proxies need to enrol is written there: the `ConfigMap` `isobar-roots` and the `Secret` `isobar-enrolment`.
+    pub publish_enrolment: bool,
+}
+
+impl Default for KubernetesConfig {
+    fn default() -> KubernetesConfig {
+        KubernetesConfig {
+            kubeconfig: None,
+            namespace: None,
+            sites_config_map: "isobar-sites".to_owned(),
+            publish_enrolment: false,
         }
     }
 }
@@ -143,6 +171,12 @@ impl Config {
         }
         if let Err(error) = SpiffeId::parse(&format!("spiffe://{}/node/a", self.trust_domain)) {
             return wrong("trust_domain", format!("is not usable: {error}"));
+        }
+        if self.kubernetes.is_some() && !cfg!(feature = "kubernetes") {
+            return wrong(
+                "kubernetes",
+                "is set, and this controller was built without it; build it with --features kubernetes".to_owned(),
+            );
         }
         if let Some(name) = self.stream_names.iter().find(|name| !is_host(name)) {
             return wrong(

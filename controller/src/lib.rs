@@ -18,6 +18,7 @@
 //! - [`stream`], [`tls`], [`authority`], [`tokens`], [`enrolled`]: proxies come in, and who they are;
 //! - [`access`], [`credentials`], [`secret`], [`guesses`]: who operators are, and what they may do;
 //! - [`rest`], [`resource_text`], [`problem`]: operators come in, what they write, what they are told;
+//! - `kubernetes`: nodes, services, policies and routes of a cluster (feature `kubernetes`);
 //! - [`store`], [`files`]: what survives a restart;
 //! - [`metrics`]: every metric by name;
 //! - [`config`], [`program`], [`drain`], [`cli`]: how it starts and ends.
@@ -35,6 +36,8 @@ pub mod drain;
 pub mod enrolled;
 pub mod files;
 pub mod guesses;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod load_book;
 pub mod metrics;
 pub mod neighbourhood;

@@ -47,6 +47,8 @@ const AUTHORITY_BEHIND: &str = "isobar_controller_authority_nodes_behind";
 const STORE_WRITES: &str = "isobar_controller_store_writes_total";
 const DEMAND: &str = "isobar_controller_service_demand_rps";
 const CAPACITY: &str = "isobar_controller_service_capacity_rps";
+const WATCH_FAILURES: &str = "isobar_controller_kubernetes_watch_failures_total";
+const KUBERNETES_OBJECTS: &str = "isobar_controller_kubernetes_objects";
 
 /// Bounds of [`TICK_SECONDS`]' buckets, in seconds; the budget is 50 ms.
 const TICK_BUCKETS: [f64; 10] = [
@@ -250,6 +252,24 @@ impl Metrics {
         }
     }
 
+    /// A watch of the Kubernetes API failed. `resource` is one of the few that are watched.
+    pub fn watch_failed(&self, resource: &'static str) {
+        let count = || counter!(WATCH_FAILURES, "resource" => resource);
+        metrics::with_local_recorder(&self.recorder, count).increment(1);
+    }
+
+    /// Sets how many objects of the cluster are in force, refused, and complained about.
+    pub fn set_kubernetes(&self, in_force: usize, refused: usize, complaints: usize) {
+        for (state, objects) in [
+            ("in_force", in_force),
+            ("refused", refused),
+            ("complaint", complaints),
+        ] {
+            let level = || gauge!(KUBERNETES_OBJECTS, "state" => state);
+            metrics::with_local_recorder(&self.recorder, level).set(objects as f64);
+        }
+    }
+
     /// Sets the sums of every service, in requests/s; services that are not among them become 0.
     pub fn set_services(&self, sums: impl IntoIterator<Item = (String, ServiceSums)>) {
         let mut by_label: BTreeMap<String, ServiceSums> = BTreeMap::new();
@@ -320,6 +340,14 @@ pub struct ServiceSums {
 }
 
 fn describe() {
+    describe_counter!(
+        WATCH_FAILURES,
+        "Watches of the Kubernetes API that failed, by resource"
+    );
+    describe_gauge!(
+        KUBERNETES_OBJECTS,
+        "Objects of the cluster: in force, refused, with a complaint"
+    );
     describe_counter!(TICKS, "Plans computed");
     describe_counter!(TICKS_LATE, "Ticks that began more than a period late");
     describe_histogram!(TICK_SECONDS, "Time of a tick, by phase");

@@ -9,6 +9,8 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+#[cfg(feature = "kubernetes")]
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, AuthorityError, AuthorityOptions};
 use crate::config::{Config, ConfigError};
-use crate::control_task::{RestoreError, keep_plans, restore};
+use crate::control_task::{ControlHandle, RestoreError, keep_plans, restore};
 use crate::credentials::{CredentialError, Credentials};
 use crate::drain::Drain;
 use crate::enrolled::Enrolled;
@@ -110,6 +112,10 @@ pub enum ProgramError {
         #[source]
         source: std::io::Error,
     },
+    /// The cluster cannot be followed.
+    #[cfg(feature = "kubernetes")]
+    #[error("the Kubernetes API cannot be followed")]
+    Kubernetes(#[from] crate::kubernetes::KubernetesError),
     /// A task without which the controller is of no use has ended; the log says why.
     #[error("a part of the controller has failed")]
     PartFailed,
@@ -156,6 +162,7 @@ impl Program {
         let (task, control, plans) =
             restore(store.clone(), resources, config.period(), metrics.clone()).await?;
         let gate = Arc::new(open_gate(&config, &store, now).await?);
+        let discovery = discovery(&config, &control, &metrics, &shutdown).await?;
         let rest_listener = listen("rest_listen", config.rest_listen).await?;
         let stream_listener = listen("stream_listen", config.stream_listen).await?;
         let addresses = Addresses {
@@ -171,6 +178,7 @@ impl Program {
             drain_time: config.drain(),
         };
         drain.spawn_essential(task.run(drain.signal().clone()));
+        drain.spawn(discovery);
         drain.spawn(keep_plans(plans, store, metrics.clone()));
         drain.spawn(fold_metrics(metrics.clone(), drain.signal().clone()));
         identity.spawn(own, &metrics, &drain);
@@ -275,12 +283,6 @@ fn local_address(
         })
 }
 
-async fn open_store(config: &Config, metrics: &Metrics) -> Result<Arc<dyn Store>, StoreError> {
-    let path = config.data_dir.join("store");
-    let store = SledStore::open(&path, metrics.store.clone()).await?;
-    Ok(Arc::new(store))
-}
-
 /// Who is who: what signs certificates, and what lets proxies have one.
 struct Identities {
     authority: Arc<Authority>,
@@ -334,6 +336,33 @@ impl Identities {
         let gauges = metrics.authority.clone();
         drain.spawn(async move { keeper.keep(&gauges, &signal).await });
     }
+}
+
+/// The task that follows the cluster of the configuration; without one it has ended before it began.
+#[cfg(feature = "kubernetes")]
+async fn discovery(
+    config: &Config,
+    control: &ControlHandle,
+    metrics: &Arc<Metrics>,
+    signal: &CancellationToken,
+) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ProgramError> {
+    let Some(cluster) = &config.kubernetes else {
+        return Ok(Box::pin(std::future::ready(())));
+    };
+    let (control, metrics) = (control.clone(), metrics.clone());
+    let source = crate::kubernetes::connect(cluster, control, &config.data_dir, metrics).await?;
+    Ok(Box::pin(source.run(signal.clone())))
+}
+
+/// Built without Kubernetes, which the configuration's check refuses.
+#[cfg(not(feature = "kubernetes"))]
+async fn discovery(
+    _: &Config,
+    _: &ControlHandle,
+    _: &Arc<Metrics>,
+    _: &CancellationToken,
+) -> Result<std::future::Ready<()>, ProgramError> {
+    Ok(std::future::ready(()))
 }
 
 /// Who may use the REST API.

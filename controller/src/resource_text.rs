@@ -29,6 +29,11 @@ pub use check::{check_endpoint, check_hello};
 /// Longest text of one resource or of a file of resources, in bytes.
 pub const TEXT_LEN_MAX: usize = 4 << 20;
 
+/// The label of resources that a cluster's objects are the source of, and its value.
+pub const SOURCE_LABEL: &str = "isobar.dev/source";
+/// See [`SOURCE_LABEL`].
+pub const SOURCE_CLUSTER: &str = "kubernetes";
+
 /// The kinds an operator can write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -128,6 +133,14 @@ pub enum Meaning {
     AccessPolicy,
     /// A route, as proxies get it.
     Route(Arc<Route>),
+}
+
+/// Whether a resource is what an object of a cluster says.
+pub fn is_of_cluster(resource: &Resource) -> bool {
+    let labels = &resource.metadata().labels;
+    labels
+        .get(SOURCE_LABEL)
+        .is_some_and(|by| by == SOURCE_CLUSTER)
 }
 
 /// How a text is written.

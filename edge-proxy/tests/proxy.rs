@@ -4,10 +4,10 @@
 
 #[path = "proxy/abuse.rs"]
 mod abuse;
-#[path = "proxy/balance.rs"]
-mod balance;
 #[path = "proxy/access.rs"]
 mod access;
+#[path = "proxy/balance.rs"]
+mod balance;
 #[path = "proxy/control.rs"]
 mod control;
 #[path = "proxy/drain.rs"]

@@ -99,8 +99,16 @@ pub enum MeshCommand {
   isobar what-if --demand shop/cart@north-7=250 --fail north-8
   isobar what-if -f match-night.yaml")]
     WhatIf(With<WhatIfArguments>),
-    /// Check a file of resources without a controller
-    #[command(after_help = "Examples:\n  isobar check match-night.yaml")]
+    /// Check files of resources without a controller, or a Kubernetes cluster
+    #[command(
+        after_help = "Without a file: whether what is installed in the cluster works, or with --pre, whether it can be
+installed. Exit status 1 when something is a FAIL.
+
+Examples:
+  isobar check match-night.yaml
+  isobar check --pre
+  isobar check --kubectl 'k3s kubectl'"
+    )]
     Check(CheckArguments),
     /// Say who changed what
     #[command(after_help = "Examples:\n  isobar audit\n  isobar audit --limit 5 -o json")]
@@ -333,7 +341,11 @@ pub struct WhatIfArguments {
 #[derive(Debug, Args)]
 pub struct CheckArguments {
     /// YAML or JSON, one resource or a list
+    #[arg(conflicts_with_all = ["pre", "kubectl"])]
     pub files: Vec<PathBuf>,
+    /// The cluster, when there is no file.
+    #[command(flatten)]
+    pub cluster: crate::check::ClusterArguments,
 }
 
 /// How much of the audit.

@@ -16,7 +16,7 @@ use super::change::{Asked, CHANGES_MAX, Change, Etag, Outcome, Place, Target};
 use super::handle::ControlError;
 use super::leases::{Leased, Leases, Registered, Word};
 use crate::control_loop::{ControlLoop, NodeSeat};
-use crate::resource_text::{Declared, Key, Kind, Meaning, declare};
+use crate::resource_text::{Declared, Key, Kind, Meaning, declare, is_of_cluster};
 
 /// Most nodes, declared or by their own word; the hello of one more is refused.
 pub const NODES_MAX: usize = 100_000;
@@ -114,6 +114,10 @@ impl Desired {
     /// The same resource with the instant at which a route of its key was first written: `now` when there is none.
     pub fn dated(&self, declared: Declared, now: &str) -> Declared {
         let before = self.declared(&declared.key).map(|d| d.resource.metadata());
+        // A cluster knows since when it has a route.
+        if is_of_cluster(&declared.resource) {
+            return declared;
+        }
         let since = before.and_then(|m| m.creation_timestamp.clone());
         let since = Some(since.unwrap_or_else(|| now.to_owned()));
         let mut resource = (*declared.resource).clone();

@@ -14,7 +14,7 @@ use super::paging::Items;
 use super::{Rest, body, what_if};
 use crate::control_task::{Asked, Change, Etag, Outcome, Shown};
 use crate::problem::{FieldProblem, Problem};
-use crate::resource_text::{Declared, Key, Kind, decode};
+use crate::resource_text::{Declared, Key, Kind, decode, is_of_cluster};
 use crate::store::{Answer, StoreError};
 
 /// The parameter of every write that asks what it would do.
@@ -53,6 +53,11 @@ pub(super) async fn put(
     let dry_run = call.parameters(&[DRY_RUN])?.flag(DRY_RUN)?;
     let expect = call.expect()?;
     let declared = named(decode(body::read(&call.headers, bytes)?)?, &key)?;
+    let found = rest.control.get(key.clone()).await?;
+    if found.is_some_and(|found| is_of_cluster(&found.resource)) {
+        let detail = format!("{key} comes from the Kubernetes cluster; change it there");
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
     let asked = Asked {
         changes: vec![Change::Put(declared)],
         expect,

@@ -1,0 +1,319 @@
+//! What was seen of a Kubernetes cluster: the objects of every kind that is watched, as of the last that was heard.
+//!
+//! **Invariant**: silence erases nothing. An object goes when the API server says that it is deleted, or leaves it out of a list
+//! that it finished; a watch that breaks, a list that stops half-way and a server that is gone leave all as it was.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// Most objects of one kind; further ones are left out and counted.
+pub const OBJECTS_MAX: usize = 100_000;
+
+/// The kinds that are watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Watched {
+    /// Machines: the mesh's nodes.
+    Node,
+    /// Which namespaces take part.
+    Namespace,
+    /// What clients ask for.
+    Service,
+    /// Where a service's instances are.
+    EndpointSlice,
+    /// The table of sites, the one `ConfigMap` that is read.
+    Sites,
+    /// What the operator says of a node.
+    MeshNode,
+    /// What may move.
+    WeightPolicy,
+    /// How requests are treated.
+    TrafficPolicy,
+    /// Where HTTP requests go.
+    HttpRoute,
+    /// Where gRPC calls go.
+    GrpcRoute,
+}
+
+/// How the Kubernetes API names a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApiName {
+    /// Empty for the core group.
+    pub group: &'static str,
+    /// The version that is read.
+    pub version: &'static str,
+    /// Singular.
+    pub kind: &'static str,
+    /// As in paths.
+    pub plural: &'static str,
+}
+
+/// The group of the custom resources.
+pub const GROUP: &str = "isobar.dev";
+/// Their version.
+pub const VERSION: &str = "v1alpha1";
+
+impl Watched {
+    /// All of them.
+    pub const ALL: [Watched; 10] = [
+        Watched::Node,
+        Watched::Namespace,
+        Watched::Service,
+        Watched::EndpointSlice,
+        Watched::Sites,
+        Watched::MeshNode,
+        Watched::WeightPolicy,
+        Watched::TrafficPolicy,
+        Watched::HttpRoute,
+        Watched::GrpcRoute,
+    ];
+
+    /// What the API calls it.
+    pub fn api(self) -> ApiName {
+        let named = |group, version, kind, plural| ApiName {
+            group,
+            version,
+            kind,
+            plural,
+        };
+        match self {
+            Watched::Node => named("", "v1", "Node", "nodes"),
+            Watched::Namespace => named("", "v1", "Namespace", "namespaces"),
+            Watched::Service => named("", "v1", "Service", "services"),
+            Watched::EndpointSlice => {
+                named("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
+            }
+            Watched::Sites => named("", "v1", "ConfigMap", "configmaps"),
+            Watched::MeshNode => named(GROUP, VERSION, "MeshNode", "meshnodes"),
+            Watched::WeightPolicy => named(GROUP, VERSION, "WeightPolicy", "weightpolicies"),
+            Watched::TrafficPolicy => named(GROUP, VERSION, "TrafficPolicy", "trafficpolicies"),
+            Watched::HttpRoute => {
+                named("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
+            }
+            Watched::GrpcRoute => {
+                named("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes")
+            }
+        }
+    }
+
+    /// Whether its objects get a status from us.
+    pub fn has_status(self) -> bool {
+        matches!(
+            self,
+            Watched::MeshNode
+                | Watched::WeightPolicy
+                | Watched::TrafficPolicy
+                | Watched::HttpRoute
+                | Watched::GrpcRoute
+        )
+    }
+}
+
+/// Which object of its kind; the namespace is empty where a kind has none.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ObjectName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.namespace.as_str() {
+            "" => f.write_str(&self.name),
+            namespace => write!(f, "{namespace}/{}", self.name),
+        }
+    }
+}
+
+/// One object, as far as anybody here reads it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Object {
+    /// Which.
+    pub name: ObjectName,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// How often its spec changed.
+    pub generation: i64,
+    /// When it was made (RFC 3339, UTC).
+    pub created: String,
+    /// Which state of it this is; only of kinds that get a status from us.
+    pub resource_version: String,
+    /// Everything but `metadata`.
+    pub body: Value,
+}
+
+/// What a watch says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    /// A list begins.
+    ListBegins,
+    /// One object of it.
+    Listed(Box<Object>),
+    /// The list is whole: what it left out is gone.
+    ListEnds,
+    /// An object is new or changed.
+    Applied(Box<Object>),
+    /// An object is gone.
+    Deleted(ObjectName),
+    /// The API server does not know this kind: its definition is not installed.
+    NotInstalled,
+}
+
+/// One kind's objects.
+#[derive(Debug, Default)]
+struct Shelf {
+    objects: BTreeMap<ObjectName, Object>,
+    /// A list that is being read.
+    arriving: Option<BTreeMap<ObjectName, Object>>,
+    is_whole: bool,
+    is_installed: bool,
+}
+
+/// All that was seen.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    shelves: BTreeMap<Watched, Shelf>,
+    left_out: u64,
+}
+
+impl Cluster {
+    /// Takes up what a watch says. Returns whether anything is different.
+    pub fn take(&mut self, kind: Watched, change: Change) -> bool {
+        let shelf = self.shelves.entry(kind).or_default();
+        let was_whole = shelf.is_whole;
+        let differs = match change {
+            Change::ListBegins => {
+                shelf.arriving = Some(BTreeMap::new());
+                false
+            }
+            Change::Listed(object) => {
+                let arriving = shelf.arriving.get_or_insert_default();
+                match arriving.len() < OBJECTS_MAX {
+                    true => drop(arriving.insert(object.name.clone(), *object)),
+                    false => self.left_out += 1,
+                }
+                false
+            }
+            Change::ListEnds => {
+                shelf.is_whole = true;
+                shelf.is_installed = true;
+                let arrived = shelf.arriving.take().unwrap_or_default();
+                let before = std::mem::replace(&mut shelf.objects, arrived);
+                before != shelf.objects
+            }
+            Change::Applied(object) => {
+                let has_room = shelf.objects.len() < OBJECTS_MAX;
+                if !has_room && !shelf.objects.contains_key(&object.name) {
+                    self.left_out += 1;
+                    return false;
+                }
+                let before = shelf.objects.insert(object.name.clone(), (*object).clone());
+                before != Some(*object)
+            }
+            Change::Deleted(name) => shelf.objects.remove(&name).is_some(),
+            // Known and gone: somebody removed the definition. What came of its objects is kept.
+            Change::NotInstalled => {
+                shelf.is_whole = true;
+                shelf.is_installed = false;
+                false
+            }
+        };
+        differs || !was_whole && shelf.is_whole
+    }
+
+    /// Whether each of these kinds was listed once, or is known not to be installed.
+    pub fn is_whole(&self, kinds: &[Watched]) -> bool {
+        let whole = |kind| self.shelves.get(kind).is_some_and(|shelf| shelf.is_whole);
+        kinds.iter().all(whole)
+    }
+
+    /// Whether all of these kinds were listed: what is not among their objects is not there.
+    pub fn is_known(&self, kinds: &[Watched]) -> bool {
+        kinds.iter().all(|kind| {
+            let shelf = self.shelves.get(kind);
+            shelf.is_some_and(|shelf| shelf.is_whole && shelf.is_installed)
+        })
+    }
+
+    /// Objects beyond [`OBJECTS_MAX`] that were left out.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// The objects of a kind, by name.
+    pub fn all(&self, kind: Watched) -> impl Iterator<Item = &Object> {
+        let shelf = self.shelves.get(&kind).into_iter();
+        shelf.flat_map(|shelf| shelf.objects.values())
+    }
+
+    /// One object.
+    pub fn get(&self, kind: Watched, name: &ObjectName) -> Option<&Object> {
+        self.shelves.get(&kind)?.objects.get(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(name: &str) -> Box<Object> {
+        Box::new(Object {
+            name: ObjectName {
+                namespace: String::new(),
+                name: name.to_owned(),
+            },
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            generation: 1,
+            created: String::new(),
+            resource_version: String::new(),
+            body: Value::Null,
+        })
+    }
+
+    fn names(cluster: &Cluster) -> Vec<&str> {
+        let all = cluster.all(Watched::Node);
+        all.map(|object| object.name.name.as_str()).collect()
+    }
+
+    #[test]
+    fn only_a_list_that_ends_erases() {
+        let mut cluster = Cluster::default();
+        let mut take = |change| cluster.take(Watched::Node, change);
+        assert!(!take(Change::ListBegins));
+        assert!(!take(Change::Listed(object("a"))));
+        assert!(take(Change::ListEnds));
+        assert!(take(Change::Applied(object("b"))));
+        assert!(!take(Change::Applied(object("b"))), "nothing new");
+        // A list that breaks off, and another from the start.
+        assert!(!take(Change::ListBegins));
+        assert!(!take(Change::Listed(object("c"))));
+        assert!(!take(Change::ListBegins));
+        assert!(!take(Change::NotInstalled));
+        assert_eq!(names(&cluster), ["a", "b"]);
+        let mut take = |change| cluster.take(Watched::Node, change);
+        take(Change::ListBegins);
+        take(Change::Listed(object("b")));
+        assert!(take(Change::ListEnds));
+        assert_eq!(names(&cluster), ["b"]);
+    }
+
+    #[test]
+    fn what_was_never_listed_is_not_known() {
+        let mut cluster = Cluster::default();
+        for kind in Watched::ALL {
+            assert!(!cluster.is_whole(&Watched::ALL));
+            match kind {
+                Watched::GrpcRoute => cluster.take(kind, Change::NotInstalled),
+                _ => cluster.take(kind, Change::ListEnds),
+            };
+        }
+        assert!(cluster.is_whole(&Watched::ALL));
+        assert!(cluster.is_known(&[Watched::Node, Watched::Service]));
+        assert!(!cluster.is_known(&[Watched::GrpcRoute]));
+    }
+}

@@ -1,0 +1,354 @@
+//! A cluster, a controller that follows it, and words for both.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use isobar_controller::config::{Config, KubernetesConfig};
+use isobar_controller::program::Program;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
+
+use crate::api_server::{ApiServer, CONTROLLER, Served};
+
+/// Longest wait for what should take a moment.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn root() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap().to_owned()
+}
+
+/// The definitions of our custom resources, as they are installed.
+fn customs() -> Vec<Served> {
+    let text = std::fs::read_to_string(root().join("k3s/base/crds.yaml")).unwrap();
+    let one = |document: &str| {
+        let crd: Value = serde_saphyr::from_str(document).unwrap();
+        let (spec, version) = (&crd["spec"], &crd["spec"]["versions"][0]);
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        Served {
+            group: text(&spec["group"]),
+            version: text(&version["name"]),
+            kind: text(&spec["names"]["kind"]),
+            plural: text(&spec["names"]["plural"]),
+            is_namespaced: spec["scope"] == "Namespaced",
+            schema: Some(version["schema"]["openAPIV3Schema"].clone()),
+        }
+    };
+    let documents = text.split("\n---\n").map(str::trim);
+    documents.filter(|d| !d.is_empty()).map(one).collect()
+}
+
+/// A cluster to test against.
+pub struct Cluster {
+    /// Ours, unless `KUBECONFIG` names another.
+    server: Option<ApiServer>,
+    /// The controller's.
+    kubeconfig: PathBuf,
+    directory: tempfile::TempDir,
+    pub client: Client,
+    /// In the names of everything that this test makes.
+    pub tag: String,
+    made: std::sync::Mutex<Vec<(ApiResource, Option<String>, String)>>,
+}
+
+impl Cluster {
+    pub async fn open() -> Cluster {
+        match std::env::var_os("KUBECONFIG") {
+            Some(file) => Cluster::at(None, file.into()).await,
+            None => Cluster::own().await,
+        }
+    }
+
+    /// Ours, whatever `KUBECONFIG` says: for what breaks the server.
+    pub async fn own() -> Cluster {
+        let server = ApiServer::start(customs()).await;
+        Cluster::at(Some(server), PathBuf::new()).await
+    }
+
+    async fn at(server: Option<ApiServer>, named: PathBuf) -> Cluster {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let directory = tempfile::tempdir().unwrap();
+        let (own, kubeconfig) = match &server {
+            Some(server) => {
+                let write = |user: &str| {
+                    let file = directory.path().join(user);
+                    std::fs::write(&file, server.kubeconfig(user)).unwrap();
+                    file
+                };
+                (write("tests"), write(CONTROLLER))
+            }
+            None => (named.clone(), named),
+        };
+        let read = kube::config::Kubeconfig::read_from(&own).unwrap();
+        let config = kube::Config::from_custom_kubeconfig(read, &Default::default()).await;
+        let tag = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
+        let cluster = Cluster {
+            client: Client::try_from(config.unwrap()).unwrap(),
+            server,
+            kubeconfig,
+            directory,
+            tag,
+            made: Default::default(),
+        };
+        cluster
+            .apply(
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": cluster.tag}}),
+            )
+            .await;
+        cluster
+    }
+
+    /// The file that says where it is.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    pub fn server(&self) -> &ApiServer {
+        self.server.as_ref().unwrap()
+    }
+
+    /// A name that no other test has.
+    pub fn name(&self, short: &str) -> String {
+        format!("{}-{short}", self.tag)
+    }
+
+    pub fn api(&self, kind: &str, namespace: Option<&str>) -> Api<DynamicObject> {
+        let resource = resource(kind);
+        match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
+    }
+
+    /// Creates an object, or changes it, as `kubectl apply --server-side` does. Repeated when the connection breaks.
+    pub async fn apply(&self, object: Value) -> DynamicObject {
+        until("applied object", async || {
+            match self.try_apply(object.clone()).await {
+                Ok(applied) => Ok(applied),
+                Err(error @ kube::Error::Api(_)) => panic!("{error}"),
+                Err(error) => Err(json!(error.to_string())),
+            }
+        })
+        .await
+    }
+
+    pub async fn try_apply(&self, mut object: Value) -> Result<DynamicObject, kube::Error> {
+        let kind = object["kind"].as_str().unwrap().to_owned();
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
+        object["apiVersion"] = json!(resource(&kind).api_version);
+        let api = self.api(&kind, namespace.as_deref());
+        let how = PatchParams::apply("isobar-tests").force();
+        let applied = api.patch(&name, &how, &Patch::Apply(&object)).await?;
+        let place = (resource(&kind), namespace, name);
+        let mut made = self.made.lock().unwrap();
+        if !made.contains(&place) {
+            made.push(place);
+        }
+        Ok(applied)
+    }
+
+    pub async fn delete(&self, kind: &str, namespace: Option<&str>, name: &str) {
+        let api = self.api(kind, namespace);
+        until("deleted object", async || {
+            match api.delete(name, &DeleteParams::default()).await {
+                Ok(_) => Ok(()),
+                Err(error @ kube::Error::Api(_)) => panic!("{error}"),
+                Err(error) => Err(json!(error.to_string())),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until an object's status is as it should be.
+    pub async fn until_status(
+        &self,
+        kind: &str,
+        namespace: Option<&str>,
+        name: &str,
+        is: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let api = self.api(kind, namespace);
+        let what = format!("status of {kind} {name}");
+        until(&what, async || {
+            let object = api.get(name).await.unwrap();
+            let mut whole = object.data["status"].clone();
+            if let Some(generation) = object.metadata.generation {
+                whole["generation"] = json!(generation);
+            }
+            match is(&whole) {
+                true => Ok(whole),
+                false => Err(whole),
+            }
+        })
+        .await
+    }
+
+    /// A service with the endpoints `(address, node)`, in one slice.
+    pub async fn apply_service(&self, name: &str, endpoints: &[(String, String)]) {
+        self.apply(
+            json!({"kind": "Service", "metadata": {"name": name, "namespace": self.tag},
+                          "spec": {"ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}}),
+        )
+        .await;
+        self.apply_slice(name, "a", endpoints).await;
+    }
+
+    pub async fn apply_slice(&self, service: &str, slice: &str, endpoints: &[(String, String)]) {
+        let one = |(address, node): &(String, String)| json!({"addresses": [address], "conditions": {"ready": true}, "nodeName": node});
+        let endpoints: Vec<Value> = endpoints.iter().map(one).collect();
+        let labels = json!({"kubernetes.io/service-name": service});
+        self.apply(json!({"kind": "EndpointSlice", "addressType": "IPv4", "endpoints": endpoints,
+                          "metadata": {"name": format!("{service}-{slice}"), "namespace": self.tag, "labels": labels},
+                          "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]}))
+            .await;
+    }
+
+    /// A node that is annotated with a position.
+    pub async fn apply_node(&self, name: &str, lat: &str, lon: &str) {
+        let annotations = json!({"isobar.dev/latitude": lat, "isobar.dev/longitude": lon});
+        self.apply(json!({"kind": "Node", "metadata": {"name": name, "annotations": annotations}}))
+            .await;
+    }
+
+    /// A controller that follows the cluster; `number` tells its data directory.
+    pub async fn controller(&self, number: u32) -> Controller {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let config = Config {
+            rest_listen: any,
+            rest_open: true,
+            stream_listen: any,
+            period_ms: 200,
+            kubernetes: Some(KubernetesConfig {
+                kubeconfig: Some(self.kubeconfig.clone()),
+                namespace: Some(self.tag.clone()),
+                publish_enrolment: true,
+                ..KubernetesConfig::default()
+            }),
+            ..Config::new(self.data_dir(number))
+        };
+        let stop = CancellationToken::new();
+        let program = Program::start(config, stop.clone()).await.unwrap();
+        Controller { program, stop }
+    }
+
+    /// Where a controller keeps its data.
+    pub fn data_dir(&self, number: u32) -> PathBuf {
+        self.directory.path().join(format!("controller-{number}"))
+    }
+
+    /// Takes away what the test made, so that a real cluster is as it was.
+    pub async fn close(self) {
+        let made = std::mem::take(&mut *self.made.lock().unwrap());
+        for (resource, namespace, name) in made.into_iter().rev() {
+            let api: Api<DynamicObject> = match &namespace {
+                Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+                None => Api::all_with(self.client.clone(), &resource),
+            };
+            // Some tests have deleted theirs.
+            let _ = api.delete(&name, &DeleteParams::default()).await;
+        }
+    }
+}
+
+fn resource(kind: &str) -> ApiResource {
+    let (group, version, plural) = match kind {
+        "Node" => ("", "v1", "nodes"),
+        "Namespace" => ("", "v1", "namespaces"),
+        "Service" => ("", "v1", "services"),
+        "ConfigMap" => ("", "v1", "configmaps"),
+        "Secret" => ("", "v1", "secrets"),
+        "DaemonSet" => ("apps", "v1", "daemonsets"),
+        "StatefulSet" => ("apps", "v1", "statefulsets"),
+        "EndpointSlice" => ("discovery.k8s.io", "v1", "endpointslices"),
+        "Event" => ("events.k8s.io", "v1", "events"),
+        "HTTPRoute" => ("gateway.networking.k8s.io", "v1", "httproutes"),
+        "GRPCRoute" => ("gateway.networking.k8s.io", "v1", "grpcroutes"),
+        "MeshNode" => ("isobar.dev", "v1alpha1", "meshnodes"),
+        "WeightPolicy" => ("isobar.dev", "v1alpha1", "weightpolicies"),
+        "TrafficPolicy" => ("isobar.dev", "v1alpha1", "trafficpolicies"),
+        other => panic!("what is a {other}?"),
+    };
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
+}
+
+/// A running controller.
+pub struct Controller {
+    program: Program,
+    stop: CancellationToken,
+}
+
+impl Controller {
+    pub async fn end(self) {
+        self.stop.cancel();
+        self.program.wait().await.unwrap();
+    }
+
+    /// What its REST API answers: the body of a 200, null otherwise.
+    pub async fn get(&self, path: &str) -> Value {
+        match self.exchange("GET", path, "").await {
+            (200, body) => serde_json::from_str(&body).unwrap_or_else(|_| json!(body)),
+            _ => Value::Null,
+        }
+    }
+
+    /// What its REST API says to a resource that is written.
+    pub async fn put(&self, path: &str, resource: &Value) -> u16 {
+        self.exchange("PUT", path, &resource.to_string()).await.0
+    }
+
+    async fn exchange(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        let to = self.program.addresses().rest;
+        let mut stream = tokio::net::TcpStream::connect(to).await.unwrap();
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, body.to_owned())
+    }
+
+    /// Waits until the REST API's answer is as it should be.
+    pub async fn until(&self, path: &str, is: impl Fn(&Value) -> bool) -> Value {
+        until(path, async || {
+            let answer = self.get(path).await;
+            match is(&answer) {
+                true => Ok(answer),
+                false => Err(answer),
+            }
+        })
+        .await
+    }
+}
+
+/// Waits until `look` finds something; what it saw last is in the panic.
+pub async fn until<T>(what: &str, look: impl AsyncFn() -> Result<T, Value>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(saw) if Instant::now() > deadline => {
+                panic!("{what} is not as it should be in {PATIENCE:?}: {saw}")
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// The condition of a type, in a list of conditions.
+pub fn condition<'a>(conditions: &'a Value, kind: &str) -> &'a Value {
+    let all = conditions.as_array().into_iter().flatten();
+    all.into_iter()
+        .find(|condition| condition["type"] == kind)
+        .unwrap_or(&Value::Null)
+}

@@ -1,0 +1,138 @@
+//! The controller's permissions are exactly sufficient: it asks for every one that the manifests give it, for no other, and says so when one
+//! is missing.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::environment::{Cluster, condition, until};
+
+/// Verb and resource of every rule for the controller.
+fn granted() -> BTreeSet<(String, String)> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = tests.parent().unwrap().join("k3s/base/rbac.yaml");
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut granted = BTreeSet::new();
+    for document in text.split("\n---\n") {
+        let role: Value = serde_saphyr::from_str(document).unwrap();
+        let words = |rule: &Value, field: &str| -> Vec<String> {
+            let words = rule[field].as_array().unwrap().iter();
+            words
+                .map(|word| word.as_str().unwrap().to_owned())
+                .collect()
+        };
+        for rule in role["rules"].as_array().into_iter().flatten() {
+            for resource in words(rule, "resources") {
+                let verbs = words(rule, "verbs").into_iter();
+                granted.extend(verbs.map(|verb| (verb, resource.clone())));
+            }
+        }
+    }
+    granted
+}
+
+/// One object of every kind, one of them with something wrong.
+async fn fill(cluster: &Cluster) {
+    let node = cluster.name("n");
+    cluster
+        .apply(json!({"kind": "Node", "metadata": {"name": node}}))
+        .await;
+    cluster
+        .apply(json!({"kind": "MeshNode", "metadata": {"name": "far"}, "spec": {}}))
+        .await;
+    cluster
+        .apply(json!({"kind": "WeightPolicy", "metadata": {"name": "w"}, "spec": {}}))
+        .await;
+    cluster
+        .apply(json!({"kind": "TrafficPolicy", "metadata": {"name": "t"}, "spec": {}}))
+        .await;
+    cluster
+        .apply_service("cart", &[("10.1.0.1".to_owned(), node)])
+        .await;
+    for kind in ["HTTPRoute", "GRPCRoute"] {
+        cluster.apply(json!({"kind": kind, "metadata": {"name": "r", "namespace": cluster.tag},
+                             "spec": {"parentRefs": [{"name": "isobar"}], "hostnames": ["a.example"],
+                                      "rules": [{"backendRefs": [{"name": "cart", "port": 80}]}]}})).await;
+    }
+}
+
+/// What a cluster shows when a controller has done all of its work.
+async fn settle(cluster: &Cluster) {
+    for (kind, namespace, name) in [
+        ("MeshNode", None, "far"),
+        ("WeightPolicy", None, "w"),
+        ("TrafficPolicy", None, "t"),
+        ("HTTPRoute", Some(cluster.tag.as_str()), "r"),
+        ("GRPCRoute", Some(cluster.tag.as_str()), "r"),
+    ] {
+        cluster
+            .until_status(kind, namespace, name, |status| {
+                let of_route = &status["parents"][0]["conditions"];
+                let conditions = if of_route.is_null() {
+                    &status["conditions"]
+                } else {
+                    of_route
+                };
+                condition(conditions, "Accepted")["status"] == "True"
+            })
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_manifests_grant_what_is_asked_for_and_nothing_else() {
+    let cluster = Cluster::own().await;
+    fill(&cluster).await;
+    let controller = cluster.controller(0).await;
+    settle(&cluster).await;
+    let mut granted = granted();
+    // An event that happens again within minutes patches the one before; the suite does not wait for that.
+    assert!(granted.remove(&("patch".to_owned(), "events".to_owned())));
+    // A patch that applies creates what is not there: Kubernetes asks for both verbs.
+    for resource in ["configmaps", "secrets"] {
+        assert!(granted.remove(&("create".to_owned(), resource.to_owned())));
+    }
+    until("permissions asked for", async || {
+        let asked = cluster.server().all_asked();
+        let missing: Vec<_> = granted.difference(&asked).collect();
+        missing.is_empty().then_some(()).ok_or(json!(missing))
+    })
+    .await;
+    controller.end().await;
+    assert_eq!(cluster.server().all_asked(), granted);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_permission_that_is_missing_takes_away_its_kind_alone() {
+    let cluster = Cluster::own().await;
+    fill(&cluster).await;
+    for (verb, resource, path) in [
+        ("list", "httproutes", "/v1/http-routes"),
+        ("list", "endpointslices", "/v1/services"),
+        ("list", "weightpolicies", "/v1/weight-policies"),
+    ] {
+        cluster.server().forbid(verb, resource);
+        let controller = cluster.controller(u32::try_from(path.len()).unwrap()).await;
+        let metric =
+            format!("isobar_controller_kubernetes_watch_failures_total{{resource=\"{resource}\"}}");
+        controller
+            .until("/metrics", |text| {
+                text.as_str().is_some_and(|text| text.contains(&metric))
+            })
+            .await;
+        controller
+            .until("/v1/nodes", |nodes| {
+                nodes["items"].as_array().is_some_and(|n| !n.is_empty())
+            })
+            .await;
+        controller
+            .until("/v1/traffic-policies", |all| {
+                all["items"].as_array().is_some_and(|n| !n.is_empty())
+            })
+            .await;
+        assert_eq!(controller.get(path).await["items"], json!([]), "{resource}");
+        cluster.server().allow_all();
+        controller.end().await;
+    }
+}

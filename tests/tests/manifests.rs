@@ -1,0 +1,473 @@
+//! The manifests: custom resource definitions are those of the code's types, and everything renders.
+//!
+//! `ISOBAR_UPDATE_MANIFESTS=1` writes the definitions anew.
+
+#![allow(clippy::unwrap_used)] // A test that meets an error has failed; here is where.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use isobar_mesh_api::resource::{NodeSpec, WeightPolicySpec};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+fn root() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap().to_owned()
+}
+
+/// A spec's schema as Kubernetes wants it: structural, nothing by reference.
+fn spec<T: JsonSchema>() -> Value {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.inline_subschemas = true;
+    let schema = settings.into_generator().into_root_schema_for::<T>();
+    structural(&serde_json::to_value(schema).unwrap())
+}
+
+/// Only what a structural schema may have; a null that may stand for absence is no type of its own.
+fn structural(schema: &Value) -> Value {
+    let fields = match schema {
+        Value::Bool(_) => return json!({"x-kubernetes-preserve-unknown-fields": true}),
+        fields => fields.as_object().unwrap(),
+    };
+    if let Some(choices) = fields.get("anyOf").or(fields.get("oneOf")) {
+        return choice(fields, choices.as_array().unwrap());
+    }
+    let mut out = Map::new();
+    for (name, value) in fields {
+        match name.as_str() {
+            "description" | "enum" | "required" | "minimum" | "maximum" | "minItems"
+            | "maxItems" | "pattern" => {
+                out.insert(name.clone(), value.clone());
+            }
+            "type" => {
+                let one = match value {
+                    Value::Array(types) => types.iter().find(|t| **t != "null").unwrap(),
+                    one => one,
+                };
+                out.insert("type".to_owned(), one.clone());
+            }
+            "properties" => {
+                let properties = value.as_object().unwrap().iter();
+                let properties: Map<String, Value> = properties
+                    .map(|(name, schema)| (name.clone(), structural(schema)))
+                    .collect();
+                out.insert(name.clone(), Value::Object(properties));
+            }
+            "items" => drop(out.insert(name.clone(), structural(value))),
+            // What is not named is pruned; the controller refuses it by name if it gets through.
+            "additionalProperties" if value.is_object() => {
+                drop(out.insert(name.clone(), structural(value)))
+            }
+            "const" => drop(out.insert("enum".to_owned(), json!([value]))),
+            _ => {}
+        }
+    }
+    Value::Object(out)
+}
+
+/// An optional value, or an enum whose variants have descriptions.
+fn choice(fields: &Map<String, Value>, choices: &[Value]) -> Value {
+    let some: Vec<&Value> = choices.iter().filter(|one| one["type"] != "null").collect();
+    let mut out = match some.as_slice() {
+        [one] => structural(one),
+        many => {
+            let words = many
+                .iter()
+                .flat_map(|one| match (&one["const"], &one["enum"]) {
+                    (Value::Null, Value::Array(words)) => words.clone(),
+                    (Value::Null, _) => panic!("not structural: {one}"),
+                    (word, _) => vec![word.clone()],
+                });
+            json!({"type": "string", "enum": words.collect::<Vec<_>>()})
+        }
+    };
+    if let Some(description) = fields.get("description") {
+        out["description"] = description.clone();
+    }
+    out
+}
+
+/// A custom resource definition.
+fn definition(kind: &str, plural: &str, short: &str, columns: Value, spec: Value) -> Value {
+    let condition = json!({"type": "object", "required": ["type", "status", "lastTransitionTime", "reason", "message"], "properties": {
+        "type": {"type": "string"}, "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+        "observedGeneration": {"type": "integer"}, "lastTransitionTime": {"type": "string", "format": "date-time"},
+        "reason": {"type": "string"}, "message": {"type": "string"}}});
+    let status = json!({"type": "object", "properties": {"observedGeneration": {"type": "integer"},
+        "conditions": {"type": "array", "items": condition, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}}});
+    let mut printed = columns.as_array().unwrap().clone();
+    printed.push(json!({"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Accepted\")].status"}));
+    printed.push(json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}));
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.isobar.dev")},
+        "spec": {
+            "group": "isobar.dev",
+            "scope": "Cluster",
+            "names": {"kind": kind, "listKind": format!("{kind}List"), "plural": plural, "singular": kind.to_lowercase(), "shortNames": [short], "categories": ["isobar"]},
+            "versions": [{
+                "name": "v1alpha1",
+                "served": true,
+                "storage": true,
+                "subresources": {"status": {}},
+                "additionalPrinterColumns": printed,
+                "schema": {"openAPIV3Schema": {"type": "object", "required": ["spec"], "properties": {
+                    "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}, "spec": spec, "status": status}}},
+            }],
+        },
+    })
+}
+
+fn column(name: &str, kind: &str, path: &str) -> Value {
+    json!({"name": name, "type": kind, "jsonPath": path})
+}
+
+fn definitions() -> String {
+    let all = [
+        definition(
+            "MeshNode",
+            "meshnodes",
+            "mn",
+            json!([
+                column("Latitude", "number", ".spec.location.lat_deg"),
+                column("Longitude", "number", ".spec.location.lon_deg"),
+                column("Site", "string", ".spec.site"),
+            ]),
+            spec::<NodeSpec>(),
+        ),
+        definition(
+            "TrafficPolicy",
+            "trafficpolicies",
+            "tp",
+            json!([column("Services", "string", ".spec.services")]),
+            // Its fields are checked by the controller alone, which refuses by name what it does not know.
+            json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+        ),
+        definition(
+            "WeightPolicy",
+            "weightpolicies",
+            "wp",
+            json!([
+                column("Algorithm", "string", ".spec.algorithm"),
+                column("Services", "string", ".spec.services"),
+            ]),
+            spec::<WeightPolicySpec>(),
+        ),
+    ];
+    let texts = all.iter().map(|one| serde_saphyr::to_string(one).unwrap());
+    texts
+        .map(|text| text.trim_start_matches("---\n").to_owned())
+        .collect::<Vec<_>>()
+        .join("---\n")
+}
+
+#[test]
+fn the_definitions_are_those_of_the_code() {
+    let file = root().join("k3s/base/crds.yaml");
+    let wanted = format!(
+        "# Made by ISOBAR_UPDATE_MANIFESTS=1 cargo test -p isobar-tests --test manifests\n{}",
+        definitions()
+    );
+    if std::env::var_os("ISOBAR_UPDATE_MANIFESTS").is_some() {
+        std::fs::write(&file, &wanted).unwrap();
+    }
+    let is = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        is == wanted,
+        "{} is not up to date; its first line says how",
+        file.display()
+    );
+}
+
+/// A program that a test needs; what is missing is said, and is a failure under `ISOBAR_TEST_REQUIRE=all`.
+fn has(program: &str, version: &[&str]) -> bool {
+    let runs = Command::new(program).args(version).output().is_ok();
+    assert!(
+        runs || std::env::var("ISOBAR_TEST_REQUIRE").as_deref() != Ok("all"),
+        "ISOBAR_TEST_REQUIRE=all, and there is no {program}"
+    );
+    if !runs {
+        println!("skipped: there is no {program}");
+    }
+    runs
+}
+
+/// What `kubectl kustomize` makes of a directory.
+fn rendered(directory: &str) -> Vec<Value> {
+    let made = Command::new("kubectl")
+        .arg("kustomize")
+        .arg(root().join(directory))
+        .output()
+        .unwrap();
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let text = String::from_utf8(made.stdout).unwrap();
+    text.split("\n---\n")
+        .map(|document| serde_saphyr::from_str(&format!("{document}\n")).unwrap())
+        .collect()
+}
+
+/// Least privileges, and what belongs together by name.
+fn check(objects: &[Value]) {
+    for object in objects {
+        let name = format!("{} {}", object["kind"], object["metadata"]["name"]);
+        let pod = &object["spec"]["template"]["spec"];
+        for container in pod["containers"].as_array().into_iter().flatten() {
+            let security = &container["securityContext"];
+            assert_eq!(security["readOnlyRootFilesystem"], true, "{name}");
+            assert_eq!(security["allowPrivilegeEscalation"], false, "{name}");
+            assert_eq!(security["capabilities"]["drop"], json!(["ALL"]), "{name}");
+            assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{name}");
+            assert_eq!(
+                pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault",
+                "{name}"
+            );
+            assert!(
+                container["resources"]["requests"]["memory"].is_string(),
+                "{name}"
+            );
+            assert!(
+                container["resources"]["limits"]["memory"].is_string(),
+                "{name}"
+            );
+            let image = container["image"].as_str().unwrap();
+            assert!(
+                image.contains(':') && !image.ends_with(":latest"),
+                "{name}: {image}"
+            );
+            let volumes: Vec<&Value> = pod["volumes"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|v| &v["name"])
+                .collect();
+            let claims = object["spec"]["volumeClaimTemplates"]
+                .as_array()
+                .into_iter()
+                .flatten();
+            let claims: Vec<&Value> = claims.map(|claim| &claim["metadata"]["name"]).collect();
+            for mount in container["volumeMounts"].as_array().unwrap() {
+                assert!(
+                    volumes.contains(&&mount["name"]) || claims.contains(&&mount["name"]),
+                    "{name}: {mount}"
+                );
+            }
+        }
+        if !pod.is_null() {
+            let labels = &object["spec"]["template"]["metadata"]["labels"];
+            for (label, value) in object["spec"]["selector"]["matchLabels"]
+                .as_object()
+                .unwrap()
+            {
+                assert_eq!(&labels[label], value, "{name}");
+            }
+            let account = &pod["serviceAccountName"];
+            let is_there =
+                |o: &Value| o["kind"] == "ServiceAccount" && o["metadata"]["name"] == *account;
+            assert!(objects.iter().any(is_there), "{name}: no {account}");
+        }
+    }
+}
+
+#[test]
+fn base_and_overlays_render_with_least_privileges() {
+    if !has("kubectl", &["version", "--client"]) {
+        return;
+    }
+    for directory in ["k3s/base", "k3s/overlays/single-node"] {
+        let objects = rendered(directory);
+        check(&objects);
+        let kinds: Vec<&str> = objects
+            .iter()
+            .map(|o| o["kind"].as_str().unwrap())
+            .collect();
+        for kind in [
+            "DaemonSet",
+            "StatefulSet",
+            "NetworkPolicy",
+            "PodDisruptionBudget",
+            "ClusterRole",
+            "CustomResourceDefinition",
+        ] {
+            assert!(kinds.contains(&kind), "{directory} has no {kind}");
+        }
+    }
+}
+
+/// What `isobar` prints.
+fn printed(arguments: &[&str]) -> Vec<Value> {
+    let program = env!("CARGO_BIN_EXE_isobar-e2e");
+    let made = Command::new(program).args(arguments).output().unwrap();
+    assert!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let text = String::from_utf8(made.stdout).unwrap();
+    let documents = text.trim_start_matches("---\n").split("\n---\n");
+    documents
+        .map(|document| serde_saphyr::from_str(&format!("{document}\n")).unwrap())
+        .collect()
+}
+
+#[test]
+fn install_prints_what_kustomize_renders() {
+    if !has("kubectl", &["version", "--client"]) {
+        return;
+    }
+    let sorted = |mut objects: Vec<Value>| {
+        objects.sort_by_key(|o| {
+            format!(
+                "{} {} {}",
+                o["kind"], o["metadata"]["name"], o["metadata"]["namespace"]
+            )
+        });
+        objects
+    };
+    for (arguments, directory) in [
+        (&["install"][..], "k3s/base"),
+        (
+            &["install", "--single-node"][..],
+            "k3s/overlays/single-node",
+        ),
+    ] {
+        assert_eq!(
+            sorted(printed(arguments)),
+            sorted(rendered(directory)),
+            "{directory}"
+        );
+    }
+    let all = printed(&["uninstall", "--with-policies"]);
+    let without = printed(&["uninstall"]);
+    assert_eq!(all.len(), printed(&["install"]).len());
+    assert_eq!(all.len(), without.len() + 3);
+    assert_eq!(without.last().unwrap()["kind"], "Namespace");
+}
+
+/// Helm: the program that `ISOBAR_HELM` names, or the one on the path.
+fn helm() -> String {
+    std::env::var("ISOBAR_HELM").unwrap_or_else(|_| "helm".to_owned())
+}
+
+fn helm_renders(more: &[&str]) -> Result<Vec<Value>, String> {
+    let chart = root().join("k3s/chart");
+    let made = Command::new(helm())
+        .args([
+            "template",
+            "isobar",
+            "--include-crds",
+            "--namespace",
+            "isobar-system",
+        ])
+        .args(more)
+        .arg(chart)
+        .output()
+        .unwrap();
+    if !made.status.success() {
+        return Err(String::from_utf8_lossy(&made.stderr).into_owned());
+    }
+    let text = String::from_utf8(made.stdout).unwrap();
+    let documents = text.split("\n---\n").filter(|d| d.contains("kind:"));
+    Ok(documents
+        .map(|d| serde_saphyr::from_str(&format!("{d}\n")).unwrap())
+        .collect())
+}
+
+#[test]
+fn the_chart_renders_what_the_base_has_with_its_values_in() {
+    if !has(&helm(), &["version"]) || !has("kubectl", &["version", "--client"]) {
+        return;
+    }
+    let name = |o: &Value| format!("{} {}", o["kind"], o["metadata"]["name"]);
+    let objects = helm_renders(&[]).unwrap();
+    check(&objects);
+    let mut base = rendered("k3s/base");
+    // Helm makes the namespace itself, with --create-namespace.
+    base.retain(|object| object["kind"] != "Namespace");
+    assert_eq!(objects.len(), base.len());
+    for object in &base {
+        let same = objects.iter().find(|o| name(o) == name(object)).unwrap();
+        assert_eq!(same, object);
+    }
+    let values = [
+        "--set",
+        "images.registry=registry.example/isobar,controller.storage.className=local-path",
+        "--set-string",
+        "sites=site\\,lat",
+    ];
+    let objects = helm_renders(&values).unwrap();
+    let find = |kind: &str, wanted: &str| {
+        objects
+            .iter()
+            .find(|o| o["kind"] == kind && o["metadata"]["name"] == wanted)
+            .unwrap()
+    };
+    let pod = &find("DaemonSet", "isobar-proxy")["spec"]["template"]["spec"];
+    assert_eq!(
+        pod["containers"][0]["image"],
+        "registry.example/isobar/isobar-proxy:0.1.0"
+    );
+    let claim =
+        &find("StatefulSet", "isobar-controller")["spec"]["volumeClaimTemplates"][0]["spec"];
+    assert_eq!(claim["storageClassName"], "local-path");
+    assert_eq!(
+        find("ConfigMap", "isobar-sites")["data"]["sites.csv"],
+        "site,lat"
+    );
+    let refused = helm_renders(&["--set", "proxy.colour=red"]).unwrap_err();
+    assert!(refused.contains("colour"), "{refused}");
+}
+
+#[test]
+fn a_table_of_sites_is_read_before_it_is_installed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("sites.csv");
+    std::fs::write(&file, "site,lat,lon\nedge-1,45.4,9.1\n").unwrap();
+    let objects = printed(&["install", "--sites", file.to_str().unwrap()]);
+    let map = objects
+        .iter()
+        .find(|o| o["metadata"]["name"] == "isobar-sites")
+        .unwrap();
+    assert!(
+        map["data"]["sites.csv"]
+            .as_str()
+            .unwrap()
+            .contains("edge-1,45.4")
+    );
+    std::fs::write(&file, "site,lat,lon\nedge-1,145.4,9.1\n").unwrap();
+    let program = env!("CARGO_BIN_EXE_isobar-e2e");
+    let refused = Command::new(program)
+        .args(["install", "--sites"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("sites.csv, line 2"));
+}
+
+#[test]
+fn the_programs_read_the_configurations_of_the_manifests() {
+    let config = |file: &str, key: &str| -> String {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        let first: Value = serde_saphyr::from_str(text.split("\n---\n").next().unwrap()).unwrap();
+        first["data"][key].as_str().unwrap().to_owned()
+    };
+    let text = config("k3s/base/controller.yaml", "controller.toml");
+    let read: isobar_controller::config::Config = toml::from_str(&text).unwrap();
+    read.check().unwrap();
+    assert!(
+        read.kubernetes
+            .is_some_and(|kubernetes| kubernetes.publish_enrolment)
+    );
+    let text = config("k3s/base/proxy.yaml", "proxy.toml");
+    let text = text
+        .replace("${NODE}", "edge-1")
+        .replace("${ADDRESS}", "192.0.2.1");
+    isobar_edge_proxy::config::Config::parse("proxy.toml", &text).unwrap();
+}
