@@ -5,7 +5,8 @@
 //! - [`client`]: asks one;
 //! - [`output`]: how answers are written;
 //! - [`show`], [`plan`], [`live`]: what there is, why, and what happens;
-//! - [`resources`]: what operators change.
+//! - [`resources`]: what operators change;
+//! - [`identity`]: who may come in.
 //!
 //! Exit status beside those of every command: 3 = the controller cannot be reached, 4 = it refuses who asks,
 //! 5 = there is no such thing, 6 = it was changed meanwhile.
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 pub mod arguments;
 pub mod client;
 pub mod context;
+pub mod identity;
 pub mod live;
 pub mod output;
 pub mod plan;
@@ -63,6 +65,9 @@ fn to(command: &MeshCommand) -> &To {
         MeshCommand::Policy(with) => &with.to,
         MeshCommand::WhatIf(with) => &with.to,
         MeshCommand::Audit(with) => &with.to,
+        MeshCommand::Token(with) => &with.to,
+        MeshCommand::Ca(with) => &with.to,
+        MeshCommand::Credential(with) => &with.to,
         MeshCommand::Export(with) => &with.to,
         MeshCommand::Import(with) => &with.to,
         MeshCommand::Check(_) | MeshCommand::Context(_) => &To::NOTHING,
@@ -88,6 +93,11 @@ async fn ask(client: &Client, command: &MeshCommand, stop: &CancellationToken) -
         MeshCommand::Policy(with) => resources::run(client, to, &with.what.action).await,
         MeshCommand::WhatIf(with) => resources::what_if(client, format, &with.what).await,
         MeshCommand::Audit(with) => show::audit(client, format, &with.what).await,
+        MeshCommand::Token(with) => identity::token(client, format, &with.what.action).await,
+        MeshCommand::Ca(with) => identity::ca(client, format, &with.what.action).await,
+        MeshCommand::Credential(with) => {
+            identity::credential(client, format, &with.what.action).await
+        }
         MeshCommand::Export(with) => resources::export(client, format, &with.what).await,
         MeshCommand::Import(with) => resources::import(client, format, &with.what).await,
         // These ask nobody.

@@ -128,6 +128,15 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Whether one token lets every node in: as told, or because proxies of a cluster find it there.
+    pub fn enrols_openly(&self) -> bool {
+        let published = self
+            .kubernetes
+            .as_ref()
+            .is_some_and(|k| k.publish_enrolment);
+        self.enrol_open || published
+    }
+
     /// The defaults with a data directory.
     pub fn new(data_dir: impl Into<PathBuf>) -> Config {
         Config {

@@ -163,12 +163,7 @@ impl Program {
             restore(store.clone(), resources, config.period(), metrics.clone()).await?;
         let gate = Arc::new(open_gate(&config, &store, now).await?);
         let discovery = discovery(&config, &control, &metrics, &shutdown).await?;
-        let rest_listener = listen("rest_listen", config.rest_listen).await?;
-        let stream_listener = listen("stream_listen", config.stream_listen).await?;
-        let addresses = Addresses {
-            rest: local_address("rest_listen", &rest_listener, config.rest_listen)?,
-            stream: local_address("stream_listen", &stream_listener, config.stream_listen)?,
-        };
+        let (rest_listener, stream_listener, addresses) = open_ports(&config).await?;
         let drain = Drain::new(shutdown);
         // From here on an early return cuts off what was spawned.
         let program = Program {
@@ -260,6 +255,19 @@ async fn open_store(config: &Config, metrics: &Metrics) -> Result<Arc<dyn Store>
     Ok(Arc::new(store))
 }
 
+/// Both ports: for REST and for control streams.
+async fn open_ports(
+    config: &Config,
+) -> Result<(TcpListener, TcpListener, Addresses), ProgramError> {
+    let rest = listen("rest_listen", config.rest_listen).await?;
+    let stream = listen("stream_listen", config.stream_listen).await?;
+    let addresses = Addresses {
+        rest: local_address("rest_listen", &rest, config.rest_listen)?,
+        stream: local_address("stream_listen", &stream, config.stream_listen)?,
+    };
+    Ok((rest, stream, addresses))
+}
+
 async fn listen(field: &'static str, address: SocketAddr) -> Result<TcpListener, ProgramError> {
     let bound = TcpListener::bind(address).await;
     bound.map_err(|source| ProgramError::Listen {
@@ -311,8 +319,8 @@ impl Identities {
         let enrolled = Enrolled::open(store.clone(), config.renewal_grace()).await?;
         let path = config.data_dir.join(OPEN_TOKEN_FILE);
         let is_kept = tokens.has(tokens::OPEN) && path.exists();
-        if config.enrol_open {
-            tracing::warn!("every node may enrol that has the token in enrol-token (enrol_open)");
+        if config.enrols_openly() {
+            tracing::warn!("every node may enrol that has the token in enrol-token");
             if !is_kept {
                 let text = tokens.create_open(&authority.pin()?, now).await?;
                 write_whole(&path, format!("{text}\n").as_bytes(), Readers::Owner)?;

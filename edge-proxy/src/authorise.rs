@@ -1,4 +1,4 @@
-//! Whether a call is let in: what is known of it is put before the [`Guard`](crate::access::Guard) of its service.
+//! Whether a call is let in: what is known of it is put before the [`Guard`] of its service.
 //!
 //! The client is told that it is refused, and never why; the log and the counters know.
 

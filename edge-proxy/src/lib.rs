@@ -27,7 +27,7 @@
 //! - [`snapshot_file`]: the plan outlives the proxy;
 //! - [`identity`]: keys, certificates, whom to believe;
 //! - [`admin`], [`metrics`]: what an operator sees; [`intercept`]: rules that bring connections here;
-//! - [`memory`]: what a burst took is given back;
+//! - `memory`: what a burst took is given back;
 //! - [`reload`], [`handover`], [`drain`]: how configuration and program change, how it all ends.
 //!
 //! Pure decisions, driven by the proxy and by the simulator alike:

@@ -137,6 +137,35 @@ fn has(text: &str, words: &[&str]) {
 }
 
 #[test]
+fn who_may_come_in() {
+    let mesh = Mesh::start();
+    let token = mesh.ok("token create --node north-2 --lasts 60");
+    assert!(
+        token.starts_with("enrol_") && token.lines().count() == 1,
+        "{token}"
+    );
+    has(&mesh.ok("token list"), &["ID", "north-2"]);
+    let tokens = mesh.json("token list");
+    let all = tokens["items"].as_array().unwrap();
+    let ours = all.iter().find(|t| t["node"] == "north-2").unwrap();
+    let id = ours["id"].as_str().unwrap();
+    assert!(token.contains(id) && !mesh.ok("token list").contains(token.trim()));
+    has(&mesh.ok(&format!("token revoke {id}")), &["revoked"]);
+    assert_eq!(mesh.run(&format!("token revoke {id}")).0, Some(5));
+
+    has(
+        &mesh.ok("ca status"),
+        &["STAGE", "nodes connected 1", "next:"],
+    );
+    has(&mesh.ok("ca revoke north-1"), &["north-1 is refused"]);
+    wait_for("the end of its stream", || {
+        let nodes = mesh.json("nodes");
+        let node = &nodes["items"][0]["status"];
+        (node["connected"] == false).then_some(())
+    });
+}
+
+#[test]
 fn what_there_is() {
     let mesh = Mesh::start();
     has(

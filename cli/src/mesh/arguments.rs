@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use isobar_mesh_api::names::{NodeId, ServiceName};
 
+use super::identity::{CaArguments, CredentialArguments, TokenArguments};
 use super::output::Format;
 
 /// Which controller, and how answers are written.
@@ -113,6 +114,26 @@ Examples:
     /// Say who changed what
     #[command(after_help = "Examples:\n  isobar audit\n  isobar audit --limit 5 -o json")]
     Audit(With<AuditArguments>),
+    /// Make, list and revoke enrolment tokens
+    #[command(after_help = "Examples:
+  isobar token create --node north-7 > token
+  isobar token create --uses 20 --site harbour --lasts 86400
+  isobar token list
+  isobar token revoke 3f9a2b71c0de")]
+    Token(With<TokenArguments>),
+    /// See, rotate and bring the certificate authority; revoke nodes
+    #[command(after_help = "Examples:
+  isobar ca status
+  isobar ca rotate
+  isobar ca import --chain ours.pem --key ours-key.pem
+  isobar ca revoke north-7")]
+    Ca(With<CaArguments>),
+    /// Make, list and revoke operators' credentials
+    #[command(after_help = "Examples:
+  isobar credential create shop-team --role operator --namespace shop > shop-token
+  isobar credential list
+  isobar credential revoke shop-team")]
+    Credential(With<CredentialArguments>),
     /// Write everything that operators declared, to a file or to standard output
     #[command(after_help = "Examples:\n  isobar export > mesh.json\n  isobar export -f mesh.json")]
     Export(With<ExportArguments>),

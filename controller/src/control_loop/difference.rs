@@ -19,7 +19,7 @@ const SAME_RPS: f64 = 0.001;
 pub struct PlanDifference {
     /// Services whose plan differs, by name.
     pub services: Vec<ServiceDifference>,
-    /// Seats that differ, by service and node, at most [`SEATS_MAX`].
+    /// Seats that differ, by service and node, at most `SEATS_MAX`.
     pub seats: Vec<SeatDifference>,
     /// Seats that differ beyond those.
     pub seats_left_out: usize,

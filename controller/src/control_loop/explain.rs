@@ -47,7 +47,7 @@ pub struct Explanation {
     pub headroom_rps: f64,
     /// To whom it may move load, the nearest first.
     pub neighbours: Vec<NeighbourWhy>,
-    /// Other nodes that have the service, the nearest first, at most [`OTHERS_MAX`], and why it may not move load there.
+    /// Other nodes that have the service, the nearest first, at most `OTHERS_MAX`, and why it may not move load there.
     pub others: Vec<OtherWhy>,
     /// The row in force.
     pub row: Row,
