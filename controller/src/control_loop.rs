@@ -214,22 +214,28 @@ impl ControlLoop {
         Ok(())
     }
 
+    /// Plans every service, all together within one tick's effort: what one does not need, those after it may spend.
+    fn plan_services(&mut self) {
+        let (services, mut scans_left) = (self.services.len(), SCANS_MAX);
+        for (place, service) in self.services.iter_mut().enumerate() {
+            service.plan(&self.nodes, scans_left / (services - place) as u64);
+            scans_left = scans_left.saturating_sub(service.planning.effort.scans);
+        }
+    }
+
     /// Computes the next plan, and says what must be told to whom. `now` is the time since an arbitrary start.
     pub fn tick(&mut self, now: Duration) -> Tick {
         self.ticked_at = now;
         let presence = self.age(now);
         let mut stats = self.presence();
-        let (services, mut scans_left) = (self.services.len(), SCANS_MAX);
+        self.plan_services();
         for (place, service) in self.services.iter_mut().enumerate() {
-            // What one service does not need, those after it may spend.
-            service.plan(&self.nodes, scans_left / (services - place) as u64);
             service.divide_rates(&self.nodes);
             stats.services_renewed += usize::from(service.planning.renewed);
             stats.spots_changed += service.planning.field.changed.len();
             stats.augmentations += service.planning.effort.augmentations;
             stats.scans += service.planning.effort.scans;
             stats.unplaced_mrps += service.planning.effort.unplaced_mrps;
-            scans_left = scans_left.saturating_sub(service.planning.effort.scans);
             for at in service.due() {
                 stats.due += 1;
                 let node = service.seats[at].node;

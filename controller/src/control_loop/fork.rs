@@ -6,9 +6,9 @@
 
 use isobar_mesh_api::names::{NodeId, ServiceName};
 
+use super::ControlLoop;
 use super::push::Due;
 use super::stored::Waiting;
-use super::{ControlLoop, SCANS_MAX};
 use crate::load_book::Page;
 
 impl ControlLoop {
@@ -39,8 +39,8 @@ impl ControlLoop {
         for service in &mut self.services {
             service.planning.arcs_stale = true;
             service.planning.obey = true;
-            service.plan(&self.nodes, SCANS_MAX);
         }
+        self.plan_services();
     }
 
     /// Supposes that so much enters at a node. Returns whether there is such a service and node.
