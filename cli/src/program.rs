@@ -31,8 +31,8 @@ pub fn controller(arguments: &ProgramArguments) -> Outcome {
     let config = isobar_controller::config::Config::read(&arguments.config)
         .map_err(|error| Failure::Input(error.into()))?;
     run(arguments, async |shutdown| {
-        let ran = isobar_controller::program::run(config, shutdown).await;
-        ran.map_err(anyhow::Error::from)
+        let program = isobar_controller::program::Program::start(config, shutdown).await?;
+        program.wait().await.map_err(anyhow::Error::from)
     })
 }
 

@@ -1,16 +1,22 @@
 //! The controller's configuration: one TOML file, every field with a default but the data directory.
 //!
-//! Unknown fields are refused by name: a misspelt limit must not be silently absent.
+//! Unknown fields are refused by name, with the nearest known one: a misspelt limit must not be silently absent.
+//! Flags come before environment variables, these before the file: see [`crate::cli`].
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use isobar_mesh_api::config_file::{Faults, Problem, environment};
 use isobar_mesh_api::identity::{SpiffeId, TRUST_DOMAIN_DEFAULT};
 use serde::Deserialize;
 
 use crate::authority::certificates::Algorithm;
 use crate::files::{FileError, read_if_there};
+
+mod discovery;
+
+pub use discovery::{ConsulConfig, DiscoveryConfig, DnsConfig};
 
 /// What the controller is told at start.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -48,6 +54,8 @@ pub struct Config {
     pub resources: Vec<PathBuf>,
     /// The cluster that nodes, services, policies and routes come from; absent: none does.
     pub kubernetes: Option<KubernetesConfig>,
+    /// Where else endpoints and resources come from.
+    pub discovery: DiscoveryConfig,
     /// How long streams and requests may take to end after the stop signal, in milliseconds, at most 60 000.
     pub drain_ms: u64,
 }
@@ -69,6 +77,7 @@ impl Default for Config {
             trust_domain: TRUST_DOMAIN_DEFAULT.to_owned(),
             resources: Vec::new(),
             kubernetes: None,
+            discovery: DiscoveryConfig::default(),
             drain_ms: 5_000,
         }
     }
@@ -108,23 +117,12 @@ pub enum ConfigError {
     /// There is no such file.
     #[error("there is no configuration file {}", .0.display())]
     Missing(PathBuf),
-    /// Not TOML, or not these fields.
-    #[error("{} is not a controller configuration", .path.display())]
-    Toml {
-        /// Which file.
-        path: PathBuf,
-        /// Line, column and field.
-        #[source]
-        source: Box<toml::de::Error>,
-    },
-    /// A field out of its range.
-    #[error("{field} {problem}")]
-    Field {
-        /// The field's name, as written.
-        field: &'static str,
-        /// What is wrong and what would be right.
-        problem: String,
-    },
+    /// Not TOML, not these fields, or a value out of its range.
+    #[error("{0}")]
+    Faults(Faults),
+    /// A field out of its range, by a flag or a variable.
+    #[error("{}: {}", .0.key, .0.problem)]
+    Field(Problem),
 }
 
 impl Config {
@@ -145,16 +143,34 @@ impl Config {
         }
     }
 
-    /// Reads a file. Ranges are checked by [`Config::check`], after flags were laid over it.
+    /// Reads a file, with the environment's variables put in. Ranges are checked by [`Config::check`], after flags were
+    /// laid over it.
     ///
     /// # Errors
     /// Missing, unreadable, not TOML, or with unknown fields.
     pub fn read(path: &Path) -> Result<Config, ConfigError> {
-        let text = read_if_there(path)?.ok_or_else(|| ConfigError::Missing(path.to_owned()))?;
-        toml::from_str(&text).map_err(|source| ConfigError::Toml {
-            path: path.to_owned(),
-            source: Box::new(source),
+        let (text, config) = read_text(path)?;
+        config.map_err(|error| {
+            let file = path.display().to_string();
+            ConfigError::Faults(Faults::of_toml(&file, &text, &error))
         })
+    }
+
+    /// Everything that is wrong with a file, with its places.
+    ///
+    /// # Errors
+    /// As [`Config::read`], and every value that is out of its range.
+    pub fn check_file(path: &Path) -> Result<Config, ConfigError> {
+        let config = Config::read(path)?;
+        let problems = config.problems();
+        if problems.is_empty() {
+            return Ok(config);
+        }
+        let (text, _) = read_text(path)?;
+        let file = path.display().to_string();
+        Err(ConfigError::Faults(Faults::of_problems(
+            &file, &text, problems,
+        )))
     }
 
     /// Checks every range.
@@ -162,61 +178,72 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Field`] with the first field found wrong.
     pub fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |field, problem: String| Err(ConfigError::Field { field, problem });
+        match self.problems().into_iter().next() {
+            None => Ok(()),
+            Some(problem) => Err(ConfigError::Field(problem)),
+        }
+    }
+
+    /// Every field that is out of its range.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut found = Vec::new();
+        let mut wrong = |field: &str, problem: String| found.push(Problem::new(field, problem));
         if self.data_dir.as_os_str().is_empty() {
-            return wrong("data_dir", "must name a directory".to_owned());
+            wrong("data_dir", "must name a directory".to_owned());
         }
         if !(10..=60_000).contains(&self.period_ms) {
-            return wrong(
+            wrong(
                 "period_ms",
                 format!("is {}; it must be from 10 to 60 000", self.period_ms),
             );
         }
         if self.drain_ms > 60_000 {
-            return wrong(
+            wrong(
                 "drain_ms",
                 format!("is {}; it must be at most 60 000", self.drain_ms),
             );
         }
         if let Err(error) = SpiffeId::parse(&format!("spiffe://{}/node/a", self.trust_domain)) {
-            return wrong("trust_domain", format!("is not usable: {error}"));
+            wrong("trust_domain", format!("is not usable: {error}"));
         }
         if self.kubernetes.is_some() && !cfg!(feature = "kubernetes") {
-            return wrong(
+            wrong(
                 "kubernetes",
                 "is set, and this controller was built without it; build it with --features kubernetes".to_owned(),
             );
         }
         if let Some(name) = self.stream_names.iter().find(|name| !is_host(name)) {
-            return wrong(
+            wrong(
                 "stream_names",
                 format!("has {name:?}, which is neither a DNS name nor an IP address"),
             );
         }
         if self.renewal_grace_h > 8760 {
-            return wrong(
+            wrong(
                 "renewal_grace_h",
                 format!("is {}; it must be at most 8760", self.renewal_grace_h),
             );
         }
-        self.check_rest()
+        if let Some(problem) = self.rest_problem() {
+            wrong("rest_listen", problem);
+        }
+        self.discovery.check(&mut found);
+        found
     }
 
-    fn check_rest(&self) -> Result<(), ConfigError> {
+    fn rest_problem(&self) -> Option<String> {
         let (listen, is_loopback) = (self.rest_listen, self.rest_listen.ip().is_loopback());
-        let problem = match (is_loopback, self.rest_open, self.rest_insecure) {
-            (true, ..) | (false, false, true) => return Ok(()),
-            (false, true, _) => format!(
+        match (is_loopback, self.rest_open, self.rest_insecure) {
+            (true, ..) | (false, false, true) => None,
+            (false, true, _) => Some(format!(
                 "is {listen}, which others can reach, and rest_open asks nobody who they are; \
                  listen on 127.0.0.1, or leave rest_open away"
-            ),
-            (false, false, false) => format!(
+            )),
+            (false, false, false) => Some(format!(
                 "is {listen}, which others can reach, and the REST API speaks plain HTTP; listen on \
                  127.0.0.1, or set rest_insecure = true if something else encrypts the way"
-            ),
-        };
-        let field = "rest_listen";
-        Err(ConfigError::Field { field, problem })
+            )),
+        }
     }
 
     /// For how long after its certificate has ended a node may come back by itself.
@@ -233,6 +260,18 @@ impl Config {
     pub fn drain(&self) -> Duration {
         Duration::from_millis(self.drain_ms)
     }
+}
+
+/// A file's text with variables put in, and what it says.
+fn read_text(path: &Path) -> Result<(String, Result<Config, toml::de::Error>), ConfigError> {
+    let text = read_if_there(path)?.ok_or_else(|| ConfigError::Missing(path.to_owned()))?;
+    let variable = |name: &str| std::env::var(name).ok();
+    let text = environment::put_in(&text, variable).map_err(|problem| {
+        let file = path.display();
+        ConfigError::Field(Problem::new(format!("{file}: ${{…}}"), problem))
+    })?;
+    let config = toml::from_str(&text);
+    Ok((text, config))
 }
 
 fn is_host(name: &str) -> bool {
@@ -285,6 +324,34 @@ mod tests {
         check("data_dir = 'd'\nrest_open = true").unwrap();
     }
 
+    /// The names that a table has, as the parser knows them.
+    fn keys(text: &str) -> Vec<String> {
+        let error = toml::from_str::<Config>(text).unwrap_err().to_string();
+        let expected = error.split_once("expected one of").unwrap().1;
+        let names = expected.split('`').skip(1).step_by(2);
+        names.map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_page_has_every_key_and_its_examples_are_good() {
+        let page = include_str!("../../docs/controller-configuration.md");
+        let mut examples = page.split("```toml\n").skip(1);
+        assert_eq!(examples.clone().count(), 2);
+        assert!(examples.all(|example| check(example.split("```").next().unwrap()).is_ok()));
+        let tables = [
+            "_ = 0",
+            "discovery = {_ = 0}",
+            "discovery.dns = [{_ = 0}]",
+            "discovery.consul = [{_ = 0}]",
+        ];
+        for key in tables.iter().flat_map(|text| keys(text)) {
+            assert!(
+                page.contains(&format!("| `{key}` |")),
+                "the page lacks {key}"
+            );
+        }
+    }
+
     #[test]
     fn a_file_is_read_or_its_name_is_in_the_error() {
         let directory = tempfile::tempdir().unwrap();
@@ -294,7 +361,18 @@ mod tests {
         std::fs::write(&path, "data_dir = 'd'\nperiod_ms = 200").unwrap();
         let period = Config::read(&path).unwrap().period();
         assert_eq!(period, Duration::from_millis(200));
+        let wrong = "data_dir = 'd'\nperiod_ms = 5\n[discovery]\nkeep_s = 99999999";
+        std::fs::write(&path, wrong).unwrap();
+        let said = Config::check_file(&path).unwrap_err().to_string();
+        assert!(said.contains("toml:2:1: period_ms: is 5"), "{said}");
+        assert!(said.contains("toml:4:1: discovery.keep_s"), "{said}");
+        std::fs::write(&path, "data_dir = 'd'\nrest_lissen = '127.0.0.1:1'").unwrap();
+        let said = Config::read(&path).unwrap_err().to_string();
+        assert!(
+            said.contains("toml:2:1: ") && said.ends_with("did you mean `rest_listen`?"),
+            "{said}"
+        );
         std::fs::write(&path, "data_dir").unwrap();
-        assert!(matches!(Config::read(&path), Err(ConfigError::Toml { .. })));
+        assert!(matches!(Config::read(&path), Err(ConfigError::Faults(_))));
     }
 }

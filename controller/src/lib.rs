@@ -18,10 +18,11 @@
 //! - [`stream`], [`tls`], [`authority`], [`tokens`], [`enrolled`]: proxies come in, and who they are;
 //! - [`access`], [`credentials`], [`secret`], [`guesses`]: who operators are, and what they may do;
 //! - [`rest`], [`resource_text`], [`problem`]: operators come in, what they write, what they are told;
+//! - [`discovery`]: files, DNS and Consul as sources of resources and endpoints;
 //! - `kubernetes`: nodes, services, policies and routes of a cluster (feature `kubernetes`);
 //! - [`store`], [`files`]: what survives a restart;
 //! - [`metrics`]: every metric by name;
-//! - [`config`], [`program`], [`drain`], [`cli`]: how it starts and ends.
+//! - [`config`], [`program`], [`reload`], [`drain`], [`cli`]: how it starts, changes and ends.
 
 pub mod access;
 pub mod authority;
@@ -32,6 +33,7 @@ pub mod control_loop;
 pub mod control_task;
 pub mod credentials;
 pub mod demand;
+pub mod discovery;
 pub mod drain;
 pub mod enrolled;
 pub mod files;
@@ -45,6 +47,7 @@ pub mod planner;
 pub mod problem;
 pub mod program;
 pub mod rate_share;
+pub mod reload;
 pub mod resource_text;
 pub mod rest;
 pub mod secret;

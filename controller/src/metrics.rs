@@ -48,6 +48,9 @@ const STORE_WRITES: &str = "isobar_controller_store_writes_total";
 const DEMAND: &str = "isobar_controller_service_demand_rps";
 const CAPACITY: &str = "isobar_controller_service_capacity_rps";
 const WATCH_FAILURES: &str = "isobar_controller_kubernetes_watch_failures_total";
+const CONFIG_RELOADS: &str = "isobar_controller_config_reloads_total";
+const DISCOVERY_ANSWERS: &str = "isobar_controller_discovery_answers_total";
+const DISCOVERED: &str = "isobar_controller_discovered_endpoints";
 const KUBERNETES_OBJECTS: &str = "isobar_controller_kubernetes_objects";
 
 /// Bounds of [`TICK_SECONDS`]' buckets, in seconds; the budget is 50 ms.
@@ -258,6 +261,29 @@ impl Metrics {
         metrics::with_local_recorder(&self.recorder, count).increment(1);
     }
 
+    /// Counts a configuration that was read again.
+    pub fn reloaded(&self, is_good: bool) {
+        let result = if is_good { "applied" } else { "refused" };
+        let count = || counter!(CONFIG_RELOADS, "result" => result);
+        metrics::with_local_recorder(&self.recorder, count).increment(1);
+    }
+
+    /// Counts an answer of a source, or its absence. Sources are those of the configuration.
+    pub fn discovered(&self, source: &str, has_answered: bool) {
+        let result = if has_answered { "answered" } else { "failed" };
+        let count =
+            || counter!(DISCOVERY_ANSWERS, "source" => source.to_owned(), "result" => result);
+        metrics::with_local_recorder(&self.recorder, count).increment(1);
+    }
+
+    /// Sets how many endpoints were discovered, and how many of them are on no node.
+    pub fn set_discovered(&self, placed: usize, homeless: usize) {
+        for (state, endpoints) in [("placed", placed), ("homeless", homeless)] {
+            let level = || gauge!(DISCOVERED, "state" => state);
+            metrics::with_local_recorder(&self.recorder, level).set(endpoints as f64);
+        }
+    }
+
     /// Sets how many objects of the cluster are in force, refused, and complained about.
     pub fn set_kubernetes(&self, in_force: usize, refused: usize, complaints: usize) {
         for (state, objects) in [
@@ -343,6 +369,18 @@ fn describe() {
     describe_counter!(
         WATCH_FAILURES,
         "Watches of the Kubernetes API that failed, by resource"
+    );
+    describe_counter!(
+        CONFIG_RELOADS,
+        "Configurations read again, and whether they were applied or refused"
+    );
+    describe_counter!(
+        DISCOVERY_ANSWERS,
+        "Answers of sources of discovery, and their absence, by source"
+    );
+    describe_gauge!(
+        DISCOVERED,
+        "Endpoints that DNS and Consul name: placed on a node, homeless"
     );
     describe_gauge!(
         KUBERNETES_OBJECTS,

@@ -21,13 +21,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, AuthorityError, AuthorityOptions};
 use crate::config::{Config, ConfigError};
-use crate::control_task::{ControlHandle, RestoreError, keep_plans, restore};
+use crate::control_task::{ControlError, ControlHandle, RestoreError, keep_plans, restore};
 use crate::credentials::{CredentialError, Credentials};
 use crate::drain::Drain;
 use crate::enrolled::Enrolled;
 use crate::files::{FileError, Readers, create_directory, read_if_there, write_whole};
 use crate::metrics::{Metrics, UPKEEP_INTERVAL};
 use crate::problem::FieldProblem;
+use crate::reload::Reloader;
 use crate::resource_text::{Declared, Format, TEXT_LEN_MAX, decode_list, parse};
 use crate::rest::gate::Gate;
 use crate::rest::{EventReaders, Pager, Rest, Trials};
@@ -101,6 +102,9 @@ pub enum ProgramError {
         #[source]
         source: FieldProblem,
     },
+    /// The mesh does not take the resources of a file.
+    #[error("the resources of the configuration are not in force")]
+    Resources(#[source] ControlError),
     /// A port is taken or not ours to take.
     #[error("cannot listen on {address} ({field})")]
     Listen {
@@ -121,20 +125,13 @@ pub enum ProgramError {
     PartFailed,
 }
 
-/// Runs the controller until `shutdown` is cancelled, then ends streams and requests in order.
-///
-/// # Errors
-/// It did not start, or a part of it failed.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ProgramError> {
-    Program::start(config, shutdown).await?.wait().await
-}
-
 /// A running controller. Dropping it cuts everything off, as a crash would.
 pub struct Program {
     addresses: Addresses,
     addresses_path: PathBuf,
     drain: Drain,
     drain_time: Duration,
+    reloader: Arc<Reloader>,
 }
 
 impl Program {
@@ -162,7 +159,8 @@ impl Program {
         let (task, control, plans) =
             restore(store.clone(), resources, config.period(), metrics.clone()).await?;
         let gate = Arc::new(open_gate(&config, &store, now).await?);
-        let discovery = discovery(&config, &control, &metrics, &shutdown).await?;
+        let cluster = cluster(&config, &control, &metrics, &shutdown).await?;
+        let (reloader, discovery) = Reloader::new(config.clone(), control.clone(), metrics.clone());
         let (rest_listener, stream_listener, addresses) = open_ports(&config).await?;
         let drain = Drain::new(shutdown);
         // From here on an early return cuts off what was spawned.
@@ -171,9 +169,11 @@ impl Program {
             addresses_path,
             drain: drain.clone(),
             drain_time: config.drain(),
+            reloader: Arc::new(reloader),
         };
         drain.spawn_essential(task.run(drain.signal().clone()));
-        drain.spawn(discovery);
+        drain.spawn(cluster);
+        drain.spawn(discovery.run(drain.signal().clone()));
         drain.spawn(keep_plans(plans, store, metrics.clone()));
         drain.spawn(fold_metrics(metrics.clone(), drain.signal().clone()));
         identity.spawn(own, &metrics, &drain);
@@ -213,6 +213,11 @@ impl Program {
     /// Where it listens.
     pub fn addresses(&self) -> Addresses {
         self.addresses
+    }
+
+    /// What brings a changed configuration into force.
+    pub fn reloader(&self) -> Arc<Reloader> {
+        self.reloader.clone()
     }
 
     /// Waits for the stop signal, then ends streams and requests in order; what is not done by
@@ -348,7 +353,7 @@ impl Identities {
 
 /// The task that follows the cluster of the configuration; without one it has ended before it began.
 #[cfg(feature = "kubernetes")]
-async fn discovery(
+async fn cluster(
     config: &Config,
     control: &ControlHandle,
     metrics: &Arc<Metrics>,
@@ -364,7 +369,7 @@ async fn discovery(
 
 /// Built without Kubernetes, which the configuration's check refuses.
 #[cfg(not(feature = "kubernetes"))]
-async fn discovery(
+async fn cluster(
     _: &Config,
     _: &ControlHandle,
     _: &Arc<Metrics>,
@@ -400,7 +405,11 @@ fn certificate_names(config: &Config) -> Vec<String> {
     names
 }
 
-fn read_resources(paths: &[PathBuf]) -> Result<Vec<Declared>, ProgramError> {
+/// The resources of the configuration's files, in order.
+///
+/// # Errors
+/// One is missing, too long or wrong.
+pub(crate) fn read_resources(paths: &[PathBuf]) -> Result<Vec<Declared>, ProgramError> {
     let mut all = Vec::new();
     for path in paths {
         all.extend(read_resource_file(path)?);

@@ -33,6 +33,10 @@ pub const TEXT_LEN_MAX: usize = 4 << 20;
 pub const SOURCE_LABEL: &str = "isobar.dev/source";
 /// See [`SOURCE_LABEL`].
 pub const SOURCE_CLUSTER: &str = "kubernetes";
+/// The value of [`SOURCE_LABEL`] on what a followed directory of files declares.
+pub const SOURCE_FILES: &str = "files";
+/// The value of [`SOURCE_LABEL`] on services that DNS or Consul name and nobody declares.
+pub const SOURCE_DISCOVERY: &str = "discovery";
 
 /// The kinds an operator can write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use isobar_mesh_api::config_file::{Faults, Problem, environment};
 use isobar_mesh_api::identity::{SpiffeId, TRUST_DOMAIN_DEFAULT};
 use isobar_mesh_api::message::{LocalService, Location};
 use isobar_mesh_api::names::{NodeId, RegionName, SiteName};
@@ -14,14 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::local_route::LocalRoute;
 pub mod check;
-mod environment;
-pub mod faults;
 pub mod listener;
-pub mod place;
 pub mod sources;
 
-use check::Problem;
-use faults::Faults;
 use listener::ListenerConfig;
 use sources::Sources;
 

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use isobar_mesh_api::config_file::Problem;
 use isobar_mesh_api::names::ServiceName;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::check::Problem;
 use crate::config::listener::{Intercept, ListenerConfig, ListenerProtocol, ProxyProtocol};
 use crate::config::sources::Sources;
 use crate::config::{Config, ConfigError, Forwarded};

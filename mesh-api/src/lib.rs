@@ -14,9 +14,11 @@
 //! - [`message`]: the two directions of the control stream and its line format;
 //! - [`enrol`]: how a proxy gets its first certificate;
 //! - [`hop`]: the headers of a request between two proxies;
+//! - [`config_file`]: what is said of a program's configuration file;
 //! - [`resource`]: the shape operators write, in REST, files and custom resources;
 //! - [`route`]: where requests go, checked and ready to be sent.
 
+pub mod config_file;
 pub mod enrol;
 pub mod hop;
 pub mod identity;

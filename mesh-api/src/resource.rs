@@ -121,6 +121,19 @@ impl Resource {
         }
     }
 
+    /// The same, to be changed.
+    pub fn metadata_mut(&mut self) -> &mut Metadata {
+        match self {
+            Resource::Node { metadata, .. }
+            | Resource::Service { metadata, .. }
+            | Resource::WeightPolicy { metadata, .. }
+            | Resource::HttpRoute { metadata, .. }
+            | Resource::GrpcRoute { metadata, .. }
+            | Resource::TrafficPolicy { metadata, .. }
+            | Resource::AccessPolicy { metadata, .. } => metadata,
+        }
+    }
+
     /// Its kind, as written.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -191,7 +204,14 @@ pub struct EndpointSpec {
 }
 
 fn workers_default() -> u32 {
-    16
+    EndpointSpec::workers_default()
+}
+
+impl EndpointSpec {
+    /// How many requests an endpoint works on at once, where nobody says.
+    pub fn workers_default() -> u32 {
+        16
+    }
 }
 
 /// The service that a resource's namespace and name mean.

@@ -52,6 +52,7 @@ const PURE: &[&str] = &[
     "controller/src/control_loop",
     "controller/src/load_book",
     "controller/src/demand",
+    "controller/src/discovery/merge",
     "controller/src/capacity",
     "controller/src/neighbourhood",
     "controller/src/rate_share",

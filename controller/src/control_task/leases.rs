@@ -30,6 +30,9 @@ pub struct Registered {
     pub endpoint: EndpointSpec,
     /// How long it stays without another word, in seconds.
     pub lease_s: u64,
+    /// Which source of the configuration discovered it; absent: it registered itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 impl Registered {
@@ -192,6 +195,7 @@ mod tests {
                 capacity_rps: None,
             },
             lease_s,
+            source: None,
         }
     }
 

@@ -128,6 +128,7 @@ async fn register(
         service,
         endpoint,
         lease_s: said.lease_s,
+        source: None,
     };
     let asked = Asked {
         changes: vec![Change::Register(registered.clone())],

@@ -4,6 +4,7 @@
 
 mod access;
 mod crash;
+mod discovery;
 mod enrolment;
 mod mesh;
 mod openapi;

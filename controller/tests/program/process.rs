@@ -45,7 +45,11 @@ fn command(directory: &Path) -> Command {
 impl Process {
     /// Returns when the process says that it listens.
     fn start(directory: &Path) -> Process {
-        let mut child = command(directory).spawn().unwrap();
+        Process::of(command(directory), directory)
+    }
+
+    fn of(mut command: Command, directory: &Path) -> Process {
+        let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut said = String::new();
         while !said.contains("listening") {
@@ -168,6 +172,97 @@ fn a_second_process_on_one_directory_says_what_to_do() {
     assert!(said.contains("in use by another process"), "{said}");
     assert!(said.contains("its own data_dir"), "{said}");
     first.kill();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_configuration_comes_into_force_on_sighup_and_a_wrong_one_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let service = |host: &str| {
+        format!("[{{kind: Service, metadata: {{name: cart}}, spec: {{hosts: [{host}]}}}}]")
+    };
+    std::fs::write(at("mesh.yaml"), service("one.example")).unwrap();
+    let good = "resources = ['${MESH_FILE}']\nrenewal_grace_h = 5\n";
+    std::fs::write(at("c.toml"), good).unwrap();
+    let mut command = command(directory.path());
+    command
+        .arg("--config")
+        .arg(at("c.toml"))
+        .env("MESH_FILE", at("mesh.yaml"));
+    // Flags come before variables.
+    command.env("ISOBAR_CONTROLLER_REST_LISTEN", "127.0.0.1:1");
+    let process = Process::of(command, directory.path());
+    let addresses = process.door.addresses;
+    let pid = process.child.id().to_string();
+    let hang_up = || {
+        assert!(
+            Command::new("kill")
+                .args(["-HUP", &pid])
+                .status()
+                .unwrap()
+                .success()
+        )
+    };
+    let host = async || {
+        let (_, service) = rest(addresses, Method::GET, "/v1/services/default/cart", "").await;
+        service["spec"]["hosts"][0].as_str().unwrap().to_owned()
+    };
+    assert_eq!(host().await, "one.example");
+    std::fs::write(at("mesh.yaml"), service("two.example")).unwrap();
+    std::fs::write(at("c.toml"), "resorces = []").unwrap();
+    hang_up();
+    let is_refused = async || {
+        let (_, text) = rest(addresses, Method::GET, "/metrics", "").await;
+        text.as_str()
+            .unwrap()
+            .contains("config_reloads_total{result=\"refused\"} 1")
+    };
+    while !is_refused().await {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(host().await, "one.example");
+    std::fs::write(at("c.toml"), good.replace('5', "6")).unwrap();
+    hang_up();
+    while host().await != "two.example" {
+        tokio::task::yield_now().await;
+    }
+    let (status, log) = tokio::task::spawn_blocking(move || process.terminate())
+        .await
+        .unwrap();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(log.contains("renewal_grace_h"), "{log}");
+}
+
+#[test]
+fn a_file_is_checked_and_each_fault_has_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("c.toml");
+    let check = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let mut check = Command::new(env!("CARGO_BIN_EXE_isobar-controller"));
+        let ran = check.arg("check").arg(&file).output().unwrap();
+        let said = String::from_utf8(ran.stdout).unwrap() + &String::from_utf8(ran.stderr).unwrap();
+        (ran.status.code(), said)
+    };
+    let (status, said) = check("data_dir = 'd'");
+    assert!(status == Some(0) && said.contains("is good"), "{said}");
+    let (status, said) =
+        check("data_dir = 'd'\nperiod_ms = 1\n[[discovery.dns]]\nservice = 'a/b'\nname = 'x'\n");
+    assert_eq!(status, Some(1), "{said}");
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        lines.len() == 2
+            && lines[0].contains("c.toml:2:1: period_ms")
+            && lines[1].contains("discovery.dns[0].port"),
+        "{said}"
+    );
+    let (status, said) = check("data_dir = 'd'\n[discovery]\nfile = 'x'");
+    assert!(
+        status == Some(1) && said.contains("c.toml:3:1") && said.contains("did you mean `files`?"),
+        "{said}"
+    );
+    let (status, said) = check("data_dir = 'd'\nresources = ['/nowhere.yaml']");
+    assert!(status == Some(1) && said.contains("nowhere.yaml"), "{said}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use isobar_mesh_api::config_file::Problem;
 use isobar_mesh_api::identity::SpiffeId;
 
 use super::listener::{
@@ -10,24 +11,6 @@ use super::listener::{
 };
 use super::sources::{RANGES_MAX, Sources};
 use super::{Config, WORKERS_MAX, WORKLOADS_MAX};
-
-/// One thing that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The key, from the root: `listeners[0].address`.
-    pub key: String,
-    /// What is wrong and what would be right.
-    pub problem: String,
-}
-
-impl Problem {
-    pub(crate) fn new(key: impl Into<String>, problem: impl Into<String>) -> Problem {
-        Problem {
-            key: key.into(),
-            problem: problem.into(),
-        }
-    }
-}
 
 /// Everything that is wrong with it, in the order of its keys. Looks at no file and no socket.
 pub fn problems(config: &Config) -> Vec<Problem> {

@@ -2,8 +2,27 @@
 
 use std::fmt;
 
-use super::check::Problem;
+use super::nearest;
 use super::place::Place;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The key, from the root: `listeners[0].address`.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub problem: String,
+}
+
+impl Problem {
+    /// A problem with a key.
+    pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Problem {
+        Problem {
+            key: key.into(),
+            problem: problem.into(),
+        }
+    }
+}
 
 /// At least one fault of one file. Shown as one line each: `file:line:column: key: problem`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,11 +42,10 @@ pub struct Fault {
 
 impl Faults {
     /// A text that is no TOML, or whose keys or types are not those of a configuration.
-    pub(super) fn of_toml(file: &str, text: &str, error: &toml::de::Error) -> Faults {
+    pub fn of_toml(file: &str, text: &str, error: &toml::de::Error) -> Faults {
         let fault = Fault {
             place: error.span().map(|span| Place::of(text, span.start)),
-            // One line: messages of the parser may have more.
-            problem: error.message().trim_end().replace('\n', "; "),
+            problem: nearest::with_nearest(error.message()),
         };
         Faults {
             file: file.to_owned(),
@@ -36,7 +54,7 @@ impl Faults {
     }
 
     /// What a check found.
-    pub(crate) fn of_problems(file: &str, text: &str, problems: Vec<Problem>) -> Faults {
+    pub fn of_problems(file: &str, text: &str, problems: Vec<Problem>) -> Faults {
         let fault = |Problem { key, problem }: Problem| Fault {
             place: Place::of_key(text, &key),
             problem: format!("{key}: {problem}"),
