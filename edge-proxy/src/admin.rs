@@ -7,6 +7,8 @@
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /config` | configuration, plan and weights in force, JSON |
 //! | `GET /circuits` | every endpoint's circuit: state, since when, why, counters; JSON |
+//! | `GET /logs` | the level of the program's own log |
+//! | `PUT /logs?level=debug` | changes it until the next start |
 //! | `POST /reload` | 202; the configuration file and certificates are read again |
 //! | `POST /drain` | 202; the proxy ends when its requests have |
 
@@ -25,6 +27,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::logs::{self, LogError};
+use crate::metrics;
 use crate::proxy::Proxy;
 
 /// Connections at once; more wait.
@@ -71,8 +75,9 @@ fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let text = |status, text: &str| reply(status, "text/plain; charset=utf-8", text.to_owned());
     let path = request.uri().path();
     let wanted = match path {
-        "/drain" | "/reload" => Method::POST,
-        _ => Method::GET,
+        "/drain" | "/reload" => &[Method::POST][..],
+        "/logs" => &[Method::GET, Method::PUT],
+        _ => &[Method::GET],
     };
     let known = [
         "/livez",
@@ -82,14 +87,15 @@ fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/circuits",
         "/drain",
         "/reload",
+        "/logs",
     ]
     .contains(&path);
-    if known && *request.method() != wanted {
+    if known && !wanted.contains(request.method()) {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "another method is needed\n");
-        let allow = HeaderValue::from_static(if wanted == Method::POST {
-            "POST"
-        } else {
-            "GET"
+        let allow = HeaderValue::from_static(match path {
+            "/drain" | "/reload" => "POST",
+            "/logs" => "GET, PUT",
+            _ => "GET",
         });
         response.headers_mut().insert(ALLOW, allow);
         return response;
@@ -108,10 +114,11 @@ fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         "/metrics" => reply(
             StatusCode::OK,
             "text/plain; version=0.0.4; charset=utf-8",
-            proxy.metrics.render(proxy),
+            metrics::render(proxy),
         ),
         "/config" => reply(StatusCode::OK, "application/json", config(proxy)),
         "/circuits" => reply(StatusCode::OK, "application/json", circuits(proxy)),
+        "/logs" => log_level(request),
         "/reload" => {
             proxy.reload.want();
             text(StatusCode::ACCEPTED, "reading the configuration\n")
@@ -122,6 +129,32 @@ fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         }
         _ => text(StatusCode::NOT_FOUND, "nothing here\n"),
     }
+}
+
+/// Shows or changes the level of the program's own log.
+fn log_level(request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let pairs = request.uri().query().unwrap_or_default().split('&');
+    let asked = pairs.filter_map(|pair| pair.strip_prefix("level=")).next();
+    let changed = match *request.method() == Method::PUT {
+        true => logs::set_level(&unescape(asked.unwrap_or_default())),
+        false => Ok(()),
+    };
+    let (status, body) = match changed.and_then(|()| logs::level()) {
+        Ok(level) => (StatusCode::OK, format!("{level}\n")),
+        Err(error @ LogError::Level(_)) => (StatusCode::BAD_REQUEST, format!("{error}\n")),
+        Err(error @ LogError::NotOurs) => (StatusCode::CONFLICT, format!("{error}\n")),
+    };
+    reply(status, "text/plain; charset=utf-8", body)
+}
+
+/// What may be escaped in a query and stands in a level: `=`, `,` and `:`.
+fn unescape(text: &str) -> String {
+    let mut text = text.to_owned();
+    for (escaped, plain) in [("%3D", "="), ("%2C", ","), ("%3A", ":")] {
+        text = text.replace(escaped, plain);
+        text = text.replace(&escaped.to_ascii_lowercase(), plain);
+    }
+    text
 }
 
 fn config(proxy: &Proxy) -> String {

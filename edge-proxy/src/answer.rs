@@ -8,6 +8,7 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHE
 use http::{Response, StatusCode};
 
 use crate::body::ResponseBody;
+use crate::golden::Outcome;
 use crate::headers;
 use crate::http1::fault::Fault;
 use crate::limit::Limit;
@@ -114,7 +115,22 @@ impl Answer {
         }
     }
 
-    fn title(self) -> &'static str {
+    /// What it means for the request.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Answer::Shed { .. } | Answer::NoEndpoint => Outcome::Shed,
+            Answer::Upstream | Answer::NotTaken | Answer::NoBackend => Outcome::Failed,
+            Answer::Limited { limit, .. } => match limit {
+                Limit::RequestHead | Limit::RequestBody | Limit::Rate => Outcome::Refused,
+                _ => Outcome::Failed,
+            },
+            Answer::Failure(_) => Outcome::Route,
+            _ => Outcome::Refused,
+        }
+    }
+
+    /// What it says, in words.
+    pub fn title(self) -> &'static str {
         match self {
             Answer::UnknownHost => "no service has this host name",
             Answer::NoEndpoint => "the service has no endpoint",
@@ -147,7 +163,7 @@ impl Answer {
 
     /// gRPC's answer without messages: status and trailers in one head (gRPC over HTTP/2, "Responses").
     fn trailers_only(self) -> Response<ResponseBody> {
-        let mut response = Response::new(ResponseBody::full(Bytes::new()));
+        let mut response = Response::new(ResponseBody::answer(Bytes::new(), self));
         let head = response.headers_mut();
         head.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         head.insert(GRPC_STATUS, HeaderValue::from(self.grpc_status()));
@@ -188,7 +204,7 @@ impl Answer {
             status.as_u16(),
             self.title()
         );
-        let mut response = Response::new(ResponseBody::full(Bytes::from(body)));
+        let mut response = Response::new(ResponseBody::answer(Bytes::from(body), self));
         *response.status_mut() = status;
         let head = response.headers_mut();
         let problem = HeaderValue::from_static("application/problem+json");

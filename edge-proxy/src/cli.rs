@@ -1,18 +1,19 @@
 //! The command line of `isobar-proxy`.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::prelude::*;
 
 use crate::config::{Config, ConfigError};
-use crate::{intercept, listener, program};
+use crate::{intercept, listener, logs, program};
+
+/// What still blocks a thread when the program ends has this long.
+const RUNTIME_END_WAIT_MAX: Duration = Duration::from_secs(1);
 
 const CHECK_EXITS: &str =
     "Exit status: 0 the configuration is good, 1 it is wrong, 2 it cannot be read";
@@ -149,34 +150,26 @@ fn run(args: Run) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let signals = signals(shutdown.clone())?;
         let ended = program::run(config, shutdown).await;
         signals.abort();
         Ok(ended?)
-    })
+    });
+    // A disk that hangs under a log does not keep the program.
+    runtime.shutdown_timeout(RUNTIME_END_WAIT_MAX);
+    ended
 }
 
-fn log(level: Option<String>, json: bool) -> anyhow::Result<()> {
-    let level = level.or_else(|| std::env::var("ISOBAR_LOG").ok());
-    let level = level.unwrap_or_else(|| "info".to_owned());
-    let targets: Targets = level
-        .parse()
-        .with_context(|| format!("{level:?} is not a log level"))?;
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    let registry = tracing_subscriber::registry();
-    let set = match json {
-        true => registry.with(lines.json().with_filter(targets)).try_init(),
-        false => registry.with(lines.with_filter(targets)).try_init(),
+fn log(level: Option<String>, json: bool) -> Result<(), logs::LogError> {
+    let set = || {
+        std::env::var("ISOBAR_LOG")
+            .ok()
+            .filter(|level| !level.is_empty())
     };
-    // When another program runs this one as a library, its own log stays.
-    if set.is_err() {
-        tracing::debug!("a log is already set");
-    }
-    Ok(())
+    let level = level.or_else(set);
+    logs::start(level.as_deref().unwrap_or("info"), json)
 }
 
 fn signals(shutdown: CancellationToken) -> anyhow::Result<tokio::task::JoinHandle<()>> {

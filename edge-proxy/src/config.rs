@@ -17,9 +17,11 @@ use crate::local_route::LocalRoute;
 pub mod check;
 pub mod listener;
 pub mod sources;
+pub mod telemetry;
 
 use listener::ListenerConfig;
 use sources::Sources;
+use telemetry::{AccessLogConfig, TracesConfig};
 
 /// Most worker threads.
 pub const WORKERS_MAX: usize = 256;
@@ -143,6 +145,12 @@ pub struct Config {
     /// What endpoints are told about whom a request comes from.
     #[serde(default)]
     pub forwarded: Forwarded,
+    /// A line for each request that is told of; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLogConfig>,
+    /// Spans for a collector; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traces: Option<TracesConfig>,
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
@@ -304,6 +312,8 @@ impl Config {
             trusted_sources: Sources::default(),
             workloads: Vec::new(),
             forwarded: Forwarded::default(),
+            access_log: None,
+            traces: None,
             limits: Limits::default(),
             file: None,
         }

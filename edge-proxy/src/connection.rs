@@ -32,6 +32,7 @@ use crate::client_hello::{self, HELLO_LEN_MAX, Hello};
 use crate::config::listener::{Intercept, ListenerProtocol, ProxyProtocol};
 use crate::detect::{self, Protocol};
 use crate::forwarded::Client;
+use crate::golden::Direction;
 use crate::http1;
 use crate::identity::verify::{begins_s, spiffe_id};
 use crate::listener::Listener;
@@ -56,6 +57,9 @@ pub const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// waits that long before it is served.
 pub const PROXY_HEADER_WAIT_MAX: Duration = Duration::from_secs(3);
 
+/// The listener of local applications.
+const OUTBOUND: &str = "outbound";
+
 /// The beginning of an HTTP/2 connection that no HTTP/1.1 request shares (RFC 9113, section 3.4).
 const HTTP2_BEGIN: &[u8; 4] = b"PRI ";
 
@@ -79,6 +83,8 @@ pub struct Downstream {
     pub identity: Option<Arc<SpiffeId>>,
     /// The port at which it came in.
     pub port: u16,
+    /// Whether it is a client or an application of this node.
+    pub direction: Direction,
 }
 
 /// A peer, as its certificate says.
@@ -148,6 +154,10 @@ async fn front(
             client: Client::new(listener.forwarded, ends.source.ip(), is_trusted, is_tls),
             identity: identity.clone(),
             port: ends.destination.port(),
+            direction: match listener.name == OUTBOUND {
+                true => Direction::Outbound,
+                false => Direction::Ingress,
+            },
         })
     };
     match purpose {

@@ -13,6 +13,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use isobar_mesh_api::snapshot::Snapshot;
@@ -51,6 +52,19 @@ enum ControlError {
     Enrol(#[from] EnrolError),
     #[error("the stream ended")]
     Session(#[from] SessionError),
+}
+
+/// How the stream is, for `/metrics`.
+#[derive(Debug, Default)]
+pub struct ControlLive {
+    /// Whether it is open.
+    pub is_open: AtomicBool,
+    /// Times that it was opened.
+    pub opened: AtomicU64,
+    /// When the controller was heard, in microseconds of the proxy's clock.
+    pub heard_us: AtomicU64,
+    /// When a snapshot was applied.
+    pub applied_us: AtomicU64,
 }
 
 /// What outlives one stream.
@@ -129,7 +143,9 @@ impl Control {
                 return Ok(enrolled?);
             }
         }
-        Ok(self.session(end).await?)
+        let ended = self.session(end).await;
+        self.proxy.control.is_open.store(false, Relaxed);
+        Ok(ended?)
     }
 
     /// Waits; weights decay meanwhile.
@@ -153,6 +169,8 @@ impl Control {
 
     fn heard(&mut self) {
         self.heard = Instant::now();
+        let live = &self.proxy.control;
+        live.heard_us.store(self.proxy.clock.now_us(), Relaxed);
         self.follow_decay();
     }
 

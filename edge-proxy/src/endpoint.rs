@@ -229,6 +229,12 @@ impl EndpointLive {
         }
     }
 
+    /// Connections that are kept for a next request.
+    pub fn idle_connections(&self) -> usize {
+        let pools = (0..self.pools.len()).filter_map(|worker| self.pool(worker));
+        pools.map(|pool| pool.len()).sum()
+    }
+
     /// Closes what was idle for too long. Called now and then by each worker for its own.
     pub fn sweep(&self, worker: usize, now_us: u64) {
         if let Some(mut pool) = self.pool(worker) {

@@ -18,7 +18,9 @@
 //!   may take, what limits say, what ends a wait; [`watch`] looks after endpoints once a second, [`concurrency`] learns how much they
 //!   are given at once;
 //! - [`neighbour`], [`prober`]: the way to other nodes, and what is heard of them;
-//! - [`live`], [`observe`]: what is counted, and when.
+//! - [`live`], [`golden`], [`observe`]: what is counted, and when;
+//! - [`audience`]: who hears of single requests, by their [`story`]: [`access_log`], and [`trace`] with [`otlp`]; [`spool`] and [`json`]
+//!   are how that reaches them.
 //!
 //! The life of a report, and of a plan:
 //!
@@ -26,7 +28,7 @@
 //! - [`report`]: counters become a report;
 //! - [`snapshot_file`]: the plan outlives the proxy;
 //! - [`identity`]: keys, certificates, whom to believe;
-//! - [`admin`], [`metrics`]: what an operator sees; [`intercept`]: rules that bring connections here;
+//! - [`admin`], [`metrics`], [`logs`]: what an operator sees; [`intercept`]: rules that bring connections here;
 //! - `memory`: what a burst took is given back;
 //! - [`reload`], [`handover`], [`drain`]: how configuration and program change, how it all ends.
 //!
@@ -49,9 +51,11 @@
 //! - [`decay`]: weights go home when the controller is silent.
 
 pub mod access;
+pub mod access_log;
 pub mod admin;
 pub mod alert;
 pub mod answer;
+pub mod audience;
 pub mod authorise;
 pub mod balance;
 pub mod balancer;
@@ -74,6 +78,7 @@ pub mod enrol;
 pub mod expiry;
 pub mod forwarded;
 pub mod gate;
+pub mod golden;
 pub mod gradient;
 pub mod handover;
 pub mod headers;
@@ -82,6 +87,7 @@ pub mod health_check;
 pub mod http1;
 pub mod identity;
 pub mod intercept;
+pub mod json;
 pub mod jwks;
 pub mod jwt;
 pub mod limit;
@@ -89,6 +95,7 @@ pub mod listen;
 pub mod listener;
 pub mod live;
 pub mod local_route;
+pub mod logs;
 mod memory;
 pub mod metrics;
 pub mod mirror;
@@ -96,6 +103,7 @@ mod moved;
 pub mod neighbour;
 pub mod neighbour_load;
 pub mod observe;
+pub mod otlp;
 pub mod outlier;
 pub mod pick;
 pub mod pressure;
@@ -117,9 +125,12 @@ pub mod session;
 pub mod shed;
 pub mod skew;
 pub mod snapshot_file;
+pub mod spool;
 pub mod spread;
+pub mod story;
 pub mod tcp;
 pub mod tls;
+pub mod trace;
 pub mod traffic;
 pub mod turns;
 pub mod watch;

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::endpoint::{EndpointLive, Siblings};
 use crate::gate::{Gate, RANKS};
+use crate::golden::{Cells, Histogram, Kind, Reading};
 use crate::limit::{self, Limit};
 use crate::pick::Memory;
 use crate::rates::RateLive;
@@ -31,8 +32,6 @@ pub struct ServiceLive {
     pub service: ServiceName,
     /// The queue before its endpoints here.
     pub gate: Arc<Gate>,
-    /// Time of whole answers, in seconds, for `/metrics`.
-    pub duration: metrics::Histogram,
     /// What its retries may still do.
     pub retries: RetriesLive,
     /// Its TCP connections.
@@ -66,6 +65,8 @@ pub struct TcpLive {
 pub struct WorkerLive {
     /// What it counted.
     pub counters: Counters,
+    /// How requests went.
+    pub golden: Cells,
     /// What its choices depend on.
     pub chooser: Mutex<Chooser>,
 }
@@ -152,6 +153,8 @@ pub struct MovedOutLive {
     pub spill: AtomicU64,
     /// Refused there and brought back.
     pub refused: AtomicU64,
+    /// How long those took that were answered.
+    pub duration: Histogram,
 }
 
 /// Requests that came from one home, since the start.
@@ -205,16 +208,10 @@ pub struct Totals {
 impl ServiceLive {
     /// A service nothing was asked of yet, for that many worker threads; `suspicion` is told when an endpoint of it may be
     /// an outlier.
-    pub fn new(
-        service: ServiceName,
-        threads: usize,
-        duration: metrics::Histogram,
-        suspicion: Arc<Notify>,
-    ) -> ServiceLive {
+    pub fn new(service: ServiceName, threads: usize, suspicion: Arc<Notify>) -> ServiceLive {
         ServiceLive {
             service,
             gate: Arc::new(Gate::default()),
-            duration,
             retries: RetriesLive::default(),
             tcp: TcpLive::default(),
             rates: Mutex::default(),
@@ -272,6 +269,14 @@ impl ServiceLive {
         let budget = self.retries.budget.lock();
         let mut budget = budget.unwrap_or_else(PoisonError::into_inner);
         budget.take(firsts, now_us, rules).then_some(retrying)
+    }
+
+    /// Retries that the budget would allow now.
+    pub fn retries_left(&self, rules: &retry::Rules, now_us: u64) -> f64 {
+        let firsts = self.firsts();
+        let budget = self.retries.budget.lock();
+        let budget = budget.unwrap_or_else(PoisonError::into_inner);
+        budget.left(firsts, now_us, rules)
     }
 
     /// Called at least once a second: what the budget counts from.
@@ -347,6 +352,15 @@ impl ServiceLive {
             min_us.swap(u64::MAX, Relaxed)
         });
         takes.min().filter(|&min_us| min_us < u64::MAX)
+    }
+
+    /// How requests of each kind went, over all workers.
+    pub fn golden(&self) -> BTreeMap<Kind, Reading> {
+        let mut sums = BTreeMap::new();
+        self.workers
+            .iter()
+            .for_each(|worker| worker.golden.read(&mut sums));
+        sums
     }
 
     /// A request of a class found no room in the queue.

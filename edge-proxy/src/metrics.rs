@@ -1,24 +1,23 @@
 //! What the proxy measures of itself, by the names an operator sees.
 //!
-//! The request path counts in [`crate::live`]; its totals are copied here when
-//! somebody asks. Only the duration is recorded as it happens.
+//! The request path counts in [`crate::live`] and [`crate::golden`]; what they have is put on a page when somebody asks, and the
+//! page forgotten: what is no more, an endpoint, a neighbour, a service, is on the next page no more. No label is a name that
+//! a client chooses.
+//!
+//! Names are ours, `isobar_proxy_…`, but for what OpenTelemetry names for HTTP.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use isobar_mesh_api::names::ServiceName;
-use metrics::{Key, Label, Level, Metadata, Recorder};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
+use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
-use crate::circuit::State;
-use crate::config::listener::ListenerProtocol;
-use crate::endpoint::EndpointLive;
-use crate::http1::fault::{Fault, Side};
-use crate::limit::Limit;
-use crate::listener::Listener;
-use crate::live::ServiceLive;
+use crate::golden::{BOUNDS_US, Kind, Reading};
 use crate::proxy::Proxy;
-use crate::routing::RoutingCounts;
+
+mod node;
+mod service;
 
 const ENTERED: &str = "isobar_proxy_requests_entered_total";
 const SERVED_HOME: &str = "isobar_proxy_requests_served_home_total";
@@ -49,7 +48,6 @@ const NO_BACKEND: &str = "isobar_proxy_route_requests_without_backend_total";
 const DELAYED: &str = "isobar_proxy_route_faults_delayed_total";
 const NOT_DELAYED: &str = "isobar_proxy_route_faults_not_delayed_total";
 const ABORTED: &str = "isobar_proxy_route_faults_aborted_total";
-const DURATION: &str = "isobar_proxy_request_duration_seconds";
 const IN_FLIGHT: &str = "isobar_proxy_requests_in_flight";
 const WAITING: &str = "isobar_proxy_requests_waiting";
 const WEIGHT: &str = "isobar_proxy_weight_ratio";
@@ -71,274 +69,238 @@ const CLOCK_SKEW: &str = "isobar_proxy_clock_skew_seconds";
 const ACCESS_REFUSED: &str = "isobar_proxy_access_refused_total";
 const ACCESS_WATCHED: &str = "isobar_proxy_access_would_refuse_total";
 const CERTIFICATE: &str = "isobar_proxy_certificate_expiry_timestamp_seconds";
+const SERVER_DURATION: &str = "http_server_request_duration_seconds";
+const MOVED_DURATION: &str = "isobar_proxy_moved_duration_seconds";
+const ROUTE_REQUESTS: &str = "isobar_proxy_route_requests_total";
+const IDLE: &str = "isobar_proxy_endpoint_connections_idle";
+const ACTIVE: &str = "isobar_proxy_endpoint_requests_in_flight";
+const RETRY_BUDGET: &str = "isobar_proxy_retry_budget_left";
+const CERTIFICATE_LEFT: &str = "isobar_proxy_certificate_remaining_seconds";
+const SNAPSHOT_AGE: &str = "isobar_proxy_snapshot_age_seconds";
+const CONTROL_UP: &str = "isobar_proxy_control_connected";
+const CONTROL_SILENCE: &str = "isobar_proxy_control_silence_seconds";
+const CONTROL_STREAMS: &str = "isobar_proxy_control_streams_total";
+const LOG_LINES: &str = "isobar_proxy_access_log_lines_total";
+const SPANS: &str = "isobar_proxy_spans_total";
+const INFO: &str = "isobar_proxy_info";
 
-/// Upper bounds of the duration's buckets, in seconds.
-const DURATION_BUCKETS_S: [f64; 14] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+/// What each of them says, in one line.
+const HELP: [(&str, &str); 64] = [
+    (ENTERED, "First attempts that entered the mesh here"),
+    (SERVED_HOME, "Of these, given to an endpoint of this node"),
+    (SHED, "Of these, refused because nobody had room"),
+    (
+        FAILED,
+        "Of these, ended in an error of the mesh or an endpoint",
+    ),
+    (CLOUD, "Of these, sent to the upstream of last resort"),
+    (
+        COMPLETED,
+        "Requests that endpoints of this node completed, moved-in ones included",
+    ),
+    (MOVED_OUT, "Requests sent to another node, by cause"),
+    (
+        MOVED_OUT_REFUSED,
+        "Requests that another node refused, brought back",
+    ),
+    (MOVED_IN, "Requests taken from a home"),
+    (MOVED_IN_REFUSED, "Requests of a home refused"),
+    (
+        RETRIES,
+        "Tries after the first, made and denied by the budget",
+    ),
+    (LIMITED, "Requests that a limit refused or ended"),
+    (
+        CIRCUIT,
+        "An endpoint's circuit: 0 Closed, 0.5 HalfOpen, 1 Open",
+    ),
+    (CIRCUIT_OPENINGS, "Times that a circuit opened"),
+    (
+        EJECTIONS,
+        "Times that an endpoint was left alone as an outlier",
+    ),
+    (
+        SPARED,
+        "Outliers that kept their traffic because too many were left alone",
+    ),
+    (HEALTHY, "Whether an endpoint passes its health check"),
+    (HEALTH_CHECKS, "Answers to health checks"),
+    (RATE, "Requests that a rate limit passed and refused"),
+    (RATE_SHARE, "This node's share of a rate limit of the mesh"),
+    (
+        SHED_BY_CLASS,
+        "Requests that found no room in the queue, by class",
+    ),
+    (MIRRORED, "Copies of requests, by what became of them"),
+    (
+        CONCURRENCY,
+        "Requests that the endpoints here are given at once",
+    ),
+    (LOST, "Requests that no service and no rule is for"),
+    (REDIRECTED, "Redirects by routes"),
+    (NO_BACKEND, "Requests to a backend that does not exist"),
+    (DELAYED, "Delays made on purpose"),
+    (NOT_DELAYED, "Delays left out because too many waited"),
+    (ABORTED, "Failures made on purpose"),
+    (IN_FLIGHT, "Requests at endpoints of this node now"),
+    (WAITING, "Requests in the queue now"),
+    (WEIGHT, "Part of the demand here that is sent to whom"),
+    (RTT, "Smoothed round trip to a neighbour"),
+    (CONNECTIONS, "Connections open now"),
+    (LISTENER_CONNECTIONS, "Connections accepted"),
+    (
+        LISTENER_REFUSED,
+        "Connections closed before they were served, by cause",
+    ),
+    (
+        LISTENER_DETECTED,
+        "Connections by the protocol that was detected",
+    ),
+    (LISTENER_HANDSHAKES, "TLS handshakes that succeeded"),
+    (LISTENER_RELOADS, "Certificates read again"),
+    (TCP_OPEN, "TCP connections open now"),
+    (TCP_BYTES, "Bytes of TCP connections"),
+    (
+        CONFIG_RELOADS,
+        "Times that the configuration file was read again",
+    ),
+    (PLAN_EPOCH, "Epoch of the plan in force"),
+    (PLAN_GENERATION, "Generation of the plan in force"),
+    (SHARE_LEFT, "Share of the plan's moves that still holds"),
+    (
+        REFUSED_MESSAGES,
+        "Messages that are none, by side and reason",
+    ),
+    (
+        CLOCK_SKEW,
+        "How far this clock is ahead of the controller's",
+    ),
+    (ACCESS_REFUSED, "Requests that access policies refused"),
+    (
+        ACCESS_WATCHED,
+        "Requests that they would have refused, were they not only watching",
+    ),
+    (
+        CERTIFICATE,
+        "When this node's certificate ends, in seconds since 1970",
+    ),
+    (
+        SERVER_DURATION,
+        "Time from a request's arrival until its answer had come, by what was asked and what came of it",
+    ),
+    (
+        MOVED_DURATION,
+        "Time that moved requests took, by the node that served them",
+    ),
+    (
+        ROUTE_REQUESTS,
+        "Answers to requests that followed a rule of a route",
+    ),
+    (
+        IDLE,
+        "Connections kept open to an endpoint for the next request",
+    ),
+    (ACTIVE, "Requests at an endpoint now"),
+    (RETRY_BUDGET, "Retries that the budget would allow now"),
+    (
+        CERTIFICATE_LEFT,
+        "How long this node's certificate still holds",
+    ),
+    (
+        SNAPSHOT_AGE,
+        "How long ago the snapshot in force was applied",
+    ),
+    (CONTROL_UP, "Whether the control stream is open"),
+    (CONTROL_SILENCE, "How long ago the controller was heard"),
+    (CONTROL_STREAMS, "Times that the control stream was opened"),
+    (LOG_LINES, "Lines of the access log, by what became of them"),
+    (SPANS, "Spans, by what became of them"),
+    (INFO, "1; its labels say which program this is"),
 ];
 
-/// Registers and shows metrics. Not the process's recorder: two proxies can live in one process.
-#[derive(Clone)]
-pub struct Metrics(Arc<PrometheusRecorder>);
-
-impl std::fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Metrics")
-    }
+/// Every metric's name and what it says.
+pub fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
+    HELP.into_iter()
 }
 
-impl Metrics {
-    /// No metrics yet.
-    ///
-    /// # Errors
-    /// Never with the buckets above.
-    pub fn new() -> Result<Metrics, BuildError> {
-        let duration = Matcher::Full(DURATION.to_owned());
-        let recorder = PrometheusBuilder::new()
-            .set_buckets_for_metric(duration, &DURATION_BUCKETS_S)?
-            .build_recorder();
-        Ok(Metrics(Arc::new(recorder)))
+/// All metrics as of now, in Prometheus's text format.
+pub fn render(proxy: &Proxy) -> String {
+    let mut page = Page {
+        recorder: PrometheusBuilder::new().build_recorder(),
+        histograms: String::new(),
+    };
+    for (name, help) in HELP {
+        let name = KeyName::from_const_str(name);
+        page.recorder.describe_gauge(name, None, help.into());
     }
+    node::update(&page, proxy);
+    service::update(&mut page, proxy);
+    let mut text = page.recorder.handle().render();
+    text.push_str(&page.histograms);
+    text
+}
 
-    /// The duration of a service's own requests.
-    pub fn duration(&self, service: &ServiceName) -> metrics::Histogram {
-        let key = Key::from_parts(DURATION, vec![service_label(service)]);
-        self.0.register_histogram(&key, &metadata())
-    }
+/// What is shown of one instant.
+struct Page {
+    recorder: PrometheusRecorder,
+    /// Histograms, as text: the recorder makes its own from single values alone.
+    histograms: String,
+}
 
-    /// Sorts what was recorded into buckets. Called now and then, so that little gathers.
-    pub fn upkeep(&self) {
-        self.0.handle().run_upkeep();
-    }
-
-    /// All metrics as of now, in Prometheus's text format.
-    pub fn render(&self, proxy: &Proxy) -> String {
-        for live in proxy.table.services() {
-            self.update_service(&live, proxy);
-        }
-        let reload = &proxy.reload;
-        for (outcome, count) in [("ok", &reload.ok), ("failed", &reload.failed)] {
-            let labels = vec![Label::new("outcome", outcome)];
-            self.counter(CONFIG_RELOADS, labels, count.load(Relaxed));
-        }
-        for listener in proxy.listeners.all() {
-            self.update_listener(&listener);
-        }
-        let routes = proxy.table.load();
-        for route in &routes.services {
-            let label = service_label(&route.live.service);
-            let row = &route.row;
-            let moves = row.moves.iter().map(|m| (m.to.as_str(), m.weight_ppm));
-            let own = [("home", row.home_ppm), ("cloud", row.cloud_ppm)];
-            for (to, weight_ppm) in own.into_iter().chain(moves) {
-                let labels = vec![label.clone(), Label::new("to", to.to_owned())];
-                self.gauge(WEIGHT, labels, f64::from(weight_ppm) / 1e6);
-            }
-            self.gauge(CONCURRENCY, vec![label.clone()], f64::from(route.places()));
-            if let Some(classes) = &route.traffic.priority {
-                let shed = route.live.shed_by_rank();
-                for (class, count) in classes.names().iter().zip(shed) {
-                    let labels = vec![label.clone(), Label::new("class", class.clone())];
-                    self.counter(SHED_BY_CLASS, labels, count);
-                }
-            }
-            for endpoint in route.endpoints.iter() {
-                self.update_endpoint(&label, endpoint, proxy);
-            }
-        }
-        for neighbour in routes.neighbours.iter() {
-            if neighbour.rtt_us() > 0 {
-                let labels = vec![Label::new("neighbour", neighbour.node.to_string())];
-                self.gauge(RTT, labels, f64::from(neighbour.rtt_us()) / 1e6);
-            }
-        }
-        self.update_routing(&proxy.routing);
-        for (outcome, count) in proxy.mirrors.counts() {
-            self.counter(MIRRORED, vec![Label::new("outcome", outcome)], count);
-        }
-        let plan = routes.snapshot.plan;
-        self.gauge(PLAN_EPOCH, Vec::new(), plan.epoch as f64);
-        self.gauge(PLAN_GENERATION, Vec::new(), plan.generation as f64);
-        self.gauge(SHARE_LEFT, Vec::new(), routes.share_left);
-        self.gauge(CONNECTIONS, Vec::new(), proxy.drain.open() as f64);
-        self.update_faults(proxy);
-        self.update_access(proxy);
-        self.gauge(CLOCK_SKEW, Vec::new(), proxy.skew.ahead_s());
-        if let Some(identity) = proxy.identity.get() {
-            let ends = identity.validity.not_after;
-            let ends = ends.duration_since(std::time::SystemTime::UNIX_EPOCH);
-            self.gauge(
-                CERTIFICATE,
-                Vec::new(),
-                ends.map_or(0.0, |t| t.as_secs_f64()),
-            );
-        }
-        self.0.handle().render()
-    }
-
-    fn update_endpoint(&self, service: &Label, endpoint: &EndpointLive, proxy: &Proxy) {
-        let view = endpoint.circuit.view(proxy.clock.now_us());
-        let address = Label::new("endpoint", endpoint.address().to_owned());
-        let labels = || vec![service.clone(), address.clone()];
-        let open = match view.state {
-            State::Closed => 0.0,
-            State::HalfOpen => 0.5,
-            State::Open => 1.0,
-        };
-        self.gauge(CIRCUIT, labels(), open);
-        self.counter(CIRCUIT_OPENINGS, labels(), view.openings);
-        self.counter(EJECTIONS, labels(), view.ejections);
-        self.gauge(HEALTHY, labels(), f64::from(u8::from(view.is_healthy)));
-        let checks = &endpoint.checks;
-        for (outcome, count) in [("good", &checks.good), ("bad", &checks.bad)] {
-            let mut labels = labels();
-            labels.push(Label::new("outcome", outcome));
-            self.counter(HEALTH_CHECKS, labels, count.load(Relaxed));
-        }
-    }
-
-    fn update_listener(&self, listener: &Listener) {
-        let counts = &listener.counts;
-        let labels = |more: &[(&'static str, &'static str)]| {
-            let own = Label::new("listener", listener.name.clone());
-            let more = more.iter().map(|(name, value)| Label::new(*name, *value));
-            [own].into_iter().chain(more).collect::<Vec<_>>()
-        };
-        self.counter(
-            LISTENER_CONNECTIONS,
-            labels(&[]),
-            counts.accepted.load(Relaxed),
-        );
-        for (cause, count) in counts.refused() {
-            self.counter(LISTENER_REFUSED, labels(&[("cause", cause)]), count);
-        }
-        if listener.protocol == ListenerProtocol::Detect {
-            for (protocol, count) in counts.detected() {
-                self.counter(LISTENER_DETECTED, labels(&[("protocol", protocol)]), count);
-            }
-        }
-        if listener.termination.is_some() {
-            self.counter(
-                LISTENER_HANDSHAKES,
-                labels(&[]),
-                counts.handshakes.load(Relaxed),
-            );
-            let reloads = [("ok", &counts.reloaded), ("failed", &counts.reload_failed)];
-            for (outcome, count) in reloads {
-                let labels = labels(&[("outcome", outcome)]);
-                self.counter(LISTENER_RELOADS, labels, count.load(Relaxed));
-            }
-        }
-    }
-
-    fn update_faults(&self, proxy: &Proxy) {
-        for (side, fault) in Side::ALL.iter().flat_map(|s| Fault::ALL.map(|f| (*s, f))) {
-            let count = proxy.faults.get(side, fault);
-            // A series for each fault that was met, not for each that could be.
-            if count > 0 {
-                let reason = Label::new("reason", fault.label());
-                let labels = vec![Label::new("side", side.label()), reason];
-                self.counter(REFUSED_MESSAGES, labels, count);
-            }
-        }
-    }
-
-    fn update_access(&self, proxy: &Proxy) {
-        let counts = &proxy.access;
-        let by = |cause: &'static str| vec![Label::new("cause", cause)];
-        let (denied, untold) = (&counts.denied, &counts.unauthenticated);
-        self.counter(ACCESS_REFUSED, by("policy"), denied.load(Relaxed));
-        self.counter(ACCESS_REFUSED, by("token"), untold.load(Relaxed));
-        self.counter(ACCESS_WATCHED, Vec::new(), counts.watched.load(Relaxed));
-    }
-
-    fn update_service(&self, live: &ServiceLive, proxy: &Proxy) {
-        let service = || vec![service_label(&live.service)];
-        let with = |name: &'static str, value: String| {
-            let mut labels = service();
-            labels.push(Label::new(name, value));
-            labels
-        };
-        let totals = live.totals(proxy.clock.now_us());
-        self.counter(ENTERED, service(), totals.entered);
-        self.counter(SERVED_HOME, service(), totals.served_home);
-        self.counter(SHED, service(), totals.shed);
-        self.counter(FAILED, service(), totals.failed);
-        self.counter(CLOUD, service(), totals.cloud);
-        self.counter(COMPLETED, service(), totals.completed);
-        let (limited, retries) = live.limited();
-        for (limit, count) in Limit::ALL.into_iter().zip(limited) {
-            self.counter(LIMITED, with("limit", limit.as_str().to_owned()), count);
-        }
-        for (outcome, count) in ["made", "denied"].into_iter().zip(retries) {
-            self.counter(RETRIES, with("outcome", outcome.to_owned()), count);
-        }
-        self.update_rates(live);
-        let spared = live.outliers_spared.load(Relaxed);
-        self.counter(SPARED, service(), spared);
-        self.gauge(IN_FLIGHT, service(), f64::from(live.gate.active()));
-        self.gauge(WAITING, service(), f64::from(live.gate.waiting()));
-        let read = |count: &AtomicU64| count.load(Relaxed);
-        self.gauge(TCP_OPEN, service(), f64::from(live.tcp.open.load(Relaxed)));
-        let bytes = &live.tcp.bytes;
-        for (direction, count) in [("received", &bytes.received), ("sent", &bytes.sent)] {
-            let labels = with("direction", direction.to_owned());
-            self.counter(TCP_BYTES, labels, read(count));
-        }
-        for (to, counts) in live.moved_out_all() {
-            for (cause, count) in [("plan", &counts.plan), ("spill", &counts.spill)] {
-                let mut labels = with("to", to.to_string());
-                labels.push(Label::new("cause", cause));
-                self.counter(MOVED_OUT, labels, read(count));
-            }
-            let labels = with("to", to.to_string());
-            self.counter(MOVED_OUT_REFUSED, labels, read(&counts.refused));
-        }
-        for (home, counts) in live.moved_in_all() {
-            let labels = || with("home", home.to_string());
-            self.counter(MOVED_IN, labels(), read(&counts.accepted));
-            self.counter(MOVED_IN_REFUSED, labels(), read(&counts.refused));
-        }
-    }
-
-    fn update_rates(&self, live: &ServiceLive) {
-        for (name, rate) in live.rates() {
-            let service = service_label(&live.service);
-            let labels = vec![service, Label::new("limit", name)];
-            for (outcome, count) in [("passed", &rate.passed), ("refused", &rate.refused)] {
-                let mut labels = labels.clone();
-                labels.push(Label::new("outcome", outcome));
-                self.counter(RATE, labels, count.load(Relaxed));
-            }
-            let share_ppm = rate.share_ppm.load(Relaxed);
-            if share_ppm > 0 {
-                self.gauge(RATE_SHARE, labels, share_ppm as f64 / 1e6);
-            }
-        }
-    }
-
-    fn update_routing(&self, counts: &RoutingCounts) {
-        for (name, count) in [
-            (LOST, &counts.lost),
-            (REDIRECTED, &counts.redirected),
-            (NO_BACKEND, &counts.no_backend),
-            (DELAYED, &counts.delayed),
-            (NOT_DELAYED, &counts.not_delayed),
-            (ABORTED, &counts.aborted),
-        ] {
-            let value = count.load(Relaxed);
-            self.counter(name, Vec::new(), value);
-        }
-    }
-
+impl Page {
     fn counter(&self, name: &'static str, labels: Vec<Label>, value: u64) {
         let key = Key::from_parts(name, labels);
-        self.0.register_counter(&key, &metadata()).absolute(value);
+        self.recorder
+            .register_counter(&key, &metadata())
+            .absolute(value);
     }
 
     fn gauge(&self, name: &'static str, labels: Vec<Label>, value: f64) {
         let key = Key::from_parts(name, labels);
-        self.0.register_gauge(&key, &metadata()).set(value);
+        self.recorder.register_gauge(&key, &metadata()).set(value);
+    }
+
+    /// Says that a histogram's series follow.
+    fn begin_histogram(&mut self, name: &str) {
+        let help = HELP.iter().find(|(known, _)| *known == name);
+        let help = help.map_or("", |(_, help)| help);
+        let _ = write!(
+            self.histograms,
+            "# HELP {name} {help}\n# TYPE {name} histogram\n"
+        );
+    }
+
+    /// One series of a histogram; `labels` as they stand between the braces.
+    fn histogram(&mut self, name: &str, labels: &str, reading: &Reading) {
+        let out = &mut self.histograms;
+        let mut count = 0;
+        let bounds = BOUNDS_US.map(|bound_us| (bound_us as f64 / 1e6).to_string());
+        let bounds = bounds.iter().map(String::as_str).chain(["+Inf"]);
+        for (bound, bucket) in bounds.zip(reading.buckets) {
+            count += bucket;
+            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
+        }
+        let sum_s = reading.sum_us as f64 / 1e6;
+        let _ = writeln!(out, "{name}_sum{{{labels}}} {sum_s}");
+        let _ = writeln!(out, "{name}_count{{{labels}}} {count}");
+    }
+
+    /// How requests went; of no service, when nobody knew whose they were.
+    fn golden(&mut self, service: Option<&ServiceName>, readings: &BTreeMap<Kind, Reading>) {
+        for (kind, reading) in readings {
+            let [direction, outcome, method] = kind.words();
+            let mut labels = service.map_or_else(String::new, |s| format!("service=\"{s}\","));
+            let _ = write!(
+                labels,
+                "direction=\"{direction}\",outcome=\"{outcome}\",http_request_method=\"{method}\",\
+                 http_response_status_code=\""
+            );
+            let _ = match kind.status() {
+                Some(status) => write!(labels, "{status}\""),
+                None => write!(labels, "_OTHER\""),
+            };
+            self.histogram(SERVER_DURATION, &labels, reading);
+        }
     }
 }
 

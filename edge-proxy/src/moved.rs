@@ -57,8 +57,9 @@ pub(crate) async fn ask(
     let (request, again) = exchange.keep(request, true);
     let (head, body) = request.into_parts();
     let mut there = Request::from_parts(head.clone(), body);
-    let mut observation = Observation::away(exchange);
+    let mut observation = Observation::moved(exchange, neighbour, cause);
     mark(there.headers_mut(), exchange, observation.begun_us());
+    observation.tell(there.headers_mut());
     let back = |again: Again| match again.take() {
         Some(body) => Moved::Back(Request::from_parts(head, body)),
         None => Moved::Lost(Answer::NotTaken),

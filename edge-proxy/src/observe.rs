@@ -7,22 +7,30 @@
 //!
 //! The endpoint's circuit hears of it as soon as something is known: the
 //! answer's head, or that none came.
+//!
+//! A request may have several: one per try. What came of the request as a whole is a [`Conclusion`], noted once, when the
+//! last of them is over. Whoever wants to hear more of single requests is served by [`crate::story`].
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 
-use http::response;
+use http::{HeaderMap, response};
 
 use crate::clock::Clock;
 use crate::endpoint::{EndpointLive, Verdict};
 use crate::expiry::{Expiry, NEVER_US};
 use crate::gate::{Class, Slot};
+use crate::golden::{Kind, Outcome};
 use crate::headers;
 use crate::http1::client::Connection;
 use crate::limit::Limit;
-use crate::live::ServiceLive;
+use crate::live::{MovedOutLive, ServiceLive};
+use crate::pick::Cause;
+use crate::proxy::Worker;
 use crate::request::Exchange;
+use crate::routes::ServiceRoute;
+use crate::story::{Story, To};
 
 /// One request with whoever serves it.
 #[derive(Debug)]
@@ -34,7 +42,7 @@ pub struct Observation {
     begun_us: u64,
     bounds: Bounds,
     class: Class,
-    outcome: Outcome,
+    outcome: End,
     /// Whether the endpoint's circuit knows.
     is_told: bool,
     /// When the answer was over, if the connection goes on after it.
@@ -44,6 +52,64 @@ pub struct Observation {
     slot: Option<Slot>,
     endpoint: Option<Arc<EndpointLive>>,
     connection: Option<Connection>,
+    /// Who serves it, as an outcome of the request, and what is counted of moves there.
+    by: Outcome,
+    moved: Option<Arc<MovedOutLive>>,
+    /// What is noted of the whole request when this is over: its kind, and when it arrived.
+    concludes: Option<(Kind, u64)>,
+    /// The request's story, and which of its tries this is.
+    story: Option<(Arc<Story>, usize)>,
+    /// When it was over, once it is.
+    over_us: Option<u64>,
+}
+
+/// How a request at somebody's ended, and when, in microseconds of the proxy's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Over {
+    at_us: u64,
+    outcome: Outcome,
+}
+
+/// What is noted of a request as a whole.
+#[derive(Debug)]
+pub(crate) struct Conclusion<'a> {
+    pub(crate) worker: &'a Worker,
+    pub(crate) kind: Kind,
+    /// Whose it was and when it arrived, if that was ever known.
+    pub(crate) of: Option<(Arc<ServiceRoute>, u64)>,
+}
+
+impl Conclusion<'_> {
+    /// It was over at that time.
+    pub(crate) fn note(&self, over: Over) {
+        let cells = match &self.of {
+            Some((route, _)) => &route.live.worker(self.worker.index).golden,
+            None => self.worker.proxy.unrouted(self.worker.index),
+        };
+        let arrived_us = self
+            .of
+            .as_ref()
+            .map_or(over.at_us, |(_, arrived_us)| *arrived_us);
+        let took_us = over.at_us.saturating_sub(arrived_us);
+        cells.note(self.kind.with(over.outcome), took_us);
+    }
+
+    /// It is over now.
+    pub(crate) fn note_now(&self, outcome: Outcome) {
+        let at_us = self
+            .of
+            .as_ref()
+            .map_or(0, |_| self.worker.proxy.clock.now_us());
+        self.note(Over { at_us, outcome });
+    }
+
+    /// What is said of an answer of which nothing is left but that it failed.
+    pub(crate) fn lost(&self) -> Over {
+        Over {
+            at_us: self.worker.proxy.clock.now_us(),
+            outcome: Outcome::Failed,
+        }
+    }
 }
 
 /// What bounds the answer's body.
@@ -56,7 +122,7 @@ struct Bounds {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+enum End {
     /// The client went away, or the request was given to someone else.
     Abandoned,
     Completed,
@@ -73,7 +139,8 @@ enum Outcome {
 impl Observation {
     /// A request that an endpoint of this node gets now.
     pub(crate) fn at_home(exchange: &Exchange<'_>, class: Class, slot: Slot) -> Observation {
-        let mut observation = Observation::away(exchange);
+        let to = || To::Endpoint(Arc::clone(slot.endpoint()), slot.is_probe());
+        let mut observation = Observation::away(exchange, Outcome::Home, to);
         let counters = &observation.live.worker(observation.worker).counters;
         counters.begun.fetch_add(1, Relaxed);
         counters
@@ -84,16 +151,34 @@ impl Observation {
         observation
     }
 
-    /// A request that another node or the upstream of last resort gets now.
-    pub(crate) fn away(exchange: &Exchange<'_>) -> Observation {
+    /// A request that a neighbour gets now, by its index in the snapshot.
+    pub(crate) fn moved(exchange: &Exchange<'_>, neighbour: usize, cause: Cause) -> Observation {
+        let route = exchange.route;
+        let to = || To::Node(Arc::clone(&route.neighbours[neighbour]), cause);
+        let mut observation = Observation::away(exchange, Outcome::Moved, to);
+        observation.moved = Some(Arc::clone(route.moved_out(neighbour)));
+        observation
+    }
+
+    /// A request that the upstream of last resort gets now.
+    pub(crate) fn at_cloud(exchange: &Exchange<'_>, cloud: &Arc<EndpointLive>) -> Observation {
+        Observation::away(exchange, Outcome::Cloud, || To::Cloud(Arc::clone(cloud)))
+    }
+
+    fn away(exchange: &Exchange<'_>, by: Outcome, to: impl FnOnce() -> To) -> Observation {
         let (worker, route) = (exchange.worker, exchange.route);
         let clock = worker.proxy.clock;
+        let begun_us = clock.now_us();
+        let story = exchange.story.map(|story| {
+            let place = story.tries(to(), begun_us);
+            (Arc::clone(story), place)
+        });
         Observation {
             live: Arc::clone(&route.live),
             worker: worker.index,
             clock,
             expiry: Arc::clone(&worker.expiry),
-            begun_us: clock.now_us(),
+            begun_us,
             bounds: Bounds {
                 idle_us: route.traffic.waits.idle_us,
                 end_us: exchange.deadline.end_us,
@@ -104,12 +189,42 @@ impl Observation {
                 },
             },
             class: Class::Own,
-            outcome: Outcome::Abandoned,
+            outcome: End::Abandoned,
             is_told: false,
             answered_us: None,
             slot: None,
             endpoint: None,
             connection: None,
+            by,
+            moved: None,
+            concludes: None,
+            story,
+            over_us: None,
+        }
+    }
+
+    /// Says in the head of what is sent whose trace it belongs to, if anybody records it.
+    pub(crate) fn tell(&self, head: &mut HeaderMap) {
+        if let Some((story, place)) = &self.story {
+            story.tell(*place, head);
+        }
+    }
+
+    /// What is to be noted of the whole request when this is over.
+    pub(crate) fn conclude(&mut self, conclusion: &Conclusion<'_>) {
+        let arrived_us = conclusion
+            .of
+            .as_ref()
+            .map_or(self.begun_us, |(_, arrived_us)| *arrived_us);
+        self.concludes = Some((conclusion.kind, arrived_us));
+    }
+
+    /// What it being over means for the request.
+    fn meaning(&self) -> Outcome {
+        match self.outcome {
+            End::Completed | End::CompletedInError => self.by,
+            End::Abandoned => Outcome::Gone,
+            End::Failed | End::Cut | End::Unanswered => Outcome::Failed,
         }
     }
 
@@ -126,8 +241,11 @@ impl Observation {
     /// The answer's head came; `endpoint` keeps its connection when its body has ended.
     pub fn answered(&mut self, head: &response::Parts, endpoint: Option<Arc<EndpointLive>>) {
         self.endpoint = endpoint;
+        if let Some((story, place)) = &self.story {
+            story.heard(*place, head.status);
+        }
         if head.status.is_server_error() {
-            self.outcome = Outcome::CompletedInError;
+            self.outcome = End::CompletedInError;
         }
         if let Some(slot) = &self.slot {
             self.is_told = true;
@@ -155,33 +273,39 @@ impl Observation {
 
     /// A TCP connection broke off; which side did it is not known.
     pub fn cut(mut self) {
-        self.outcome = Outcome::Cut;
+        self.outcome = End::Cut;
     }
 
     /// The answer ended as it should, on a connection that can be used again.
-    pub fn completed(mut self, connection: Option<Connection>) {
+    pub fn completed(mut self, connection: Option<Connection>) -> Over {
         self.connection = connection;
-        if self.outcome == Outcome::Abandoned {
-            self.outcome = Outcome::Completed;
+        if self.outcome == End::Abandoned {
+            self.outcome = End::Completed;
+        }
+        let at_us = self.clock.now_us();
+        self.over_us = Some(at_us);
+        Over {
+            at_us,
+            outcome: self.by,
         }
     }
 
     /// The connection to whoever serves it broke.
     pub fn failed(mut self) {
-        self.outcome = Outcome::Failed;
+        self.outcome = End::Failed;
     }
 
     /// It was not answered, and that is the fault of whoever should.
     pub fn unanswered(mut self) {
-        self.outcome = Outcome::Unanswered;
+        self.outcome = End::Unanswered;
     }
 
     /// A limit ended the answer.
     pub fn limited(mut self, limit: Limit) {
         self.live.worker(self.worker).counters.limit(limit);
         self.outcome = match limit {
-            Limit::IdleTimeout | Limit::StreamTimeout => Outcome::Failed,
-            _ => Outcome::Cut,
+            Limit::IdleTimeout | Limit::StreamTimeout => End::Failed,
+            _ => End::Cut,
         };
     }
 
@@ -222,20 +346,27 @@ pub(crate) fn grpc_status(head: &response::Parts) -> Option<u16> {
 
 impl Drop for Observation {
     fn drop(&mut self) {
-        let now_us = self.clock.now_us();
+        let now_us = self.over_us.unwrap_or_else(|| self.clock.now_us());
         let answered_us = self.answered_us.unwrap_or(now_us);
         let latency_us = answered_us.saturating_sub(self.begun_us);
         let counters = &self.live.worker(self.worker).counters;
-        let completed = matches!(self.outcome, Outcome::Completed | Outcome::CompletedInError);
-        let errored = matches!(
-            self.outcome,
-            Outcome::Failed | Outcome::Cut | Outcome::CompletedInError
-        );
+        let completed = matches!(self.outcome, End::Completed | End::CompletedInError);
+        let errored = matches!(self.outcome, End::Failed | End::Cut | End::CompletedInError);
         if errored && self.class == Class::Own {
             counters.failed.fetch_add(1, Relaxed);
         }
-        if completed && self.class == Class::Own {
-            self.live.duration.record(latency_us as f64 / 1e6);
+        if let Some(moved) = self.moved.as_ref().filter(|_| completed) {
+            moved.duration.note(latency_us);
+        }
+        if let Some((kind, arrived_us)) = self.concludes {
+            let cells = &self.live.worker(self.worker).golden;
+            cells.note(
+                kind.with(self.meaning()),
+                answered_us.saturating_sub(arrived_us),
+            );
+        }
+        if let Some((story, place)) = self.story.take() {
+            story.tried(place, now_us, completed);
         }
         if let (Some(endpoint), Some(connection)) = (&self.endpoint, self.connection.take()) {
             endpoint.keep(self.worker, connection, now_us);
@@ -255,7 +386,7 @@ impl Drop for Observation {
             circuit.completed(self.worker, latency_us);
         }
         match self.outcome {
-            Outcome::Unanswered | Outcome::Failed => {
+            End::Unanswered | End::Failed => {
                 slot.endpoint().note_latency(latency_us, false, now_us);
                 circuit.failed(self.worker, slot.is_probe() && !self.is_told, self.clock);
             }

@@ -16,10 +16,13 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::audience::AudienceCell;
 use crate::authorise::AccessCounts;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
+use crate::control::ControlLive;
 use crate::drain::Drain;
+use crate::golden::Cells;
 use crate::handover::{self, Inherited, Kept};
 use crate::http1::fault::FaultCounts;
 use crate::identity::{IdentityCell, files};
@@ -27,7 +30,6 @@ use crate::jwks::{self, Jwks};
 use crate::listen::{self, Addresses, Front, ListenError};
 use crate::listener::{self, Listeners};
 use crate::memory::{self, Tide};
-use crate::metrics::Metrics;
 use crate::mirror::Mirrors;
 use crate::proxy::{Press, Proxy};
 use crate::reload::{self, FRONTS_WAITING_MAX, Reload};
@@ -36,7 +38,7 @@ use crate::routing::RoutingCounts;
 use crate::skew::Skew;
 use crate::{admin, concurrency, control, health_check, prober, snapshot_file, watch, worker};
 
-/// How often recorded durations are sorted into buckets.
+/// How often it is looked whether a burst is over.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// How often certificates' files are looked at.
@@ -62,9 +64,6 @@ pub enum ProgramError {
     /// The system gives no thread or no task.
     #[error("starting threads")]
     Thread(#[source] std::io::Error),
-    /// The metrics cannot be set up.
-    #[error("setting up metrics")]
-    Metrics(#[from] metrics_exporter_prometheus::BuildError),
 }
 
 /// Runs a proxy until `shutdown` is cancelled or an operator drains it, and its requests have
@@ -140,6 +139,7 @@ pub async fn run_telling(
         }
     }
     end(&proxy, threads).await;
+    proxy.audience.end().await;
     control_end.cancel();
     if let Some(control) = control {
         // It writes the last snapshot and closes its stream.
@@ -163,6 +163,7 @@ fn start(config: Config, inherited: Option<&mut Inherited>) -> Result<Started, P
     let workers = config.worker_count();
     let own = listener::resolve(&config)?;
     let proxy = Arc::new(assemble(config, workers)?);
+    proxy.audience.start(&proxy.config, workers);
     let (sockets, admin, addresses) = listen::open(&proxy, own, workers, inherited)?;
     let admin = TcpListener::from_std(admin).map_err(ProgramError::Thread)?;
     let (mut threads, mut fronts) = (Vec::with_capacity(workers), Vec::with_capacity(workers));
@@ -232,15 +233,9 @@ async fn hangups(proxy: Arc<Proxy>) {
 }
 
 fn assemble(config: Config, workers: usize) -> Result<Proxy, ProgramError> {
-    let (clock, metrics) = (Clock::start(), Metrics::new()?);
+    let clock = Clock::start();
     let (node, dir) = (config.node.clone(), config.data_dir.clone());
-    let table = Table::new(
-        node.clone(),
-        workers,
-        clock,
-        metrics.clone(),
-        Local::new(&config),
-    );
+    let table = Table::new(node.clone(), workers, clock, Local::new(&config));
     restore(&table, &dir, &node);
     let identity = IdentityCell::default();
     match files::load(&dir, &config.trust_domain, &node) {
@@ -270,7 +265,9 @@ fn assemble(config: Config, workers: usize) -> Result<Proxy, ProgramError> {
         routing: RoutingCounts::default(),
         mirrors: Mirrors::default(),
         spike: Notify::new(),
-        metrics,
+        control: ControlLive::default(),
+        audience: AudienceCell::default(),
+        unrouted: (0..workers).map(|_| Cells::default()).collect(),
         faults: FaultCounts::default(),
     })
 }
@@ -335,7 +332,6 @@ async fn upkeep(proxy: Arc<Proxy>) {
     let mut tide = Tide::default();
     loop {
         tokio::time::sleep(UPKEEP_EVERY).await;
-        proxy.metrics.upkeep();
         if tide.has_ebbed(proxy.drain.open()) {
             memory::give_back();
         }

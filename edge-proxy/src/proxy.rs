@@ -8,18 +8,20 @@ use arc_swap::ArcSwap;
 use http::HeaderValue;
 use tokio::sync::Notify;
 
+use crate::audience::AudienceCell;
 use crate::authorise::AccessCounts;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::control::ControlLive;
 use crate::drain::Drain;
 use crate::expiry::Expiry;
+use crate::golden::Cells;
 use crate::handover::Kept;
 use crate::http1::fault::FaultCounts;
 use crate::identity::IdentityCell;
 use crate::jwks::Jwks;
 use crate::listen::{self, Addresses};
 use crate::listener::Listeners;
-use crate::metrics::Metrics;
 use crate::mirror::Mirrors;
 use crate::reload::Reload;
 use crate::routes::Table;
@@ -66,8 +68,12 @@ pub struct Proxy {
     pub mirrors: Mirrors,
     /// Tells the control stream that a spike has begun here.
     pub spike: Notify,
-    /// What is measured.
-    pub metrics: Metrics,
+    /// How the control stream is.
+    pub control: ControlLive,
+    /// Who hears of finished requests.
+    pub audience: AudienceCell,
+    /// Requests that no service was found for, by worker.
+    pub unrouted: Box<[Cells]>,
     /// Messages that were refused.
     pub faults: FaultCounts,
 }
@@ -94,6 +100,11 @@ impl Proxy {
         let routes = self.table.load();
         let can_serve = routes.services.is_empty() || routes.services.iter().any(|s| s.can_serve());
         !self.drain.is_begun() && self.knows_services() && can_serve
+    }
+
+    /// One worker's cells of requests that no service was found for.
+    pub(crate) fn unrouted(&self, worker: usize) -> &Cells {
+        &self.unrouted[worker]
     }
 
     /// Whether it knows a service, or needs to be told of none.

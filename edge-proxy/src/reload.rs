@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::{Notify, mpsc};
 
+use crate::audience;
 use crate::config::listener::ListenerConfig;
 use crate::config::{Config, ConfigError};
 use crate::listen::{self, Front, ListenError};
@@ -124,6 +125,7 @@ async fn reload(proxy: &Arc<Proxy>, workers: &[mpsc::Sender<Front>]) -> Result<(
             }
         }
     }
+    audience::change(proxy, &before, &config);
     proxy.in_force.store(Arc::new(config));
     proxy.set_addresses(addresses)?;
     proxy.local_changed.notify_one();

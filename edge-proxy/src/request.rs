@@ -7,7 +7,8 @@
 //! from a peer ─── is it who it says? ─ credit ────────────────────────────────────── queue, endpoint, never moved again
 //! ```
 //!
-//! The answer's body carries the [`Observation`](crate::observe::Observation): what is noted when it ends.
+//! The answer's body carries the [`Observation`](crate::observe::Observation): what is noted when it ends. [`finish`] is the one
+//! place that every answer passes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,6 +19,7 @@ use isobar_mesh_api::hop;
 use isobar_mesh_api::names::ServiceName;
 
 use crate::answer::Answer;
+use crate::audience;
 use crate::authorise;
 use crate::body::{RequestBody, ResponseBody};
 use crate::connection::{Downstream, Peer};
@@ -26,19 +28,22 @@ use crate::deadline::{self, Deadline};
 use crate::endpoint::EndpointLive;
 use crate::forwarded::Client;
 use crate::gate::Class;
+use crate::golden::{Direction, Kind};
 use crate::headers;
 use crate::http1::Upgrade;
 use crate::limit::Limit;
 use crate::live::{Chooser, Counters};
 use crate::mirror;
 use crate::moved::{self, Moved};
+use crate::observe::Conclusion;
 use crate::pick::{Choice, Now};
 use crate::proxy::Worker;
 use crate::rates::Asking;
-use crate::route::is_grpc;
+use crate::route::{Rule, is_grpc};
 use crate::routes::ServiceRoute;
-use crate::routing;
+use crate::routing::{self, Way};
 use crate::session::{self, Key};
+use crate::story::Story;
 use crate::tcp::tunnel;
 use crate::traffic::Waits;
 
@@ -64,6 +69,32 @@ pub(crate) struct Exchange<'a> {
     pub(crate) key: Option<u64>,
     /// Whether that keeps it on one node as well.
     pub(crate) keeps_node: bool,
+    /// What is remembered of it, if anybody wants to hear.
+    pub(crate) story: Option<&'a Arc<Story>>,
+}
+
+/// What came of serving a request.
+struct Served {
+    response: Response<ResponseBody>,
+    /// Whose it was and when it arrived, once that was known.
+    of: Option<(Arc<ServiceRoute>, u64)>,
+}
+
+impl Served {
+    /// An answer to a request that went this way.
+    fn by(way: Way, worker: &Worker, arrived_us: u64, response: Response<ResponseBody>) -> Served {
+        way.count(worker.index, response.status());
+        Served {
+            response,
+            of: Some((way.service, arrived_us)),
+        }
+    }
+}
+
+impl From<Response<ResponseBody>> for Served {
+    fn from(response: Response<ResponseBody>) -> Served {
+        Served { response, of: None }
+    }
 }
 
 /// A request that entered the mesh here: from a client, or from an application on this node.
@@ -71,9 +102,38 @@ pub async fn entered(
     downstream: &Downstream,
     request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
+    let kind = Kind::new(downstream.direction, request.method());
+    let story = audience::story_of_client(downstream, &request);
+    let served = enter(downstream, request, story.as_ref()).await;
+    finish(&downstream.worker, kind, served, story)
+}
+
+/// Notes what came of a request, now or when its answer ends.
+fn finish(
+    worker: &Worker,
+    kind: Kind,
+    served: Served,
+    story: Option<Arc<Story>>,
+) -> Response<ResponseBody> {
+    let Served { mut response, of } = served;
+    let status = response.status();
+    let kind = kind.answered(status);
+    let body = response.body_mut();
+    body.conclude(Conclusion { worker, kind, of });
+    if let Some(story) = story {
+        body.end_story(story, status);
+    }
+    response
+}
+
+async fn enter(
+    downstream: &Downstream,
+    request: Request<RequestBody>,
+    story: Option<&Arc<Story>>,
+) -> Served {
     let worker = &*downstream.worker;
     if request.method() == Method::CONNECT {
-        return Answer::Method.response();
+        return Answer::Method.response().into();
     }
     let told_us = deadline::told_by_client(&request);
     let (mut head, body) = request.into_parts();
@@ -82,13 +142,17 @@ pub async fn entered(
     downstream.client.set(&mut head.headers);
     let scheme = downstream.client.scheme(&head.headers);
     let may = |service: &ServiceRoute, head: &mut Parts| {
+        if let Some(story) = story {
+            story.goes_to(&service.live, None);
+        }
         authorise::request(downstream, address, service, head)
     };
     let mut way = match routing::way(worker, scheme, &mut head, may).await {
         Ok(way) => way,
-        Err(instead) => return instead,
+        Err(instead) => return instead.into(),
     };
     let mut exchange = Exchange::new(worker, &way.service, way.waits(), told_us);
+    exchange.remember(story, way.rule());
     if !way.service.rates.is_empty() {
         let asking = Asking {
             head: &head,
@@ -98,7 +162,8 @@ pub async fn entered(
         };
         if let Err(refused) = way.service.rates.admit(asking) {
             exchange.counters().limit(Limit::Rate);
-            return refused.response(way.grpc);
+            let (response, arrived_us) = (refused.response(way.grpc), exchange.arrived_us);
+            return Served::by(way, worker, arrived_us, response);
         }
     }
     exchange.take_rank(&head.headers);
@@ -119,14 +184,16 @@ pub async fn entered(
             placed
         }
     };
-    match placed {
+    let arrived_us = exchange.arrived_us;
+    let response = match placed {
         Ok(mut response) => {
             way.back(&mut response);
             key.tell_client(response.headers_mut());
             response
         }
         Err(answer) => exchange.give_up(answer, way.grpc),
-    }
+    };
+    Served::by(way, worker, arrived_us, response)
 }
 
 /// A request that came from its home over the mesh port.
@@ -135,61 +202,41 @@ pub async fn moved_in(
     peer: &Peer,
     request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
+    let is_told_of = request.method() != Method::CONNECT && request.uri().path() != hop::PROBE_PATH;
+    if !is_told_of {
+        return take_in(worker, peer, request, None).await.response;
+    }
+    let kind = Kind::new(Direction::Mesh, request.method());
+    let story = audience::story_of_peer(worker, peer, &request);
+    let served = take_in(worker, peer, request, story.as_ref()).await;
+    finish(worker, kind, served, story)
+}
+
+async fn take_in(
+    worker: &Worker,
+    peer: &Peer,
+    request: Request<RequestBody>,
+    story: Option<&Arc<Story>>,
+) -> Served {
     let identity = worker.proxy.identity.get();
     if identity.is_none_or(|own| own.revoked.contain(&peer.home, peer.begins_s)) {
-        return Answer::ForeignHome.response();
+        return Answer::ForeignHome.response().into();
     }
     let service = request.headers().get(headers::SERVICE);
     let service = service.and_then(|name| ServiceName::new(name.to_str().ok()?).ok());
     let route = service.and_then(|name| worker.proxy.table.load().by_name(&name).cloned());
     let Some(route) = route else {
-        return Answer::NotOfMesh.response();
+        return Answer::NotOfMesh.response().into();
     };
     let told_us = deadline::told_by_hop(&request);
     let mut exchange = Exchange::new(worker, &route, route.traffic.waits, told_us);
     exchange.key = session::told(request.headers());
     exchange.take_rank(request.headers());
-    let answer = |answer: Answer| exchange.with_load(answer.response());
-    if request.uri().path() == hop::PROBE_PATH {
-        return exchange.probed();
-    }
-    let (mut head, body) = request.into_parts();
-    if let Err(instead) = take(worker, peer, &route, &head) {
-        return answer(instead);
-    }
-    let counters = route.moved_in(&peer.home);
-    if head.method == Method::CONNECT {
-        let request = Request::from_parts(head, body);
-        return match tunnel::moved_in(&exchange, request).await {
-            Ok(response) => {
-                counters.accepted.fetch_add(1, Relaxed);
-                exchange.with_load(response)
-            }
-            Err(_) => {
-                counters.refused.fetch_add(1, Relaxed);
-                answer(Answer::RefusedFull)
-            }
-        };
-    }
-    headers::clean_request(&mut head);
-    let grpc = is_grpc(&head.headers);
-    let request = Request::from_parts(head, body);
-    match exchange.at_home(Class::Moved, request).await {
-        Ok(response) => {
-            counters.accepted.fetch_add(1, Relaxed);
-            exchange.with_load(response)
-        }
-        // It was not given to an endpoint: home may still do better with it.
-        Err(nobody) if nobody.was_not_tried() => {
-            counters.refused.fetch_add(1, Relaxed);
-            answer(Answer::RefusedFull)
-        }
-        Err(other) => {
-            counters.accepted.fetch_add(1, Relaxed);
-            exchange.count_limit(other);
-            exchange.with_load(other.to(grpc))
-        }
-    }
+    exchange.remember(story, None);
+    let arrived_us = exchange.arrived_us;
+    let response = exchange.moved_in(peer, request).await;
+    let of = Some((route, arrived_us));
+    Served { response, of }
 }
 
 /// Whether a moved request is taken: it is who it says, it may, and there is credit.
@@ -230,6 +277,61 @@ impl<'a> Exchange<'a> {
             rank: 0,
             key: None,
             keeps_node: false,
+            story: None,
+        }
+    }
+
+    /// Serves a request that came from its home, or refuses it.
+    async fn moved_in(&self, peer: &Peer, request: Request<RequestBody>) -> Response<ResponseBody> {
+        let (worker, route) = (self.worker, self.route);
+        let answer = |answer: Answer| self.with_load(answer.response());
+        if request.uri().path() == hop::PROBE_PATH {
+            return self.probed();
+        }
+        let (mut head, body) = request.into_parts();
+        if let Err(instead) = take(worker, peer, route, &head) {
+            return answer(instead);
+        }
+        let counters = route.moved_in(&peer.home);
+        if head.method == Method::CONNECT {
+            let request = Request::from_parts(head, body);
+            return match tunnel::moved_in(self, request).await {
+                Ok(response) => {
+                    counters.accepted.fetch_add(1, Relaxed);
+                    self.with_load(response)
+                }
+                Err(_) => {
+                    counters.refused.fetch_add(1, Relaxed);
+                    answer(Answer::RefusedFull)
+                }
+            };
+        }
+        headers::clean_request(&mut head);
+        let grpc = is_grpc(&head.headers);
+        let request = Request::from_parts(head, body);
+        match self.at_home(Class::Moved, request).await {
+            Ok(response) => {
+                counters.accepted.fetch_add(1, Relaxed);
+                self.with_load(response)
+            }
+            // It was not given to an endpoint: home may still do better with it.
+            Err(nobody) if nobody.was_not_tried() => {
+                counters.refused.fetch_add(1, Relaxed);
+                answer(Answer::RefusedFull)
+            }
+            Err(other) => {
+                counters.accepted.fetch_add(1, Relaxed);
+                self.count_limit(other);
+                self.with_load(other.to(grpc))
+            }
+        }
+    }
+
+    /// Has what is noted of the request go into its story, if there is one.
+    fn remember(&mut self, story: Option<&'a Arc<Story>>, rule: Option<&Arc<Rule>>) {
+        self.story = story;
+        if let Some(story) = story {
+            story.goes_to(&self.route.live, rule);
         }
     }
 

@@ -143,27 +143,35 @@ struct Mark {
 impl Budget {
     /// Takes one retry, if there is one; `firsts` counts first attempts since the start.
     pub fn take(&mut self, firsts: u64, now_us: u64, rules: &Rules) -> bool {
-        let begin_us = now_us.saturating_sub(BUDGET_WINDOW_US);
-        let inside = self.marks.iter().filter(|mark| mark.at_us > begin_us);
-        let base = inside.min_by_key(|mark| mark.at_us).copied();
-        let base = base.unwrap_or_else(|| {
+        if self.base(now_us).is_none() {
             // Without a mark in the window nobody asked lately.
             self.mark(firsts, now_us);
-            Mark {
-                at_us: now_us,
-                firsts,
-                retries: self.retries,
-            }
-        });
-        let window_s = BUDGET_WINDOW_US as f64 / 1e6;
-        let firsts = firsts.saturating_sub(base.firsts) as f64;
-        let allowed = firsts * rules.budget_ratio + f64::from(rules.budget_min_rps) * window_s;
-        let used = self.retries - base.retries;
-        if used as f64 + 1.0 > allowed {
+        }
+        if self.left(firsts, now_us, rules) < 1.0 {
             return false;
         }
         self.retries += 1;
         true
+    }
+
+    /// Retries that there are; `firsts` as in [`Budget::take`].
+    pub fn left(&self, firsts: u64, now_us: u64, rules: &Rules) -> f64 {
+        let base = self.base(now_us).unwrap_or(Mark {
+            at_us: now_us,
+            firsts,
+            retries: self.retries,
+        });
+        let window_s = BUDGET_WINDOW_US as f64 / 1e6;
+        let firsts = firsts.saturating_sub(base.firsts) as f64;
+        let allowed = firsts * rules.budget_ratio + f64::from(rules.budget_min_rps) * window_s;
+        allowed - (self.retries - base.retries) as f64
+    }
+
+    /// The oldest mark in the window.
+    fn base(&self, now_us: u64) -> Option<Mark> {
+        let begin_us = now_us.saturating_sub(BUDGET_WINDOW_US);
+        let inside = self.marks.iter().filter(|mark| mark.at_us > begin_us);
+        inside.min_by_key(|mark| mark.at_us).copied()
     }
 
     /// Remembers the counts of now. Called at least once a second.

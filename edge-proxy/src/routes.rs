@@ -25,12 +25,11 @@ use crate::config::Config;
 use crate::credit::CreditBook;
 use crate::endpoint::EndpointLive;
 use crate::live::{MovedInLive, MovedOutLive, ServiceLive};
-use crate::metrics::Metrics;
 use crate::neighbour::NeighbourLive;
 use crate::neighbour_load::NeighbourLoad;
 use crate::pick::Route;
 use crate::rates::Rates;
-use crate::route::{Found, Lost, RouteTable};
+use crate::route::{Found, Lost, RouteTable, Rule};
 use crate::traffic::Traffic;
 
 mod book;
@@ -106,6 +105,11 @@ impl Routes {
         self.table.find(host, head)
     }
 
+    /// Every rule of every route.
+    pub fn rules(&self) -> &[Arc<Rule>] {
+        self.table.rules()
+    }
+
     /// The service of this name.
     pub fn by_name(&self, name: &ServiceName) -> Option<&Arc<ServiceRoute>> {
         self.services.get(*self.by_name.get(name)?)
@@ -154,7 +158,7 @@ impl ServiceRoute {
     }
 
     /// Counters of requests sent to a neighbour.
-    pub fn moved_out(&self, neighbour: usize) -> &MovedOutLive {
+    pub fn moved_out(&self, neighbour: usize) -> &Arc<MovedOutLive> {
         &self.moved_out[neighbour]
     }
 
@@ -204,13 +208,7 @@ impl Local {
 
 impl Table {
     /// Routes to this node's own services alone.
-    pub fn new(
-        node: NodeId,
-        threads: usize,
-        clock: Clock,
-        metrics: Metrics,
-        local: Local,
-    ) -> Table {
+    pub fn new(node: NodeId, threads: usize, clock: Clock, local: Local) -> Table {
         let alone = Snapshot {
             plan: PlanId::default(),
             node: node.clone(),
@@ -225,7 +223,6 @@ impl Table {
             node,
             threads,
             clock,
-            metrics,
             local,
             services: BTreeMap::new(),
             endpoints: BTreeMap::new(),

@@ -242,6 +242,18 @@ impl Way {
         })
     }
 
+    /// The rule that it follows.
+    pub(crate) fn rule(&self) -> Option<&Arc<Rule>> {
+        self.ruled.as_ref().map(|(rule, _)| rule)
+    }
+
+    /// Counts an answer for its rule.
+    pub(crate) fn count(&self, worker: usize, status: http::StatusCode) {
+        if let Some((rule, _)) = &self.ruled {
+            rule.turns.count(worker, status);
+        }
+    }
+
     /// Changes the answer's head as the rule says.
     pub(crate) fn back(&self, response: &mut Response<ResponseBody>) {
         if let Some((rule, backend)) = &self.ruled {

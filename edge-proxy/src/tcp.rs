@@ -219,7 +219,7 @@ async fn at_home(exchange: &Exchange<'_>, class: Class) -> Result<(TcpStream, Ob
 async fn at_cloud(exchange: &Exchange<'_>) -> Option<Placed> {
     let cloud = exchange.route.cloud.as_ref()?;
     exchange.counters().cloud.fetch_add(1, Relaxed);
-    let observation = Observation::away(exchange);
+    let observation = Observation::at_cloud(exchange, cloud);
     let upstream = Upstream::Tcp(connect(exchange, cloud).await.ok()?);
     Some(Placed {
         upstream,
@@ -270,7 +270,7 @@ pub(crate) async fn run<D, U>(
     let ended = both_ways(&mut downstream, &mut upstream, &live.tcp.bytes, idle_max).await;
     live.tcp.open.fetch_sub(1, Relaxed);
     match ended {
-        Ok(()) => observation.completed(None),
+        Ok(()) => drop(observation.completed(None)),
         Err(error) => {
             tracing::debug!(%error, service = %live.service, "a TCP connection broke off");
             downstream.abort();

@@ -85,6 +85,28 @@ fn what_is_wrong_and_where() {
         ),
         ("workers = ", "proxy.toml:3:"),
         (
+            "[access_log]\nfield = [\"time\"]",
+            "proxy.toml:4:1: unknown field `field`, expected one of `output`,",
+        ),
+        (
+            "[access_log]\nfields = [\"time\", \"password\"]",
+            "proxy.toml:4:19: unknown variant `password`, expected one of `time`,",
+        ),
+        (
+            "[access_log]\nheaders = [\"x-tenant\", \"Cookie\"]",
+            "proxy.toml:4:1: access_log.headers[1]: cookie says who somebody is: no log shows it",
+        ),
+        (
+            "[access_log]\noutput = \"syslog\"\nsyslog = \"tcp:10.0.0.1:514\"\nshare = 2.0",
+            "proxy.toml:5:1: access_log.syslog: must be written unix:/dev/log or udp:ADDRESS:PORT\n\
+             proxy.toml:6:1: access_log.share: must be from 0 to 1\n",
+        ),
+        (
+            "[traces]\ncollector = \"https://collector.example\"\nqueue_len_max = 1",
+            "proxy.toml:4:1: traces.collector: must be http://HOST:PORT; for TLS run a collector's agent on this node, \
+             which sends on\nproxy.toml:5:1: traces.queue_len_max: must be from 4096 to 67108864\n",
+        ),
+        (
             "workers = 0",
             "proxy.toml:3:1: workers: must be from 1 to 256",
         ),
@@ -159,7 +181,11 @@ fn what_is_wrong_and_where() {
 
 #[test]
 fn the_examples_of_the_documentation_are_good() {
-    for (name, examples_min) in [("configuration.md", 3), ("quick-start.md", 1)] {
+    for (name, examples_min) in [
+        ("configuration.md", 3),
+        ("quick-start.md", 1),
+        ("observability.md", 2),
+    ] {
         let page = format!("{}/../docs/{name}", env!("CARGO_MANIFEST_DIR"));
         let page = std::fs::read_to_string(page).unwrap();
         let examples: Vec<&str> = page
@@ -177,5 +203,53 @@ fn the_examples_of_the_documentation_are_good() {
                 panic!("{faults}\nin\n{example}");
             }
         }
+    }
+}
+
+#[test]
+fn every_metric_field_and_key_is_documented() {
+    let page = |name: &str| {
+        let path = format!("{}/../docs/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(path).unwrap()
+    };
+    let seen = page("observability.md");
+    for (name, says) in isobar_edge_proxy::metrics::all() {
+        let row = seen
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{name}` |")));
+        let row = row.unwrap_or_else(|| panic!("docs/observability.md lacks {name}: {says}"));
+        assert!(
+            row.contains(says),
+            "docs/observability.md says otherwise of {name} than {says:?}"
+        );
+    }
+    let log = isobar_edge_proxy::config::telemetry::AccessLogConfig::default();
+    let traces = "collector = \"http://c:1\"";
+    let traces: isobar_edge_proxy::config::telemetry::TracesConfig =
+        toml::from_str(traces).unwrap();
+    let keys = |value: serde_json::Value| {
+        value
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    let all = keys(serde_json::to_value(&log).unwrap());
+    let all = all
+        .into_iter()
+        .chain(keys(serde_json::to_value(&traces).unwrap()));
+    let configuration = page("configuration.md");
+    for key in all.chain(["file".to_owned(), "collector".to_owned()]) {
+        assert!(
+            configuration.contains(&format!("`{key}`")),
+            "docs/configuration.md lacks {key}"
+        );
+    }
+    for field in log.fields {
+        assert!(
+            seen.contains(&format!("| `{}` |", field.name())),
+            "docs/observability.md lacks {field:?}"
+        );
     }
 }

@@ -410,14 +410,20 @@ async fn a_changed_file_comes_into_force_under_load_and_nothing_breaks() {
     load.end().await;
 }
 
+/// What the admin port answers, head and all.
+async fn ask_admin(at: &Addresses, what: &str) -> String {
+    let mut stream = TcpStream::connect(at.admin).await.unwrap();
+    let request = format!("{what} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = String::new();
+    stream.read_to_string(&mut seen).await.unwrap();
+    seen
+}
+
 /// Waits until a line of `/metrics` is there.
 async fn metric(at: &Addresses, line: &str) {
     for _ in 0..10_000 {
-        let mut stream = TcpStream::connect(at.admin).await.unwrap();
-        let request = b"GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n";
-        stream.write_all(request).await.unwrap();
-        let mut seen = String::new();
-        stream.read_to_string(&mut seen).await.unwrap();
+        let seen = ask_admin(at, "GET /metrics").await;
         if seen.lines().any(|seen| seen == line) {
             return;
         }
@@ -444,4 +450,60 @@ async fn told_to_end_it_lets_requests_end() {
     stream.read_to_string(&mut heard).await.unwrap();
     assert_eq!(heard, "gun");
     assert!(running.ended().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn its_own_log_changes_its_level_and_its_lines_are_json() {
+    let dir = TempDir::new().unwrap();
+    let ((http, _http), (tcp, _tcp)) = (endpoint().await, echo().await);
+    write_config(dir.path(), http, tcp, "");
+    let log = dir.path().join("log");
+    let child = Command::new(env!("CARGO_BIN_EXE_isobar-proxy"))
+        .args(["--log", "error", "--log-json", "--config"])
+        .arg(dir.path().join("proxy.toml"))
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn();
+    let _running = Proxy(child.unwrap());
+    let at = addresses(dir.path(), |_| true).await;
+    let shown = ask_admin(&at, "GET /logs").await;
+    assert!(shown.ends_with("\r\n\r\nerror\n"), "{shown}");
+    let wrong = ask_admin(&at, "PUT /logs?level=loud").await;
+    assert!(
+        wrong.starts_with("HTTP/1.1 400 ") && wrong.contains("write error, warn,"),
+        "{wrong}"
+    );
+    let method = ask_admin(&at, "POST /logs?level=info").await;
+    assert!(
+        method.starts_with("HTTP/1.1 405 ") && method.contains("allow: GET, PUT"),
+        "{method}"
+    );
+    let changed = ask_admin(
+        &at,
+        "PUT /logs?level=warn%2Cisobar_edge_proxy%3A%3Areload=info",
+    )
+    .await;
+    assert!(changed.starts_with("HTTP/1.1 200 "), "{changed}");
+    assert!(
+        changed.contains("isobar_edge_proxy::reload=info"),
+        "{changed}"
+    );
+    // What is said at `info` of that module alone is in the log now.
+    ask_admin(&at, "POST /reload").await;
+    let wanted = "the configuration file is in force";
+    for _ in 0..10_000 {
+        let text = std::fs::read_to_string(&log).unwrap();
+        if text.contains(wanted) {
+            assert!(!text.contains("\"listening\""), "{text}");
+            for line in text.lines() {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                assert!(
+                    line["level"].is_string() && line["timestamp"].is_string(),
+                    "{line}"
+                );
+            }
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{}", std::fs::read_to_string(&log).unwrap());
 }

@@ -6,6 +6,8 @@
 mod abuse;
 #[path = "proxy/access.rs"]
 mod access;
+#[path = "proxy/access_log.rs"]
+mod access_log;
 #[path = "proxy/balance.rs"]
 mod balance;
 #[path = "proxy/control.rs"]
@@ -32,12 +34,16 @@ mod rates;
 mod resilience;
 #[path = "proxy/routes.rs"]
 mod routes;
+#[path = "proxy/seen.rs"]
+mod seen;
 #[path = "proxy/strict.rs"]
 mod strict;
 #[path = "proxy/support.rs"]
 mod support;
 #[path = "proxy/tcp.rs"]
 mod tcp;
+#[path = "proxy/traces.rs"]
+mod traces;
 #[path = "proxy/upgrade.rs"]
 mod upgrade;
 #[path = "proxy/wire.rs"]

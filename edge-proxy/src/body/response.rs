@@ -5,22 +5,40 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::StatusCode;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::BodyError;
+use crate::answer::Answer;
 use crate::expiry::Expiry;
+use crate::golden::Outcome;
 use crate::http1::client::{Connection, Reply};
 use crate::limit::Limit;
-use crate::observe::Observation;
+use crate::observe::{Conclusion, Observation, Over};
+use crate::story::Story;
 
 /// A response's body on its way downstream, with what is to be noted when it ends.
 #[derive(Debug)]
 pub struct ResponseBody {
     content: Content,
     observation: Option<Observation>,
+    source: Source,
+    /// What is remembered of the request, if anybody wants to hear it.
+    story: Option<Arc<Story>>,
     /// Bytes that may still come.
     left: u64,
     watch: Option<Watch>,
+}
+
+/// Whose answer it is.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    /// The route's.
+    Route,
+    /// The proxy's own.
+    Own(Answer),
+    /// An endpoint's or a neighbour's; how that ended, once it has.
+    Upstream(Option<Over>),
 }
 
 /// A wait for the next piece, in its worker's list.
@@ -51,8 +69,18 @@ impl ResponseBody {
         ResponseBody {
             content: Content::Own(Some(bytes)),
             observation: None,
+            source: Source::Route,
+            story: None,
             left: u64::MAX,
             watch: None,
+        }
+    }
+
+    /// The body of an answer that the proxy chose.
+    pub(crate) fn answer(bytes: Bytes, answer: Answer) -> ResponseBody {
+        ResponseBody {
+            source: Source::Own(answer),
+            ..ResponseBody::full(bytes)
         }
     }
 
@@ -71,6 +99,8 @@ impl ResponseBody {
             content,
             left: observation.body_len_max(),
             observation: Some(observation),
+            source: Source::Upstream(None),
+            story: None,
             watch: None,
         };
         if body.has_come() {
@@ -79,13 +109,41 @@ impl ResponseBody {
         body
     }
 
+    /// What came of the request, and how long it took, is noted when the answer is over; that may be now.
+    pub(crate) fn conclude(&mut self, conclusion: Conclusion<'_>) {
+        let outcome = match (&mut self.observation, self.source) {
+            (Some(observation), _) => return observation.conclude(&conclusion),
+            (None, Source::Upstream(over)) => {
+                let over = over.unwrap_or_else(|| conclusion.lost());
+                return conclusion.note(over);
+            }
+            (None, Source::Own(answer)) => answer.outcome(),
+            (None, Source::Route) => Outcome::Route,
+        };
+        conclusion.note_now(outcome);
+    }
+
+    /// Has what is remembered of the request end with this body.
+    pub(crate) fn end_story(&mut self, story: Arc<Story>, status: StatusCode) {
+        let answer = match self.source {
+            Source::Own(answer) => Some(answer),
+            _ => None,
+        };
+        story.answered(status, answer);
+        self.story = Some(story);
+    }
+
     /// All of it, if it is here already; then it was the last of it.
     pub(crate) fn take_whole(&mut self) -> Option<Bytes> {
-        match &mut self.content {
+        let whole = match &mut self.content {
             Content::Http1(reply) => reply.take_whole(),
             Content::Own(full) => full.take(),
             Content::Http2(_) => None,
+        };
+        if let (Some(story), Some(bytes)) = (&self.story, &whole) {
+            story.sent(bytes.len());
         }
+        whole
     }
 
     /// The connection to an endpoint that speaks another protocol from now on, and what ends with it.
@@ -114,7 +172,7 @@ impl ResponseBody {
                 Content::Http1(reply) => reply.take_connection(),
                 _ => None,
             };
-            observation.completed(connection);
+            self.source = Source::Upstream(Some(observation.completed(connection)));
         }
         self.watch = None;
     }
@@ -166,7 +224,13 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let polled = match &mut this.content {
-            Content::Own(full) => return Poll::Ready(full.take().map(|b| Ok(Frame::data(b)))),
+            Content::Own(full) => {
+                let whole = full.take();
+                if let (Some(story), Some(bytes)) = (&this.story, &whole) {
+                    story.sent(bytes.len());
+                }
+                return Poll::Ready(whole.map(|bytes| Ok(Frame::data(bytes))));
+            }
             Content::Http1(reply) => reply.poll(cx),
             Content::Http2(incoming) => {
                 Pin::new(incoming).poll_frame(cx).map_err(BodyError::Broken)
@@ -191,6 +255,9 @@ impl Body for ResponseBody {
                 }
                 if let Some(watch) = &mut this.watch {
                     watch.moved = true;
+                }
+                if let Some(story) = &this.story {
+                    story.sent(len as usize);
                 }
                 // Whoever knows the length does not ask again after the last frame.
                 if this.has_come() {

@@ -10,7 +10,7 @@ use super::listener::{
     ListenerProtocol, ProxyProtocol,
 };
 use super::sources::{RANGES_MAX, Sources};
-use super::{Config, WORKERS_MAX, WORKLOADS_MAX};
+use super::{Config, WORKERS_MAX, WORKLOADS_MAX, telemetry};
 
 /// Everything that is wrong with it, in the order of its keys. Looks at no file and no socket.
 pub fn problems(config: &Config) -> Vec<Problem> {
@@ -73,6 +73,12 @@ pub fn problems(config: &Config) -> Vec<Problem> {
     sources(&config.trusted_sources, "trusted_sources", &mut found);
     workloads(config, &mut found);
     listeners(config, &mut found);
+    if let Some(log) = &config.access_log {
+        telemetry::access_log(log, &mut found);
+    }
+    if let Some(traces) = &config.traces {
+        telemetry::traces(traces, &mut found);
+    }
     found
 }
 

@@ -1,6 +1,7 @@
 //! One control stream, from hello to its end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -94,6 +95,8 @@ impl Control {
     pub(super) async fn session(&mut self, end: &CancellationToken) -> Result<(), SessionError> {
         let mut stream = self.open().await?;
         tracing::info!(controller = self.controller, "connected");
+        self.proxy.control.is_open.store(true, Relaxed);
+        self.proxy.control.opened.fetch_add(1, Relaxed);
         self.heard();
         let mut period = self.period();
         let mut report_due = ticker(period);
@@ -267,12 +270,19 @@ impl Control {
                 have,
             });
         }
-        self.proxy.table.apply(Arc::new(snapshot))
+        self.take_up(snapshot)
     }
 
     fn apply_delta(&self, delta: Delta) -> Result<(), SnapshotError> {
         let have = Arc::clone(&self.proxy.table.load().snapshot);
-        self.proxy.table.apply(Arc::new(have.apply(delta)?))
+        self.take_up(have.apply(delta)?)
+    }
+
+    fn take_up(&self, snapshot: Snapshot) -> Result<(), SnapshotError> {
+        self.proxy.table.apply(Arc::new(snapshot))?;
+        let applied_us = &self.proxy.control.applied_us;
+        applied_us.store(self.proxy.clock.now_us(), Relaxed);
+        Ok(())
     }
 
     /// The proxy's clock.

@@ -1,6 +1,5 @@
 use super::*;
 use crate::clock::Clock;
-use crate::metrics::Metrics;
 use crate::routes::{Local, Table};
 use isobar_mesh_api::message::LocalService;
 use isobar_mesh_api::snapshot::Endpoint;
@@ -15,13 +14,12 @@ fn table() -> Table {
         }],
         capacity_rps: None,
     };
-    let metrics = Metrics::new().unwrap();
     let node = NodeId::new("a").unwrap();
     let local = Local {
         services: vec![local],
         ..Local::default()
     };
-    Table::new(node, 2, Clock::start(), metrics, local)
+    Table::new(node, 2, Clock::start(), local)
 }
 
 fn draft(book: &mut ReportBook, table: &Table, now_us: u64) -> Option<Draft> {

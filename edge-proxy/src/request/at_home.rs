@@ -101,7 +101,7 @@ impl Exchange<'_> {
         self.counters().cloud.fetch_add(1, Relaxed);
         let (request, again) = self.keep(request, false);
         let (mut head, body) = request.into_parts();
-        let observation = Observation::away(self);
+        let observation = Observation::at_cloud(self, cloud);
         let tried = self
             .try_at(cloud, observation, &mut head, body, &again)
             .await;
@@ -206,6 +206,7 @@ impl Exchange<'_> {
         if self.deadline.is_told {
             deadline::tell(&self.deadline, &mut head.headers, observation.begun_us());
         }
+        observation.tell(&mut head.headers);
         let per_try_us = self.waits.per_try_us;
         let due_us = observation.begun_us().saturating_add(per_try_us);
         let sending = pin!(self.send(endpoint, head, body));

@@ -1,5 +1,6 @@
 //! One compiled rule: what is done to a request, and where it goes.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub struct Rule {
     pub timeouts: Timeouts,
     /// The backends' weights; empty when all are 0.
     pub(super) weights_ppm: Vec<u32>,
-    pub(super) turns: Arc<Turns>,
+    pub(crate) turns: Arc<Turns>,
 }
 
 /// Where a part of a rule's requests goes.
@@ -57,9 +58,17 @@ pub struct Timeouts {
     pub backend_request_us: Option<u64>,
 }
 
-/// Whose turn it is under a rule: one state per worker, which outlives snapshots.
+/// Whose turn it is under a rule, and what was answered: one state per worker, which outlives snapshots.
 #[derive(Debug)]
-pub struct Turns(Box<[Mutex<Turn>]>);
+pub struct Turns(Box<[OfWorker]>);
+
+#[derive(Debug)]
+#[repr(align(128))]
+struct OfWorker {
+    turn: Mutex<Turn>,
+    /// Answers by the first digit of their status, from 1xx.
+    answers: [AtomicU64; 5],
+}
 
 #[derive(Debug)]
 struct Turn {
@@ -81,13 +90,31 @@ pub struct Verdict {
 impl Turns {
     /// Turns for that many worker threads; the same seed gives the same random choices.
     pub fn new(threads: usize, seed: u64) -> Turns {
-        let turn = |worker: usize| {
-            Mutex::new(Turn {
+        let turn = |worker: usize| OfWorker {
+            turn: Mutex::new(Turn {
                 spread: Spread::default(),
                 rng: fastrand::Rng::with_seed(seed ^ (worker as u64) << 32),
-            })
+            }),
+            answers: Default::default(),
         };
         Turns((0..threads.max(1)).map(turn).collect())
+    }
+
+    /// One more answer.
+    pub fn count(&self, worker: usize, status: http::StatusCode) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        self.0[worker % self.0.len()].answers[class].fetch_add(1, Relaxed);
+    }
+
+    /// Answers so far by the first digit of their status, from 1xx.
+    pub fn answers(&self) -> [u64; 5] {
+        let mut sums = [0; 5];
+        for worker in &self.0 {
+            for (sum, count) in sums.iter_mut().zip(&worker.answers) {
+                *sum += count.load(Relaxed);
+            }
+        }
+        sums
     }
 }
 
@@ -109,6 +136,7 @@ impl Rule {
         }
         let turns = &self.turns.0;
         let mut turn = turns[worker % turns.len()]
+            .turn
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let mut verdict = Verdict::default();

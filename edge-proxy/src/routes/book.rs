@@ -17,7 +17,6 @@ use crate::credit::CreditBook;
 use crate::decay;
 use crate::endpoint::EndpointLive;
 use crate::live::ServiceLive;
-use crate::metrics::Metrics;
 use crate::neighbour::NeighbourLive;
 use crate::neighbour_load::NeighbourLoad;
 use crate::pick::Route;
@@ -33,7 +32,6 @@ pub(super) struct Book {
     pub(super) node: NodeId,
     pub(super) threads: usize,
     pub(super) clock: Clock,
-    pub(super) metrics: Metrics,
     pub(super) local: Local,
     pub(super) services: BTreeMap<ServiceName, Arc<ServiceLive>>,
     pub(super) endpoints: BTreeMap<(ServiceName, String), Arc<EndpointLive>>,
@@ -201,11 +199,10 @@ impl Book {
     }
 
     fn service_live(&mut self, service: &ServiceName) -> Arc<ServiceLive> {
-        let (threads, metrics) = (self.threads, &self.metrics);
+        let threads = self.threads;
         let live = self.services.entry(service.clone()).or_insert_with(|| {
-            let duration = metrics.duration(service);
             let suspicion = Arc::clone(&self.suspicion);
-            let new = ServiceLive::new(service.clone(), threads, duration, suspicion);
+            let new = ServiceLive::new(service.clone(), threads, suspicion);
             Arc::new(new)
         });
         Arc::clone(live)

@@ -66,7 +66,7 @@ pub(super) async fn ask(
     let mut request = Request::new(RequestBody::empty());
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = Uri::from_static(AUTHORITY);
-    let observation = Observation::away(exchange);
+    let observation = Observation::moved(exchange, neighbour, cause);
     moved::mark(request.headers_mut(), exchange, observation.begun_us());
     headers::set_ends(request.headers_mut(), ends);
     let response = match sender.try_send_request(request).await {
@@ -117,7 +117,7 @@ pub(crate) async fn moved_in<B>(
         let ended = copy::both_ways(&mut tunnel, &mut upstream, &live.tcp.bytes, idle_max).await;
         live.tcp.open.fetch_sub(1, Relaxed);
         match ended {
-            Ok(()) => observation.completed(None),
+            Ok(()) => drop(observation.completed(None)),
             Err(error) => {
                 tracing::debug!(%error, service = %live.service, "a moved TCP connection broke off");
                 copy::reset(&upstream);

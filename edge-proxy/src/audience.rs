@@ -1,0 +1,208 @@
+//! Who hears of finished requests: the access log, and a collector of traces.
+//!
+//! ```text
+//! a request begins ─ does anybody want to hear? ─ no: nothing is remembered
+//!                                               └ yes: a Story ─ … ─ it ends ─ hear ─┬─ access log ─ spool ─ writer
+//!                                                                                    └─ spans ────── spool ─ exporter
+//! ```
+//!
+//! **Invariant**: nobody in the audience holds a request up. Whoever listens gets what fits in its [`Spool`](crate::spool::Spool).
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use http::Request;
+use isobar_mesh_api::names::NodeId;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::access_log::{AccessLog, output};
+use crate::config::Config;
+use crate::connection::{Downstream, Peer};
+use crate::golden::Direction;
+use crate::otlp::{self, Collector, Signal};
+use crate::proxy::{Proxy, Worker};
+use crate::spool::{Counts, Spool};
+use crate::story::{Asked, Ended, Story};
+use crate::trace::{Trace, Tracer};
+
+/// When the proxy ends, what was heard has this long to be written.
+pub const END_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Everybody who listens now.
+#[derive(Debug)]
+pub struct Audience {
+    /// This node.
+    pub node: NodeId,
+    /// The access log.
+    pub log: Option<AccessLog>,
+    /// What makes spans of requests.
+    pub tracer: Option<Tracer>,
+}
+
+/// The audience of now.
+#[derive(Debug, Default)]
+pub struct AudienceCell {
+    /// Whether there is one: all that a request looks at when there is not.
+    is_there: AtomicBool,
+    now: ArcSwapOption<Audience>,
+    writers: Mutex<Vec<Writer>>,
+    /// What became of lines of the access log.
+    pub lines: Arc<Counts>,
+    /// What became of spans.
+    pub spans: Arc<Counts>,
+}
+
+/// A task that takes what is heard to where it belongs, and where it gets it.
+#[derive(Debug)]
+struct Writer {
+    spool: Arc<Spool>,
+    task: JoinHandle<()>,
+}
+
+impl Audience {
+    /// Tells everybody of a finished request.
+    pub(crate) fn hear(&self, ended: &Ended<'_>) {
+        if let Some(tracer) = &self.tracer {
+            tracer.hear(&self.node, ended);
+        }
+        if let Some(log) = &self.log {
+            log.hear(&self.node, ended);
+        }
+    }
+
+    fn story<T>(
+        self: Arc<Audience>,
+        worker: &Worker,
+        request: &Request<T>,
+        direction: Direction,
+        about: impl FnOnce(&mut Asked),
+    ) -> Option<Arc<Story>> {
+        let headers = request.headers();
+        let trace = match &self.tracer {
+            Some(tracer) => tracer.place(headers, direction),
+            None => self.log.as_ref().and_then(|log| log.place(headers)),
+        };
+        let is_drawn = self.log.as_ref().is_some_and(AccessLog::draws);
+        let may_pick = self.log.as_ref().is_some_and(AccessLog::may_pick);
+        if !is_drawn && !may_pick && !trace.as_ref().is_some_and(Trace::may_be_recorded) {
+            return None;
+        }
+        let mut asked = Asked::new(request, direction);
+        asked.is_drawn = is_drawn;
+        about(&mut asked);
+        if let Some(log) = &self.log {
+            asked.headers = log.headers(headers);
+        }
+        let (index, clock) = (worker.index, worker.proxy.clock);
+        Some(Arc::new(Story::new(self, index, clock, asked, trace)))
+    }
+}
+
+impl AudienceCell {
+    /// Nobody, or whoever the configuration names, instead of those of before. Their tasks run on the calling runtime.
+    pub fn start(&self, config: &Config, workers: usize) {
+        let mut writers = self.writers();
+        writers.iter().for_each(|writer| writer.spool.close());
+        writers.retain(|writer| !writer.task.is_finished());
+        let log = config.access_log.as_ref().map(|log| {
+            let spool = Spool::new(workers, log.queue_len_max, Arc::clone(&self.lines));
+            let spool = Arc::new(spool);
+            let task = match &log.collector {
+                Some(collector) => {
+                    let collector = Collector::new(collector, log.wait_max());
+                    let node = config.node.clone();
+                    tokio::spawn(otlp::run(Signal::Logs, collector, node, Arc::clone(&spool)))
+                }
+                None => {
+                    let place = output::Place::new(log, config);
+                    tokio::spawn(output::run(place, Arc::clone(&spool)))
+                }
+            };
+            writers.push(Writer {
+                spool: Arc::clone(&spool),
+                task,
+            });
+            AccessLog::new(log, spool)
+        });
+        let tracer = config.traces.as_ref().map(|traces| {
+            let spool = Spool::new(workers, traces.queue_len_max, Arc::clone(&self.spans));
+            let spool = Arc::new(spool);
+            let collector = Collector::new(&traces.collector, traces.wait_max());
+            let node = config.node.clone();
+            let exported = otlp::run(Signal::Traces, collector, node, Arc::clone(&spool));
+            writers.push(Writer {
+                spool: Arc::clone(&spool),
+                task: tokio::spawn(exported),
+            });
+            Tracer::new(traces, spool)
+        });
+        let node = config.node.clone();
+        let is_there = log.is_some() || tracer.is_some();
+        let audience = is_there.then(|| Arc::new(Audience { node, log, tracer }));
+        self.now.store(audience);
+        self.is_there.store(is_there, Relaxed);
+    }
+
+    /// Has everybody write what they heard, in [`END_WAIT_MAX`].
+    pub async fn end(&self) {
+        self.is_there.store(false, Relaxed);
+        let writers = std::mem::take(&mut *self.writers());
+        writers.iter().for_each(|writer| writer.spool.close());
+        let until = Instant::now() + END_WAIT_MAX;
+        for mut writer in writers {
+            if tokio::time::timeout_at(until, &mut writer.task)
+                .await
+                .is_err()
+            {
+                tracing::warn!("what was heard last is not written in time");
+                writer.task.abort();
+            }
+        }
+    }
+
+    fn load(&self) -> Option<Arc<Audience>> {
+        match self.is_there.load(Relaxed) {
+            true => self.now.load_full(),
+            false => None,
+        }
+    }
+
+    fn writers(&self) -> MutexGuard<'_, Vec<Writer>> {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The story of a request that enters here, if anybody wants to hear it.
+pub(crate) fn story_of_client<T>(
+    downstream: &Downstream,
+    request: &Request<T>,
+) -> Option<Arc<Story>> {
+    let worker = &downstream.worker;
+    let audience = worker.proxy.audience.load()?;
+    audience.story(worker, request, downstream.direction, |asked| {
+        asked.client = Some(downstream.client.address(request.headers()));
+        asked.scheme = downstream.client.scheme(request.headers());
+    })
+}
+
+/// The story of a request that another node sends.
+pub(crate) fn story_of_peer<T>(
+    worker: &Worker,
+    peer: &Peer,
+    request: &Request<T>,
+) -> Option<Arc<Story>> {
+    let audience = worker.proxy.audience.load()?;
+    audience.story(worker, request, Direction::Mesh, |asked| {
+        asked.home = Some(peer.home.clone());
+    })
+}
+
+/// Replaces the audience when the configuration says otherwise than before.
+pub fn change(proxy: &Proxy, before: &Config, config: &Config) {
+    if (&before.access_log, &before.traces) != (&config.access_log, &config.traces) {
+        proxy.audience.start(config, proxy.config.worker_count());
+    }
+}

@@ -1,0 +1,428 @@
+//! Traces: what a collector gets, what endpoints are told, and that nobody waits for a collector.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::access_log::{get_from_nobody, proxy_with, wait_for, with_nobody};
+use crate::support::{
+    Authority, HOST, TestEndpoint, TestProxy, full, moves_to, send, snapshot, takes_from,
+};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use isobar_edge_proxy::config::Config;
+use isobar_edge_proxy::config::telemetry::{
+    AccessLogConfig, Always, Output, ParentRule, TracesConfig,
+};
+use isobar_mesh_api::weight::WHOLE_PPM;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// Takes OTLP over HTTP and keeps it.
+struct Collector {
+    address: SocketAddr,
+    got: Arc<Mutex<Vec<(String, Value)>>>,
+    task: JoinHandle<()>,
+}
+
+impl Collector {
+    async fn start() -> Collector {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let got = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&got);
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let kept = Arc::clone(&kept);
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let kept = Arc::clone(&kept);
+                    async move {
+                        assert_eq!(request.headers()["content-type"], "application/json");
+                        let path = request.uri().path().to_owned();
+                        let body = request.into_body().collect().await.unwrap().to_bytes();
+                        let message = serde_json::from_slice(&body).unwrap();
+                        kept.lock().unwrap().push((path, message));
+                        let answer = Response::new(Full::new(Bytes::from_static(b"{}")));
+                        Ok::<_, std::convert::Infallible>(answer)
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        Collector { address, got, task }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// All spans so far, with their node.
+    fn spans(&self) -> Vec<Span> {
+        let got = self.got.lock().unwrap();
+        let mut spans = Vec::new();
+        for (path, message) in got.iter().filter(|(path, _)| path == "/v1/traces") {
+            assert_eq!(path, "/v1/traces");
+            for resource in message["resourceSpans"].as_array().unwrap() {
+                let about = attributes(&resource["resource"]);
+                assert_eq!(about["service.name"], "isobar-proxy");
+                for scope in resource["scopeSpans"].as_array().unwrap() {
+                    assert_eq!(scope["scope"]["name"], "isobar-proxy");
+                    let all = scope["spans"].as_array().unwrap().iter();
+                    spans.extend(all.map(|span| Span::new(span, &about["service.instance.id"])));
+                }
+            }
+        }
+        spans
+    }
+
+    /// Spans, once there are so many.
+    async fn wait_for(&self, count: usize) -> Vec<Span> {
+        wait_for("spans arrive", || {
+            let spans = self.spans();
+            (spans.len() >= count).then_some(spans)
+        })
+        .await
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[derive(Debug)]
+struct Span {
+    node: String,
+    trace: String,
+    id: String,
+    parent: String,
+    kind: u64,
+    took_ns: u128,
+    is_error: bool,
+    about: BTreeMap<String, String>,
+    whole: Value,
+}
+
+impl Span {
+    fn new(span: &Value, node: &str) -> Span {
+        let text = |name: &str| span[name].as_str().unwrap_or_default().to_owned();
+        let at_ns = |name: &str| text(name).parse::<u128>().unwrap();
+        Span {
+            node: node.to_owned(),
+            trace: text("traceId"),
+            id: text("spanId"),
+            parent: text("parentSpanId"),
+            kind: span["kind"].as_u64().unwrap(),
+            took_ns: at_ns("endTimeUnixNano") - at_ns("startTimeUnixNano"),
+            is_error: span["status"]["code"] == 2,
+            about: attributes(span),
+            whole: span.clone(),
+        }
+    }
+
+    fn is(&self, name: &str, value: &str) -> bool {
+        self.about.get(name).is_some_and(|is| is == value)
+    }
+}
+
+fn attributes(of: &Value) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for pair in of["attributes"].as_array().unwrap() {
+        let value = pair["value"].as_object().unwrap().values().next().unwrap();
+        let name = pair["key"].as_str().unwrap().to_owned();
+        let is_new = found
+            .insert(name, value.as_str().unwrap().to_owned())
+            .is_none();
+        assert!(is_new, "twice: {pair}");
+    }
+    found
+}
+
+fn traces(collector: &str, share: f64, always: &[Always]) -> TracesConfig {
+    TracesConfig {
+        collector: collector.to_owned(),
+        share,
+        parent: ParentRule::Follow,
+        always: always.to_vec(),
+        slow_ms: 1_000,
+        wait_ms_max: 5_000,
+        queue_len_max: 256 * 1024,
+    }
+}
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+async fn get_as(proxy: &TestProxy, path: &str, headers: &[(&str, &str)]) -> String {
+    let mut request = Request::get(path).header("host", HOST);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let (status, _, body) = send(proxy.addresses.ingress, request.body(full("")).unwrap()).await;
+    assert_eq!(status, StatusCode::OK);
+    body
+}
+
+fn line<'a>(headers: &'a str, name: &str) -> Option<&'a str> {
+    let found = headers.lines().filter_map(|line| line.split_once(": "));
+    let mut found = found.filter(|(is, _)| *is == name).map(|(_, value)| value);
+    let first = found.next();
+    assert!(found.next().is_none(), "{name} twice: {headers}");
+    first
+}
+
+#[tokio::test]
+async fn a_moved_request_is_one_trace_through_two_proxies() {
+    let (a, b) = (
+        TestEndpoint::start("a").await,
+        TestEndpoint::start("b").await,
+    );
+    let collector = Collector::start().await;
+    let authority = Authority::new();
+    // Its home decides: alone, `b` would record nothing.
+    let receiver = takes_from(snapshot("b", &b, 8), "a");
+    let receiver = proxy_with(&receiver, &authority, |config| {
+        config.traces = Some(traces(&collector.url(), 0.0, &[]));
+    })
+    .await;
+    let to_b = moves_to(
+        snapshot("a", &a, 8),
+        "b",
+        receiver.addresses.mesh,
+        WHOLE_PPM,
+    );
+    let home = proxy_with(&to_b, &authority, |config| {
+        config.traces = Some(traces(&collector.url(), 1.0, &[]));
+    })
+    .await;
+    let client = [
+        ("tracestate", "vendor=1"),
+        ("traceparent", &*format!("00-{TRACE}-00f067aa0ba902b7-01")),
+    ];
+    let seen = get_as(&home, "/headers", &client).await;
+    let spans = collector.wait_for(4).await;
+    assert_eq!(spans.len(), 4, "{spans:#?}");
+    let find = |node: &str, kind: u64| {
+        let mut found = spans
+            .iter()
+            .filter(|span| span.node == node && span.kind == kind);
+        found.next().unwrap()
+    };
+    let (entered, hop) = (find("a", 2), find("a", 3));
+    let (taken, served) = (find("b", 2), find("b", 3));
+    assert!(spans.iter().all(|span| span.trace == TRACE), "{spans:#?}");
+    let parents = [
+        (entered, "00f067aa0ba902b7"),
+        (hop, &entered.id),
+        (taken, &hop.id),
+        (served, &taken.id),
+    ];
+    for (span, parent) in parents {
+        assert_eq!(span.parent, *parent, "{spans:#?}");
+        assert!(span.is("http.request.method", "GET") && span.is("isobar.service", "shop/cart"));
+        assert!(
+            span.is("http.response.status_code", "200") && !span.is_error,
+            "{span:?}"
+        );
+        assert_eq!(span.whole["traceState"], "vendor=1");
+    }
+    assert!(entered.is("isobar.direction", "ingress") && entered.is("isobar.outcome", "moved"));
+    assert!(entered.is("url.path", "/headers") && entered.is("server.address", HOST));
+    assert!(
+        hop.is("isobar.to", "b") && hop.is("isobar.cause", "plan") && hop.is("isobar.try", "1")
+    );
+    assert!(taken.is("isobar.direction", "mesh") && taken.is("isobar.home", "a"));
+    assert!(served.is("isobar.circuit", "closed"), "{served:?}");
+    assert!(
+        served.is("server.port", &b.address.port().to_string()),
+        "{served:?}"
+    );
+    assert!(entered.took_ns >= hop.took_ns, "{spans:#?}");
+    // The endpoint is told of the span that asks it.
+    let told = format!("00-{TRACE}-{}-01", served.id);
+    assert_eq!(line(&seen, "traceparent"), Some(&*told));
+    assert_eq!(line(&seen, "tracestate"), Some("vendor=1"));
+    home.end().await;
+    receiver.end().await;
+}
+
+#[tokio::test]
+async fn traces_begin_here_and_go_on_from_b3() {
+    let a = TestEndpoint::start("a").await;
+    let collector = Collector::start().await;
+    let authority = Authority::new();
+    let proxy = proxy_with(&snapshot("a", &a, 8), &authority, |config| {
+        config.traces = Some(traces(&collector.url(), 1.0, &[]));
+        config.access_log = Some(AccessLogConfig {
+            share: 1.0,
+            ..AccessLogConfig::default()
+        });
+    })
+    .await;
+    let one = format!("{TRACE}-00f067aa0ba902b7-1");
+    let seen = get_as(&proxy, "/headers", &[("b3", &one)]).await;
+    let told = line(&seen, "traceparent").unwrap().to_owned();
+    assert!(
+        told.starts_with(&format!("00-{TRACE}-")) && told.ends_with("-01"),
+        "{told}"
+    );
+    let several = [
+        ("x-b3-traceid", "a3ce929d0e0e4736"),
+        ("x-b3-spanid", "00f067aa0ba902b7"),
+        ("x-b3-sampled", "1"),
+    ];
+    let seen = get_as(&proxy, "/headers", &several).await;
+    let told = line(&seen, "traceparent").unwrap();
+    assert!(
+        told.starts_with("00-0000000000000000a3ce929d0e0e4736-"),
+        "{told}"
+    );
+    let seen = get_as(&proxy, "/headers", &[]).await;
+    let own = line(&seen, "traceparent").unwrap().to_owned();
+    let spans = collector.wait_for(6).await;
+    let of_own = spans.iter().filter(|span| own.contains(&span.trace));
+    let begins = of_own.filter(|span| span.parent.is_empty() && span.kind == 2);
+    assert_eq!(begins.count(), 1, "{own} {spans:#?}");
+    // The access log names the same traces.
+    let text = wait_for("the access log is written", || {
+        let text = std::fs::read_to_string(proxy.dir.path().join("access.log")).ok()?;
+        (text.lines().count() == 3).then_some(text)
+    })
+    .await;
+    for trace in [TRACE, &own[3..35]] {
+        assert!(
+            text.contains(&format!("\"trace_id\":\"{trace}\"")),
+            "{text}"
+        );
+    }
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn whoever_is_not_recorded_is_told_of_only_when_it_fails() {
+    let a = TestEndpoint::start("a").await;
+    let collector = Collector::start().await;
+    let authority = Authority::new();
+    let plan = with_nobody(snapshot("a", &a, 8)).await;
+    let proxy = proxy_with(&plan, &authority, |config| {
+        config.traces = Some(traces(&collector.url(), 0.0, &[Always::Errors]));
+    })
+    .await;
+    let seen = get_as(&proxy, "/headers", &[]).await;
+    let told = line(&seen, "traceparent").unwrap();
+    assert!(told.ends_with("-00"), "{told}");
+    let failing = format!("00-{TRACE}-00f067aa0ba902b7-00");
+    get_from_nobody(&proxy, &[("traceparent", &failing)]).await;
+    let spans = collector.wait_for(2).await;
+    assert!(
+        spans
+            .iter()
+            .all(|span| span.trace == TRACE && span.is_error),
+        "{spans:#?}"
+    );
+    let entered = spans.iter().find(|span| span.kind == 2).unwrap();
+    assert!(entered.is("error.type", "502") && entered.is("isobar.outcome", "failed"));
+    let reason = "the endpoint could not be reached or broke off";
+    assert!(entered.is("isobar.reason", reason), "{entered:?}");
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn switched_off_headers_pass_as_they_came() {
+    let a = TestEndpoint::start("a").await;
+    let authority = Authority::new();
+    let proxy = TestProxy::with_snapshot(&snapshot("a", &a, 8), &authority).await;
+    let strange = [
+        ("traceparent", "00-what-ever"),
+        ("tracestate", "x=1"),
+        ("b3", "0"),
+    ];
+    let seen = get_as(&proxy, "/headers", &strange).await;
+    for (name, value) in strange {
+        assert_eq!(line(&seen, name), Some(value));
+    }
+    let seen = get_as(&proxy, "/headers", &[]).await;
+    assert_eq!(line(&seen, "traceparent"), None);
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_collector_that_hangs() {
+    let a = TestEndpoint::start("a").await;
+    let authority = Authority::new();
+    // It accepts connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let proxy = proxy_with(&snapshot("a", &a, 8), &authority, |config| {
+        let mut traces = traces(&url, 1.0, &[]);
+        traces.queue_len_max = 4096;
+        traces.wait_ms_max = 50;
+        config.traces = Some(traces);
+    })
+    .await;
+    // It is not asked for anything in return: answers come, and what has no room is counted.
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        for _ in 0..50 {
+            assert_eq!(proxy.get("/").await.0, StatusCode::OK);
+        }
+        let (_, metrics) = proxy.admin("GET", "/metrics").await;
+        let is_zero = |outcome: &str| {
+            metrics.contains(&format!(
+                "isobar_proxy_spans_total{{outcome=\"{outcome}\"}} 0\n"
+            ))
+        };
+        if !is_zero("dropped") && !is_zero("lost") {
+            assert!(is_zero("written"), "{metrics}");
+            break;
+        }
+        assert!(Instant::now() < until, "{metrics}");
+    }
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn an_access_log_goes_to_the_collector_too() {
+    let a = TestEndpoint::start("a").await;
+    let collector = Collector::start().await;
+    let authority = Authority::new();
+    let log = |config: &mut Config| {
+        config.access_log = Some(AccessLogConfig {
+            output: Output::Otlp,
+            collector: Some(collector.url()),
+            share: 1.0,
+            ..AccessLogConfig::default()
+        });
+    };
+    let proxy = proxy_with(&snapshot("a", &a, 8), &authority, log).await;
+    let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    get_as(&proxy, "/x", &[("traceparent", &traceparent)]).await;
+    let record = wait_for("a record arrives", || {
+        let got = collector.got.lock().unwrap();
+        let (_, message) = got.iter().find(|(path, _)| path == "/v1/logs")?;
+        Some(message["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0].clone())
+    })
+    .await;
+    let about = attributes(&record);
+    assert_eq!(
+        (&*about["path"], &*about["status"]),
+        ("/x", "200"),
+        "{record}"
+    );
+    assert_eq!(record["traceId"], TRACE);
+    assert!(
+        record["timeUnixNano"].as_str().unwrap().len() >= 19,
+        "{record}"
+    );
+    proxy.end().await;
+}
