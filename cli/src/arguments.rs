@@ -43,9 +43,18 @@ pub enum Command {
     /// Print what was installed, for kubectl to delete
     Uninstall(crate::install::UninstallArguments),
     /// Print a completion script for a shell
+    #[command(
+        after_help = "Examples:\n  isobar completions bash > /etc/bash_completion.d/isobar\n  isobar completions zsh > ~/.zfunc/_isobar"
+    )]
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one for each command
+    #[command(after_help = "Examples:\n  isobar man /usr/local/share/man/man1")]
+    Man {
+        /// Where to
+        directory: PathBuf,
     },
     /// A running mesh.
     #[command(flatten)]

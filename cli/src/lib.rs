@@ -44,6 +44,17 @@ pub enum Failure {
     Exit(u8, anyhow::Error),
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Failure::Input(error) | Failure::Run(error) | Failure::Exit(_, error) => {
+                write!(f, "{error:#}")
+            }
+            Failure::Verdict => f.write_str("no"),
+        }
+    }
+}
+
 /// What a command ends with.
 pub type Outcome = Result<(), Failure>;
 
@@ -77,6 +88,14 @@ fn run(command: Command) -> Outcome {
             let mut command = Arguments::command();
             clap_complete::generate(shell, &mut command, "isobar", &mut std::io::stdout());
             Ok(())
+        }
+        Command::Man { directory } => {
+            let pages = || -> anyhow::Result<()> {
+                std::fs::create_dir_all(&directory)?;
+                Ok(clap_mangen::generate_to(Arguments::command(), &directory)?)
+            };
+            let shown = directory.display();
+            pages().map_err(|error| Failure::Run(error.context(format!("cannot write to {shown}"))))
         }
         Command::Mesh(command) => mesh::run(&command),
         Command::Controller(arguments) => program::controller(&arguments),

@@ -4,7 +4,10 @@
 //! - [`context`]: which controllers there are;
 //! - [`client`]: asks one;
 //! - [`output`]: how answers are written;
-//! - [`show`], [`plan`], [`live`]: what there is, why, and what happens;
+//! - [`show`], [`plan`], [`live`], [`top`], [`sse`]: what there is, why, and what happens;
+//! - [`tap`]: single requests, and what else running programs are asked;
+//! - [`bundle`], [`redact`]: all of it in a file, without secrets;
+//! - [`login`]: a token for a context;
 //! - [`resources`]: what operators change;
 //! - [`identity`]: who may come in.
 //!
@@ -14,14 +17,20 @@
 use tokio_util::sync::CancellationToken;
 
 pub mod arguments;
+pub mod bundle;
 pub mod client;
 pub mod context;
 pub mod identity;
 pub mod live;
+pub mod login;
 pub mod output;
 pub mod plan;
+pub mod redact;
 pub mod resources;
 pub mod show;
+pub mod sse;
+pub mod tap;
+pub mod top;
 
 use arguments::{MeshCommand, To};
 use client::Client;
@@ -39,6 +48,7 @@ pub fn run(command: &MeshCommand) -> Outcome {
         }
         MeshCommand::Check(what) => return resources::check(what),
         MeshCommand::Context(what) => return context::run(&what.action),
+        MeshCommand::Login(with) => return login::run(&with.to, &with.what),
         _ => {}
     }
     let client = Client::new(to(command))?;
@@ -62,6 +72,11 @@ fn to(command: &MeshCommand) -> &To {
         MeshCommand::Explain(with) => &with.to,
         MeshCommand::Top(with) => &with.to,
         MeshCommand::Events(with) => &with.to,
+        MeshCommand::Tap(with) => &with.to,
+        MeshCommand::Logs(with) => &with.to,
+        MeshCommand::BenchLink(with) => &with.to,
+        MeshCommand::SupportBundle(with) => &with.to,
+        MeshCommand::Login(with) => &with.to,
         MeshCommand::Policy(with) => &with.to,
         MeshCommand::WhatIf(with) => &with.to,
         MeshCommand::Audit(with) => &with.to,
@@ -86,10 +101,14 @@ async fn ask(client: &Client, command: &MeshCommand, stop: &CancellationToken) -
         MeshCommand::Services(with) => show::services(client, format, &with.what).await,
         MeshCommand::Weights(with) => show::weights(client, format, &with.what).await,
         MeshCommand::Explain(with) => plan::explain(client, format, &with.what).await,
-        MeshCommand::Top(with) => live::top(client, format, &with.what, stop).await,
+        MeshCommand::Top(with) => top::top(client, format, &with.what, stop).await,
         MeshCommand::Edges(with) => show::edges(client, format, &with.what).await,
         MeshCommand::Routes(_) => show::routes(client, format).await,
         MeshCommand::Events(with) => live::events(client, format, &with.what, stop).await,
+        MeshCommand::Tap(with) => tap::tap(client, format, &with.what, stop).await,
+        MeshCommand::Logs(with) => tap::logs(client, format, &with.what.action).await,
+        MeshCommand::BenchLink(with) => tap::bench_link(client, format, &with.what).await,
+        MeshCommand::SupportBundle(with) => bundle::run(client, format, &with.what).await,
         MeshCommand::Policy(with) => resources::run(client, to, &with.what.action).await,
         MeshCommand::WhatIf(with) => resources::what_if(client, format, &with.what).await,
         MeshCommand::Audit(with) => show::audit(client, format, &with.what).await,
@@ -100,7 +119,7 @@ async fn ask(client: &Client, command: &MeshCommand, stop: &CancellationToken) -
         }
         MeshCommand::Export(with) => resources::export(client, format, &with.what).await,
         MeshCommand::Import(with) => resources::import(client, format, &with.what).await,
-        // These ask nobody.
-        MeshCommand::Check(_) | MeshCommand::Context(_) => Ok(()),
+        // These ask nobody, or in their own way.
+        MeshCommand::Check(_) | MeshCommand::Context(_) | MeshCommand::Login(_) => Ok(()),
     }
 }

@@ -3,16 +3,12 @@
 //! A replay's children run with `--with-parent`: they end when their standard
 //! input does, so nothing outlives the replay.
 
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use isobar_replay::cluster::lifeline;
 use isobar_replay::cluster::places;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::arguments::ProgramArguments;
 use crate::{Failure, Outcome, terminal};
@@ -20,15 +16,14 @@ use crate::{Failure, Outcome, terminal};
 /// A program that should have ended by itself this long after it was told to is ended.
 const END_MAX: Duration = Duration::from_secs(15);
 
-/// Levels of the log, as `ISOBAR_LOG` writes them, when it is not set.
-const LOG_DEFAULT: &str = "info";
-
 /// Runs a controller until it is told to end.
 ///
 /// # Errors
 /// [`Failure::Input`] for a wrong configuration, [`Failure::Run`] for the rest.
 pub fn controller(arguments: &ProgramArguments) -> Outcome {
     let config = isobar_controller::config::Config::read(&arguments.config)
+        .map_err(|error| Failure::Input(error.into()))?;
+    isobar_controller::log_level::install(&levels(), false)
         .map_err(|error| Failure::Input(error.into()))?;
     run(arguments, async |shutdown| {
         let program = isobar_controller::program::Program::start(config, shutdown).await?;
@@ -43,6 +38,7 @@ pub fn controller(arguments: &ProgramArguments) -> Outcome {
 pub fn proxy(arguments: &ProgramArguments) -> Outcome {
     let config = isobar_edge_proxy::config::Config::read(&arguments.config)
         .map_err(|error| Failure::Input(error.into()))?;
+    log()?;
     run(arguments, async |shutdown| {
         let ran = isobar_edge_proxy::program::run(config, shutdown).await;
         ran.map_err(anyhow::Error::from)
@@ -56,6 +52,7 @@ pub fn proxy(arguments: &ProgramArguments) -> Outcome {
 pub fn places(arguments: &ProgramArguments) -> Outcome {
     let config =
         places::read_config(&arguments.config).map_err(|error| Failure::Input(error.into()))?;
+    log()?;
     run(arguments, async |shutdown| {
         places::run(config, shutdown)
             .await
@@ -68,7 +65,6 @@ fn run(
     arguments: &ProgramArguments,
     program: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
 ) -> Outcome {
-    log().map_err(Failure::Input)?;
     let with_parent = arguments.with_parent;
     let ran = terminal::until_stopped(async |shutdown| {
         if with_parent {
@@ -90,17 +86,12 @@ async fn overdue(told: &CancellationToken) {
     tokio::time::sleep(END_MAX).await;
 }
 
-fn log() -> anyhow::Result<()> {
-    let levels = std::env::var("ISOBAR_LOG").unwrap_or_else(|_| LOG_DEFAULT.to_owned());
-    let targets: Targets = levels
-        .parse()
-        .with_context(|| format!("ISOBAR_LOG={levels}"))?;
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    tracing_subscriber::registry()
-        .with(targets)
-        .with(lines)
-        .init();
-    Ok(())
+fn log() -> Outcome {
+    let installed = isobar_edge_proxy::log_level::install(&levels(), false);
+    installed.map_err(|error| Failure::Input(error.into()))
+}
+
+fn levels() -> String {
+    let said = std::env::var(isobar_edge_proxy::log_level::VARIABLE);
+    said.unwrap_or_else(|_| isobar_edge_proxy::log_level::DEFAULT.to_owned())
 }

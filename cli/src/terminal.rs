@@ -123,11 +123,16 @@ impl Picture {
         }
         let size = size();
         let lines = picture(size);
+        let plain = !wants_colour();
         let mut text = String::new();
         if self.drawn > 0 {
             text.push_str(&format!("\x1b[{}A", self.drawn));
         }
         for line in lines.iter().take(size.rows.saturating_sub(1)) {
+            let line = match plain {
+                true => without_colour(line),
+                false => line.clone(),
+            };
             text.push_str(&format!("\r\x1b[2K{line}\x1b[0m\n"));
         }
         // What an earlier, longer picture left below.
@@ -144,10 +149,24 @@ impl Picture {
     }
 }
 
+/// A line without its colours (`ESC [ … m`).
+fn without_colour(line: &str) -> String {
+    let mut parts = line.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        text + part.split_once('m').map_or(part, |(_, rest)| rest)
+    })
+}
+
 impl Default for Picture {
     fn default() -> Picture {
         Picture::new()
     }
+}
+
+/// Whether a person wants colours: `NO_COLOR` is not set (<https://no-color.org>).
+pub fn wants_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
 /// The terminal's size.
@@ -187,4 +206,16 @@ pub fn until_stopped<T>(work: impl AsyncFnOnce(CancellationToken) -> T) -> anyho
             never = listen => match never {},
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_go_and_text_stays() {
+        let line = "a \x1b[32mbusy\x1b[0m place";
+        assert_eq!(without_colour(line), "a busy place");
+        assert_eq!(without_colour("plain"), "plain");
+    }
 }

@@ -3,7 +3,7 @@
 //! | who | may |
 //! |---|---|
 //! | anybody | `/livez`, `/readyz`, `/openapi.json` |
-//! | viewer | read everything but credentials and tokens |
+//! | viewer | read everything but credentials, tokens and taps |
 //! | operator | the same, and write resources; within their namespaces, when limited to some |
 //! | admin | everything |
 //!
@@ -26,6 +26,9 @@ const ASKS: [&str; 1] = ["/v1/what-if"];
 
 /// Paths that anybody with a credential may read and an admin write.
 const ADMIN_WRITES: [&str; 2] = ["/v1/authority", "/v1/revocations"];
+
+/// Paths that show what clients send: an operator's, and a limited one's within its namespaces.
+const WATCHES: [&str; 1] = ["/v1/tap"];
 
 /// How much somebody may do. Each may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -97,6 +100,7 @@ pub fn need(method: &Method, path: &str) -> Option<Role> {
     }
     Some(match reads {
         _ if within(&ADMIN) => Role::Admin,
+        _ if within(&WATCHES) => Role::Operator,
         false if within(&ASKS) => Role::Viewer,
         false if within(&ADMIN_WRITES) => Role::Admin,
         true => Role::Viewer,
@@ -136,8 +140,10 @@ fn is_within(path: &str, root: &str) -> bool {
 /// with escapes is none of anybody's, so it is refused rather than misread.
 fn namespace(path: &str) -> Option<&str> {
     let is_below = |row: &&KindRow| row.namespaced && is_within(path, row.path);
-    let row = KINDS.iter().find(is_below)?;
-    let mut parts = path[row.path.len()..].strip_prefix('/')?.split('/');
+    let roots = KINDS.iter().filter(is_below).map(|row| row.path);
+    let watched = WATCHES.into_iter().filter(|root| is_within(path, root));
+    let root = roots.chain(watched).next()?;
+    let mut parts = path[root.len()..].strip_prefix('/')?.split('/');
     let (namespace, name) = (parts.next()?, parts.next()?);
     let is_own = matches!(parts.next(), None | Some("endpoints"));
     (is_own && !name.is_empty()).then_some(namespace)
@@ -165,6 +171,10 @@ mod tests {
             (Method::DELETE, "/v1/credentials/a", Some(Admin)),
             (Method::GET, "/v1/credentials-of-others", Some(Viewer)),
             (Method::GET, "/v1/tokens", Some(Admin)),
+            (Method::GET, "/v1/tap/shop/cart", Some(Operator)),
+            (Method::PUT, "/v1/log-levels", Some(Operator)),
+            (Method::PUT, "/v1/nodes/a/log-levels", Some(Operator)),
+            (Method::POST, "/v1/bench-link", Some(Operator)),
             (Method::GET, "/v1/authority", Some(Viewer)),
             (Method::POST, "/v1/authority/rotation", Some(Admin)),
         ];
@@ -201,6 +211,11 @@ mod tests {
             (Method::PUT, "/v1/nodes/shop", false),
             (Method::PUT, "/v1/weight-policies/all", false),
             (Method::GET, "/v1/tokens", false),
+            (Method::GET, "/v1/tap/shop/cart", true),
+            (Method::GET, "/v1/tap/other/cart", false),
+            (Method::PUT, "/v1/log-levels", false),
+            (Method::PUT, "/v1/nodes/shop/log-levels", false),
+            (Method::POST, "/v1/bench-link", false),
         ];
         for (method, path, may) in cases {
             let checked = check(&caller, &method, path);

@@ -2,7 +2,6 @@
 //!
 //! What a field is: its flag, else its environment variable, else the configuration file, else its default.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,16 +9,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Config, ConfigError};
+use crate::log_level;
 use crate::program::Program;
 use crate::reload::Reloader;
-
-/// The environment variable that `--log` replaces.
-const LOG_VARIABLE: &str = "ISOBAR_LOG";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -144,7 +138,10 @@ fn check(file: &Path) -> anyhow::Result<()> {
 }
 
 fn try_run(args: Args) -> anyhow::Result<()> {
-    start_log(args.log.as_deref(), args.log_json)?;
+    let variable = std::env::var(log_level::VARIABLE).ok();
+    let levels = args.log.clone().or(variable);
+    let levels = levels.unwrap_or_else(|| log_level::DEFAULT.to_owned());
+    log_level::install(&levels, args.log_json)?;
     let config = args.config()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -220,23 +217,6 @@ impl Args {
         config.resources.extend(self.resources.iter().cloned());
         Ok(config)
     }
-}
-
-fn start_log(levels: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let variable = std::env::var(LOG_VARIABLE).ok();
-    let levels = levels.or(variable.as_deref()).unwrap_or("info");
-    let targets: Targets = levels
-        .parse()
-        .map_err(|error| anyhow::anyhow!("--log {levels}: {error}"))?;
-    let registry = tracing_subscriber::registry().with(targets);
-    let layer = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match json {
-        true => registry.with(layer.json()).try_init()?,
-        false => registry.with(layer).try_init()?,
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -16,10 +16,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use isobar_mesh_api::errand::{Said, What as ErrandWhat};
 use isobar_mesh_api::message::{Down, Hello, Up};
 use isobar_mesh_api::names::NodeId;
 use isobar_mesh_api::snapshot::PlanId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,7 @@ mod answers;
 mod audit;
 mod change;
 mod desired;
+mod errands;
 mod events;
 mod handle;
 mod history;
@@ -39,12 +41,14 @@ mod leases;
 mod restore;
 mod route_status;
 mod streams;
+mod taps;
 mod timestamp;
 mod writes;
 
 pub use audit::{AUDIT_LEN_MAX, AuditEntry};
 pub use change::{Asked, CHANGES_MAX, Change, Durable, Etag, Expect, Outcome, Place, Target};
 pub use desired::{MemoryLimit, NODES_MAX, POLICIES_MAX, ROUTES_LEN_MAX, ROUTES_MAX, SERVICES_MAX};
+pub use errands::{ERRANDS_MAX, ErrandError};
 pub use events::{EVENTS_KEPT, Event, Subscription, What};
 pub use handle::{ControlError, ControlHandle, Page, Shown, Status};
 pub use history::{Answer, Generation, GenerationSummary, Told};
@@ -52,14 +56,17 @@ pub use hypothesis::Hypothesis;
 pub use leases::{ENDPOINTS_MAX, LEASE_S_MAX, Leased, Registered};
 pub use restore::{RestoreError, keep_plans, restore};
 pub use streams::{StreamEnd, StreamId};
+pub use taps::{LINES_WAITING_MAX, LeftOut, Line, TAPS_MAX, TapAsked, TapReader, TapsFull};
 
 use audit::Audit;
 use desired::Desired;
+use errands::Errands;
 use events::Events;
 use handle::Message;
 use history::History;
 use restore::LAST;
 use streams::Streams;
+use taps::{Messages, Taps};
 
 /// Most messages waiting for the control task; senders of further ones wait at their own socket.
 pub const INBOX_LEN_MAX: usize = 4096;
@@ -76,6 +83,8 @@ pub struct ControlTask {
     events: Events,
     history: History,
     streams: Streams,
+    taps: Taps,
+    errands: Errands,
     inbox: mpsc::Receiver<Message>,
     store: Arc<dyn Store>,
     /// Where a new plan is laid for [`keep_plans`].
@@ -138,6 +147,8 @@ impl ControlTask {
         let unplaced_rps = tick.stats.unplaced_mrps as f64 / 1e3;
         self.metrics.unplaced.set(unplaced_rps);
         self.push(tick);
+        let messages = self.taps.settle(self.now());
+        self.tell(messages);
         if self.control_loop.plan_id() != self.kept.0 || self.kept.1.elapsed() > KEEP_INTERVAL {
             self.keep_plan();
         }
@@ -167,6 +178,15 @@ impl ControlTask {
             }
             Message::Change { asked, reply } => {
                 let _ = reply.send(self.change(asked));
+            }
+            Message::Note { who, target, reply } => {
+                let _ = reply.send(self.note(&who, &target));
+            }
+            Message::Tap { asked, reply } => {
+                let _ = reply.send(self.tap(asked));
+            }
+            Message::Errand { node, what, reply } => {
+                let _ = reply.send(self.errand(&node, what));
             }
             Message::View { reply } => {
                 let _ = reply.send(self.view());
@@ -203,7 +223,11 @@ impl ControlTask {
         });
         self.desired.remember(hello);
         // The next tick knows its neighbours, and sends it a whole snapshot.
-        Ok(self.streams.open(&node, end))
+        let stream = self.streams.open(&node, end);
+        for down in self.taps.for_new(&node) {
+            self.send(&node, down);
+        }
+        Ok(stream)
     }
 
     fn up(&mut self, node: &NodeId, up: Up) {
@@ -227,6 +251,12 @@ impl ControlTask {
                 self.history.refuse(node, nack.plan, &reason);
                 self.events.add(What::refused(node, nack.plan, &reason));
                 self.control_loop.on_nack(node, nack.plan);
+            }
+            Up::Tapped(lines) => self.taps.tapped(node, lines),
+            Up::Done(done) => {
+                if !self.errands.done(node, done) {
+                    tracing::debug!(%node, "nobody waits for an errand's answer");
+                }
             }
             // A second hello, or a message of a later version.
             Up::Hello(_) | Up::Trusted { .. } | Up::Unknown => {
@@ -266,7 +296,40 @@ impl ControlTask {
         }
     }
 
+    /// Sends messages to a node each, or to all that are connected.
+    fn tell(&mut self, messages: Messages) {
+        for (node, down) in messages {
+            let nodes = match node {
+                Some(node) => vec![node],
+                None => self.streams.nodes().cloned().collect(),
+            };
+            for node in nodes {
+                self.send(&node, down.clone());
+            }
+        }
+    }
+
+    fn tap(&mut self, asked: TapAsked) -> Result<TapReader, TapsFull> {
+        let (reader, messages) = self.taps.begin(asked, self.streams.nodes(), self.now())?;
+        self.tell(messages);
+        Ok(reader)
+    }
+
+    fn errand(
+        &mut self,
+        node: &NodeId,
+        what: ErrandWhat,
+    ) -> Result<oneshot::Receiver<Said>, ErrandError> {
+        if !self.streams.is_open(node) {
+            return Err(ErrandError::NotConnected(node.clone()));
+        }
+        let (errand, said) = self.errands.begin(node, what)?;
+        self.send(node, Down::Errand(errand));
+        Ok(said)
+    }
+
     fn lost(&mut self, node: &NodeId) {
+        self.errands.lost(node);
         tracing::info!(%node, "a proxy's stream has ended");
         self.events
             .add(What::NodeDisconnected { node: node.clone() });

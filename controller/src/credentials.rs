@@ -213,6 +213,14 @@ impl Credentials {
         })
     }
 
+    /// How long ago the token ended, in seconds, when it was right; only who has it is told.
+    pub fn expired_s(&self, claim: Claim<'_>, now: SystemTime) -> Option<u64> {
+        let kept = self.lock();
+        let found = kept.get(claim.id)?;
+        let ended = seconds(now).checked_sub(found.credential.expires_s?)?;
+        found.token.fits(claim).then_some(ended)
+    }
+
     async fn keep(&self, credential: Credential, token: SecretHash) -> Result<(), CredentialError> {
         let name = credential.name.clone();
         let kept = Kept { credential, token };

@@ -21,7 +21,7 @@
 //! - [`discovery`]: files, DNS and Consul as sources of resources and endpoints;
 //! - `kubernetes`: nodes, services, policies and routes of a cluster (feature `kubernetes`);
 //! - [`store`], [`files`]: what survives a restart;
-//! - [`metrics`]: every metric by name;
+//! - [`metrics`]: every metric by name; [`log_level`]: what is logged;
 //! - [`config`], [`program`], [`reload`], [`drain`], [`cli`]: how it starts, changes and ends.
 
 pub mod access;
@@ -41,6 +41,7 @@ pub mod guesses;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod load_book;
+pub mod log_level;
 pub mod metrics;
 pub mod neighbourhood;
 pub mod planner;

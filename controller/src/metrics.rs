@@ -141,6 +141,8 @@ pub struct Pushes {
     pub ping: Counter,
     /// Certificates.
     pub certificate: Counter,
+    /// Taps and errands.
+    pub asked: Counter,
     /// Messages that do not fit a line and were left out.
     pub too_long: Counter,
 }
@@ -238,6 +240,7 @@ impl Metrics {
                 delta: count(PUSHES, "kind", "delta"),
                 ping: count(PUSHES, "kind", "ping"),
                 certificate: count(PUSHES, "kind", "certificate"),
+                asked: count(PUSHES, "kind", "asked"),
                 too_long: count(PUSHES, "kind", "too_long"),
             },
             acks: count(ANSWERS, "answer", "ack"),

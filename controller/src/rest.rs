@@ -10,6 +10,9 @@
 //! Every write takes `If-Match` or `If-None-Match: *` (412 when it does not hold) and `?dry_run=true`, leaves an entry
 //! in the audit, and is answered when it is on the disk. Lists come in pages: `limit`, `after`.
 //!
+//! | `/v1/tap/{namespace}/{name}` | GET |
+//! | `/v1/log-levels`, `/v1/nodes/{name}/log-levels` | PUT |
+//! | `/v1/bench-link` | POST |
 //! | `/v1/authority` | GET |
 //! | `/v1/authority/import`, `/v1/authority/steps` | POST |
 //! | `/v1/tokens`, `/v1/credentials` | GET, POST |
@@ -37,7 +40,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
-use crate::control_task::{ControlError, ControlHandle};
+use crate::control_task::{ControlError, ControlHandle, ErrandError};
 use crate::enrolled::Enrolled;
 use crate::metrics::Metrics;
 use crate::problem::Problem;
@@ -49,6 +52,7 @@ mod body;
 mod call;
 mod credentials;
 mod endpoints;
+mod errands;
 mod events;
 pub mod gate;
 mod health;
@@ -60,6 +64,7 @@ mod paging;
 mod plans;
 mod resources;
 mod status;
+mod tap;
 mod transfer;
 mod what_if;
 
@@ -135,6 +140,8 @@ impl Rest {
             .merge(plans::routes())
             .merge(what_if::routes())
             .merge(events::routes())
+            .merge(tap::routes())
+            .merge(errands::routes())
             .merge(transfer::routes())
             .merge(openapi::routes())
             .merge(identity::routes())
@@ -203,7 +210,10 @@ impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Problem {
         let status = match &error {
             ControlError::Limit(_) => StatusCode::INSUFFICIENT_STORAGE,
-            ControlError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            ControlError::Stopping
+            | ControlError::Taps(_)
+            | ControlError::Errand(ErrandError::Full) => StatusCode::SERVICE_UNAVAILABLE,
+            ControlError::Errand(ErrandError::NotConnected(_)) => StatusCode::CONFLICT,
             ControlError::Unexpected { .. } => StatusCode::PRECONDITION_FAILED,
             ControlError::Store(cause) => {
                 tracing::error!(error = %cause, "a change was not stored");

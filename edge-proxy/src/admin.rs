@@ -27,7 +27,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::logs::{self, LogError};
+use crate::log_level::{self, LevelError};
 use crate::metrics;
 use crate::proxy::Proxy;
 
@@ -118,7 +118,7 @@ fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         ),
         "/config" => reply(StatusCode::OK, "application/json", config(proxy)),
         "/circuits" => reply(StatusCode::OK, "application/json", circuits(proxy)),
-        "/logs" => log_level(request),
+        "/logs" => levels(request),
         "/reload" => {
             proxy.reload.want();
             text(StatusCode::ACCEPTED, "reading the configuration\n")
@@ -131,18 +131,22 @@ fn answer(proxy: &Proxy, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     }
 }
 
-/// Shows or changes the level of the program's own log.
-fn log_level(request: &Request<Incoming>) -> Response<Full<Bytes>> {
+/// Shows or changes the levels of the program's own log.
+fn levels(request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let pairs = request.uri().query().unwrap_or_default().split('&');
     let asked = pairs.filter_map(|pair| pair.strip_prefix("level=")).next();
     let changed = match *request.method() == Method::PUT {
-        true => logs::set_level(&unescape(asked.unwrap_or_default())),
+        true => log_level::set(&unescape(asked.unwrap_or_default())).map(drop),
         false => Ok(()),
     };
-    let (status, body) = match changed.and_then(|()| logs::level()) {
-        Ok(level) => (StatusCode::OK, format!("{level}\n")),
-        Err(error @ LogError::Level(_)) => (StatusCode::BAD_REQUEST, format!("{error}\n")),
-        Err(error @ LogError::NotOurs) => (StatusCode::CONFLICT, format!("{error}\n")),
+    let shown = || log_level::in_force().ok_or(LevelError::NotOurs);
+    let (status, body) = match changed.and_then(|()| shown()) {
+        Ok(levels) => (StatusCode::OK, format!("{levels}\n")),
+        Err(LevelError::NotOurs) => (StatusCode::CONFLICT, format!("{}\n", LevelError::NotOurs)),
+        Err(error) => (
+            StatusCode::BAD_REQUEST,
+            format!("{}\n", crate::chain(&error)),
+        ),
     };
     reply(status, "text/plain; charset=utf-8", body)
 }

@@ -1,4 +1,4 @@
-//! Who hears of finished requests: the access log, and a collector of traces.
+//! Who hears of finished requests: the access log, and a collector of traces; beside them [taps](crate::tap).
 //!
 //! ```text
 //! a request begins ─ does anybody want to hear? ─ no: nothing is remembered
@@ -26,6 +26,7 @@ use crate::otlp::{self, Collector, Signal};
 use crate::proxy::{Proxy, Worker};
 use crate::spool::{Counts, Spool};
 use crate::story::{Asked, Ended, Story};
+use crate::tap::Tapping;
 use crate::trace::{Trace, Tracer};
 
 /// When the proxy ends, what was heard has this long to be written.
@@ -72,33 +73,42 @@ impl Audience {
             log.hear(&self.node, ended);
         }
     }
+}
 
-    fn story<T>(
-        self: Arc<Audience>,
-        worker: &Worker,
-        request: &Request<T>,
-        direction: Direction,
-        about: impl FnOnce(&mut Asked),
-    ) -> Option<Arc<Story>> {
-        let headers = request.headers();
-        let trace = match &self.tracer {
-            Some(tracer) => tracer.place(headers, direction),
-            None => self.log.as_ref().and_then(|log| log.place(headers)),
-        };
-        let is_drawn = self.log.as_ref().is_some_and(AccessLog::draws);
-        let may_pick = self.log.as_ref().is_some_and(AccessLog::may_pick);
-        if !is_drawn && !may_pick && !trace.as_ref().is_some_and(Trace::may_be_recorded) {
-            return None;
-        }
-        let mut asked = Asked::new(request, direction);
-        asked.is_drawn = is_drawn;
-        about(&mut asked);
-        if let Some(log) = &self.log {
-            asked.headers = log.headers(headers);
-        }
-        let (index, clock) = (worker.index, worker.proxy.clock);
-        Some(Arc::new(Story::new(self, index, clock, asked, trace)))
+/// What is remembered of a request from now on; nothing, when nobody could want to hear of it.
+fn story<T>(
+    audience: Option<Arc<Audience>>,
+    tapping: Option<Tapping>,
+    worker: &Worker,
+    request: &Request<T>,
+    direction: Direction,
+    about: impl FnOnce(&mut Asked),
+) -> Option<Arc<Story>> {
+    let headers = request.headers();
+    let log = audience.as_ref().and_then(|audience| audience.log.as_ref());
+    let tracer = audience
+        .as_ref()
+        .and_then(|audience| audience.tracer.as_ref());
+    let trace = match tracer {
+        Some(tracer) => tracer.place(headers, direction),
+        None => log.and_then(|log| log.place(headers)),
+    };
+    let is_drawn = log.is_some_and(AccessLog::draws);
+    let may_pick = log.is_some_and(AccessLog::may_pick);
+    let may_trace = trace.as_ref().is_some_and(Trace::may_be_recorded);
+    if !is_drawn && !may_pick && !may_trace && tapping.is_none() {
+        return None;
     }
+    let mut asked = Asked::new(request, direction);
+    asked.is_drawn = is_drawn;
+    about(&mut asked);
+    if let Some(log) = log {
+        asked.headers = log.headers(headers);
+    }
+    let (index, clock) = (worker.index, worker.proxy.clock);
+    Some(Arc::new(Story::new(
+        audience, index, clock, asked, trace, tapping,
+    )))
 }
 
 impl AudienceCell {
@@ -181,11 +191,30 @@ pub(crate) fn story_of_client<T>(
     request: &Request<T>,
 ) -> Option<Arc<Story>> {
     let worker = &downstream.worker;
-    let audience = worker.proxy.audience.load()?;
-    audience.story(worker, request, downstream.direction, |asked| {
-        asked.client = Some(downstream.client.address(request.headers()));
-        asked.scheme = downstream.client.scheme(request.headers());
-    })
+    let proxy = &worker.proxy;
+    let audience = proxy.audience.load();
+    let tapping = match proxy.taps.is_any() {
+        true => Some(
+            proxy
+                .taps
+                .begin_request(&proxy.config.node, request.headers()),
+        ),
+        false => None,
+    };
+    if audience.is_none() && tapping.is_none() {
+        return None;
+    }
+    story(
+        audience,
+        tapping,
+        worker,
+        request,
+        downstream.direction,
+        |asked| {
+            asked.client = Some(downstream.client.address(request.headers()));
+            asked.scheme = downstream.client.scheme(request.headers());
+        },
+    )
 }
 
 /// The story of a request that another node sends.
@@ -195,9 +224,16 @@ pub(crate) fn story_of_peer<T>(
     request: &Request<T>,
 ) -> Option<Arc<Story>> {
     let audience = worker.proxy.audience.load()?;
-    audience.story(worker, request, Direction::Mesh, |asked| {
-        asked.home = Some(peer.home.clone());
-    })
+    story(
+        Some(audience),
+        None,
+        worker,
+        request,
+        Direction::Mesh,
+        |asked| {
+            asked.home = Some(peer.home.clone());
+        },
+    )
 }
 
 /// Replaces the audience when the configuration says otherwise than before.

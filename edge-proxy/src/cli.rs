@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError};
-use crate::{intercept, listener, logs, program};
+use crate::{intercept, listener, log_level, program};
 
 /// What still blocks a thread when the program ends has this long.
 const RUNTIME_END_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -143,7 +143,10 @@ fn check(path: &Path) -> ExitCode {
 }
 
 fn run(args: Run) -> anyhow::Result<()> {
-    log(args.log, args.log_json)?;
+    let set = || std::env::var(log_level::VARIABLE).ok();
+    let levels = args.log.or_else(|| set().filter(|levels| !levels.is_empty()));
+    let levels = levels.unwrap_or_else(|| log_level::DEFAULT.to_owned());
+    log_level::install(&levels, args.log_json)?;
     let path = args.config.context("no configuration was named")?;
     let config = Config::read(&path)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -160,16 +163,6 @@ fn run(args: Run) -> anyhow::Result<()> {
     // A disk that hangs under a log does not keep the program.
     runtime.shutdown_timeout(RUNTIME_END_WAIT_MAX);
     ended
-}
-
-fn log(level: Option<String>, json: bool) -> Result<(), logs::LogError> {
-    let set = || {
-        std::env::var("ISOBAR_LOG")
-            .ok()
-            .filter(|level| !level.is_empty())
-    };
-    let level = level.or_else(set);
-    logs::start(level.as_deref().unwrap_or("info"), json)
 }
 
 fn signals(shutdown: CancellationToken) -> anyhow::Result<tokio::task::JoinHandle<()>> {

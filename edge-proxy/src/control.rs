@@ -9,7 +9,7 @@
 //! **Invariant**: nothing on the request path waits for this task. Without a
 //! controller the last plan holds, then decays home ([`crate::decay`]).
 //!
-//! [`session`] is one stream from its beginning to its end; [`dial`] connects.
+//! [`session`] is one stream from its beginning to its end; [`dial`] connects; [`errands`] are what operators ask.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use crate::report::{CpuMeter, ReportBook};
 use crate::snapshot_file;
 
 pub mod dial;
+pub mod errands;
 pub mod session;
 
 use session::SessionError;

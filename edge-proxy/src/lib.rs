@@ -28,7 +28,8 @@
 //! - [`report`]: counters become a report;
 //! - [`snapshot_file`]: the plan outlives the proxy;
 //! - [`identity`]: keys, certificates, whom to believe;
-//! - [`admin`], [`metrics`], [`logs`]: what an operator sees; [`intercept`]: rules that bring connections here;
+//! - [`admin`], [`metrics`]: what an operator sees; [`intercept`]: rules that bring connections here;
+//! - [`tap`], [`bench`], [`log_level`]: what operators ask of it while it runs;
 //! - `memory`: what a burst took is given back;
 //! - [`reload`], [`handover`], [`drain`]: how configuration and program change, how it all ends.
 //!
@@ -59,6 +60,7 @@ pub mod audience;
 pub mod authorise;
 pub mod balance;
 pub mod balancer;
+pub mod bench;
 pub mod body;
 pub mod circuit;
 pub mod cli;
@@ -95,7 +97,7 @@ pub mod listen;
 pub mod listener;
 pub mod live;
 pub mod local_route;
-pub mod logs;
+pub mod log_level;
 mod memory;
 pub mod metrics;
 pub mod mirror;
@@ -128,6 +130,7 @@ pub mod snapshot_file;
 pub mod spool;
 pub mod spread;
 pub mod story;
+pub mod tap;
 pub mod tcp;
 pub mod tls;
 pub mod trace;

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audience::AudienceCell;
 use crate::authorise::AccessCounts;
+use crate::bench::Bench;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::control::ControlLive;
@@ -36,6 +37,7 @@ use crate::reload::{self, FRONTS_WAITING_MAX, Reload};
 use crate::routes::{Local, Table};
 use crate::routing::RoutingCounts;
 use crate::skew::Skew;
+use crate::tap::Taps;
 use crate::{admin, concurrency, control, health_check, prober, snapshot_file, watch, worker};
 
 /// How often it is looked whether a burst is over.
@@ -269,6 +271,8 @@ fn assemble(config: Config, workers: usize) -> Result<Proxy, ProgramError> {
         audience: AudienceCell::default(),
         unrouted: (0..workers).map(|_| Cells::default()).collect(),
         faults: FaultCounts::default(),
+        taps: Arc::new(Taps::default()),
+        bench: Bench::default(),
     })
 }
 

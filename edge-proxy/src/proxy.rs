@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use crate::audience::AudienceCell;
 use crate::authorise::AccessCounts;
+use crate::bench::Bench;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::control::ControlLive;
@@ -27,6 +28,7 @@ use crate::reload::Reload;
 use crate::routes::Table;
 use crate::routing::RoutingCounts;
 use crate::skew::Skew;
+use crate::tap::Taps;
 
 /// The shared part of one proxy.
 #[derive(Debug)]
@@ -76,6 +78,10 @@ pub struct Proxy {
     pub unrouted: Box<[Cells]>,
     /// Messages that were refused.
     pub faults: FaultCounts,
+    /// Requests that operators look at.
+    pub taps: Arc<Taps>,
+    /// Measuring of the ways between mesh ports.
+    pub bench: Bench,
 }
 
 impl Proxy {

@@ -21,6 +21,7 @@ use isobar_mesh_api::names::ServiceName;
 use crate::answer::Answer;
 use crate::audience;
 use crate::authorise;
+use crate::bench;
 use crate::body::{RequestBody, ResponseBody};
 use crate::connection::{Downstream, Peer};
 use crate::credit::Admission;
@@ -121,7 +122,8 @@ fn finish(
     let body = response.body_mut();
     body.conclude(Conclusion { worker, kind, of });
     if let Some(story) = story {
-        body.end_story(story, status);
+        body.end_story(Arc::clone(&story), status);
+        story.heads_back(response.headers());
     }
     response
 }
@@ -202,7 +204,9 @@ pub async fn moved_in(
     peer: &Peer,
     request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
-    let is_told_of = request.method() != Method::CONNECT && request.uri().path() != hop::PROBE_PATH;
+    let path = request.uri().path();
+    let is_load = path != hop::PROBE_PATH && !bench::is_for(path);
+    let is_told_of = request.method() != Method::CONNECT && is_load;
     if !is_told_of {
         return take_in(worker, peer, request, None).await.response;
     }
@@ -221,6 +225,9 @@ async fn take_in(
     let identity = worker.proxy.identity.get();
     if identity.is_none_or(|own| own.revoked.contain(&peer.home, peer.begins_s)) {
         return Answer::ForeignHome.response().into();
+    }
+    if bench::is_for(request.uri().path()) {
+        return bench::answer(worker, peer, request).await.into();
     }
     let service = request.headers().get(headers::SERVICE);
     let service = service.and_then(|name| ServiceName::new(name.to_str().ok()?).ok());

@@ -1,4 +1,4 @@
-//! What is remembered of one request while somebody wants to hear of it: the access log, a collector of traces.
+//! What is remembered of one request while somebody wants to hear of it: the access log, a collector of traces, a tap.
 //!
 //! A [`Story`] exists only then ([`crate::audience`] decides); without one a request costs nothing here. The exchange, every
 //! try and the answer's body hold it and note what they see. When the last of them lets go, however the request ended, it is
@@ -22,6 +22,7 @@ use crate::live::ServiceLive;
 use crate::neighbour::NeighbourLive;
 use crate::pick::Cause;
 use crate::route::Rule;
+use crate::tap::Tapping;
 use crate::trace::Trace;
 
 /// Tries of one request that are remembered; later ones are only counted.
@@ -32,7 +33,7 @@ pub const GONE_STATUS: u16 = 499;
 /// One request, while it is under way.
 #[derive(Debug)]
 pub struct Story {
-    audience: Arc<Audience>,
+    audience: Option<Arc<Audience>>,
     worker: usize,
     clock: Clock,
     arrived_us: u64,
@@ -41,6 +42,7 @@ pub struct Story {
     /// Bytes of the answer's body that were passed on.
     sent_len: AtomicU64,
     notes: Mutex<Notes>,
+    tapping: Option<Mutex<Tapping>>,
 }
 
 /// What was asked, and by whom. Cheap to make: nothing of the head is copied.
@@ -190,11 +192,12 @@ impl Ended<'_> {
 
 impl Story {
     pub(crate) fn new(
-        audience: Arc<Audience>,
+        audience: Option<Arc<Audience>>,
         worker: usize,
         clock: Clock,
         asked: Asked,
         trace: Option<Trace>,
+        tapping: Option<Tapping>,
     ) -> Story {
         Story {
             audience,
@@ -205,6 +208,7 @@ impl Story {
             trace,
             sent_len: AtomicU64::new(0),
             notes: Mutex::default(),
+            tapping: tapping.map(Mutex::new),
         }
     }
 
@@ -261,6 +265,14 @@ impl Story {
         (notes.status, notes.answer) = (Some(status), answer);
     }
 
+    /// The head of what the client gets, for taps.
+    pub(crate) fn heads_back(&self, headers: &HeaderMap) {
+        if let Some(tapping) = &self.tapping {
+            let mut tapping = tapping.lock().unwrap_or_else(PoisonError::into_inner);
+            tapping.answered(headers);
+        }
+    }
+
     /// A piece of the answer's body was passed on.
     pub(crate) fn sent(&self, len: usize) {
         self.sent_len.fetch_add(len as u64, Relaxed);
@@ -303,7 +315,13 @@ impl Drop for Story {
             sent_len: *self.sent_len.get_mut(),
             trace: self.trace.as_ref(),
         };
-        self.audience.hear(&ended);
+        if let Some(audience) = &self.audience {
+            audience.hear(&ended);
+        }
+        if let Some(tapping) = &mut self.tapping {
+            let tapping = tapping.get_mut().unwrap_or_else(PoisonError::into_inner);
+            tapping.hear(&ended);
+        }
     }
 }
 

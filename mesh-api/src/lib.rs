@@ -12,6 +12,7 @@
 //! - [`report`]: what a proxy tells the controller once a window;
 //! - [`snapshot`]: what a proxy gets of the plan;
 //! - [`message`]: the two directions of the control stream and its line format;
+//! - [`tap`], [`errand`]: what operators ask of proxies while they run;
 //! - [`enrol`]: how a proxy gets its first certificate;
 //! - [`hop`]: the headers of a request between two proxies;
 //! - [`config_file`]: what is said of a program's configuration file;
@@ -20,6 +21,7 @@
 
 pub mod config_file;
 pub mod enrol;
+pub mod errand;
 pub mod hop;
 pub mod identity;
 pub mod message;
@@ -30,5 +32,6 @@ pub mod route;
 #[cfg(feature = "schema")]
 mod schema;
 pub mod snapshot;
+pub mod tap;
 pub mod validity;
 pub mod weight;

@@ -7,9 +7,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::errand::{Errand, ErrandDone};
 use crate::names::{NodeId, RegionName, ServiceName, SiteName};
 use crate::report::Report;
 use crate::snapshot::{Delta, Endpoint, PlanId, Snapshot};
+use crate::tap::{Tap, TappedLines};
 
 /// Longest line of the control stream, in bytes; a longer one ends the stream.
 pub const LINE_LEN_MAX: usize = 1 << 20;
@@ -37,6 +39,10 @@ pub enum Up {
         /// [`Trust::version`].
         version: u64,
     },
+    /// Requests that a tap is for.
+    Tapped(TappedLines),
+    /// What came of an errand.
+    Done(ErrandDone),
     /// A message of a later version.
     #[serde(other)]
     Unknown,
@@ -59,6 +65,15 @@ pub enum Down {
         /// The controller's clock, milliseconds since 1970.
         clock_ms: u64,
     },
+    /// Begins a tap, or its lifetime anew.
+    Tap(Tap),
+    /// Ends a tap.
+    Untap {
+        /// [`Tap::tap`].
+        tap: u64,
+    },
+    /// Something to do once; answered with [`Up::Done`].
+    Errand(Errand),
     /// A message of a later version.
     #[serde(other)]
     Unknown,

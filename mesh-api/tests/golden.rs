@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use isobar_mesh_api::enrol::EnrolRequest;
+use isobar_mesh_api::errand::{BenchLink, Errand, ErrandDone, LinkFigures, Said, What};
 use isobar_mesh_api::message::{
     Certificate, Down, Hello, LocalService, Location, Nack, Revoked, Trust, Up, decode_line,
     encode_line,
@@ -26,6 +27,7 @@ use isobar_mesh_api::snapshot::{
     Credit, Delta, Endpoint, Move, Neighbour, PlanId, QueueLimits, RateShare, Row, ServicePlan,
     Snapshot,
 };
+use isobar_mesh_api::tap::{Filter, MoveCause, Tap, Tapped, TappedLines};
 use serde::{Serialize, de::DeserializeOwned};
 
 const PLAN: PlanId = PlanId {
@@ -320,6 +322,80 @@ fn certificate_and_ping() {
     };
     check("certificate", &Down::Certificate(certificate));
     check("ping", &Down::Ping { clock_ms: 5 });
+}
+
+#[test]
+fn taps() {
+    let tap = Tap {
+        tap: 5,
+        lifetime_ms: 15_000,
+        lines_per_s_max: 50,
+        filter: Filter {
+            service: service(),
+            method: Some("GET".into()),
+            path: Some("/x".into()),
+            status: "5xx".parse().ok(),
+            moved: true,
+            to: Some(node("edge-2")),
+        },
+        headers: vec!["user-agent".into()],
+    };
+    check("tap", &Down::Tap(tap));
+    check("untap", &Down::Untap { tap: 5 });
+    let request = Tapped {
+        at_ms: 1_735_642_800_000,
+        served: Some(node("edge-2")),
+        moved: Some(MoveCause::Spill),
+        method: "GET".into(),
+        path: "/x/1".into(),
+        status: 503,
+        latency_us: 12_345,
+        headers: vec![("user-agent".into(), "curl".into())],
+        answer_headers: vec![("user-agent".into(), "none".into())],
+    };
+    let lines = TappedLines {
+        tap: 5,
+        requests: vec![request],
+        left_out: 3,
+    };
+    check("tapped", &Up::Tapped(lines));
+}
+
+#[test]
+fn errands() {
+    let levels = What::LogLevels("debug".into());
+    check(
+        "errand_log_levels",
+        &Down::Errand(Errand {
+            number: 9,
+            what: levels,
+        }),
+    );
+    let link = What::BenchLink(BenchLink {
+        to: node("edge-2"),
+        mesh_address: "192.0.2.8:7411".into(),
+    });
+    check(
+        "errand_bench_link",
+        &Down::Errand(Errand {
+            number: 10,
+            what: link,
+        }),
+    );
+    let said = |number, said| Up::Done(ErrandDone { number, said });
+    let before = "info".into();
+    check("done_log_levels", &said(9, Said::LogLevels { before }));
+    let figures = LinkFigures {
+        rounds: 200,
+        rtt_min_us: 800,
+        rtt_p50_us: 950,
+        rtt_p99_us: 2_100,
+        bytes: 67_108_864,
+        took_us: 3_000_000,
+    };
+    check("done_bench_link", &said(10, Said::Link(figures)));
+    let busy = Said::Failed("busy".into());
+    check("done_failed", &said(11, busy));
 }
 
 #[test]

@@ -5,8 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use isobar_mesh_api::names::{NodeId, ServiceName};
 
+use super::bundle::BundleArguments;
+use super::context::ContextArguments;
 use super::identity::{CaArguments, CredentialArguments, TokenArguments};
+use super::login::LoginArguments;
 use super::output::Format;
+use super::tap::{BenchLinkArguments, LogsArguments, TapArguments};
 
 /// Which controller, and how answers are written.
 #[derive(Debug, Clone, Args)]
@@ -73,8 +77,57 @@ pub enum MeshCommand {
     #[command(after_help = "Examples:\n  isobar explain shop/cart north-7")]
     Explain(With<ExplainArguments>),
     /// Show nodes and services live, the busiest first
-    #[command(after_help = "Examples:\n  isobar top\n  isobar top --once")]
+    #[command(
+        after_help = "Keys: q leaves, r turns the order, and these sort: u used, p planned, e entered, s served, o moved out, i moved in,
+x shed, f failed, n node, v service. Where standard output is no terminal, one picture is written.
+
+Examples:
+  isobar top
+  isobar top --sort shed --every 0.5
+  isobar top --once"
+    )]
     Top(With<TopArguments>),
+    /// Show single requests of a service as they end, across nodes
+    #[command(
+        after_help = "A line has: when it entered (UTC), home -> who served it, service, method and path, status, time to the
+end of the answer, and why it was moved (plan, spill, cloud) or home. Bodies and query strings are never shown, headers
+only by --header, and none that may hold a secret. Needs the role operator; who looked at what is in the audit.
+
+Examples:
+  isobar tap shop/cart
+  isobar tap shop/cart --from north-7 --moved
+  isobar tap shop/cart --method GET --path /x --status 5xx --max-rps 20 -o json
+  isobar tap shop/cart --header user-agent --header x-request-id --count 10"
+    )]
+    Tap(With<TapArguments>),
+    /// Change what a node or the controller logs
+    #[command(after_help = "Examples:
+  isobar logs level north-7 debug
+  isobar logs level --of-controller isobar_controller::stream=trace,info")]
+    Logs(With<LogsArguments>),
+    /// Measure round trip and throughput from one node's mesh port to another's
+    #[command(
+        after_help = "Takes up to 10 s and 256 MiB; a node measures one way at a time, and answers one.
+
+Examples:
+  isobar bench-link north-7 south-2
+  isobar bench-link north-7 south-2 -o json"
+    )]
+    BenchLink(With<BenchLinkArguments>),
+    /// Write what somebody who helps needs to see to a file, without secrets
+    #[command(
+        after_help = "Status, nodes, services, policies, routes, plans, explanations of what is busiest, events, the audit's newest
+entries and metrics. Tokens, keys and values of headers are taken out; manifest.json in it says what was taken.
+
+Examples:
+  isobar support-bundle -f isobar-support.tar.gz"
+    )]
+    SupportBundle(With<BundleArguments>),
+    /// Give a context its token, read from standard input
+    #[command(after_help = "Examples:
+  isobar login
+  isobar login site --controller http://10.0.0.5:7400 < site-token")]
+    Login(With<LoginArguments>),
     /// List what moves from where to where
     #[command(after_help = "Examples:\n  isobar edges\n  isobar edges --service shop/cart")]
     Edges(With<WeightsArguments>),
@@ -171,14 +224,21 @@ pub struct NodesArguments {
 #[derive(Debug, Subcommand)]
 pub enum NodeAction {
     /// Show one node
+    #[command(after_help = "Example:\n  isobar nodes show north-7 -o yaml")]
     Show(OneNode),
     /// It takes no load from others any more; its own is still served
+    #[command(after_help = "Example:\n  isobar nodes cordon north-7 --dry-run")]
     Cordon(ChangeNode),
     /// It takes load again, its own and others'
+    #[command(after_help = "Example:\n  isobar nodes uncordon north-7")]
     Uncordon(ChangeNode),
     /// What enters there moves to others
+    #[command(after_help = "Example:\n  isobar nodes drain north-7 --dry-run")]
     Drain(ChangeNode),
     /// It is elsewhere from now on
+    #[command(
+        after_help = "Example:\n  isobar nodes relocate north-7 --lat 45.07 --lon 7.69 --region piedmont"
+    )]
     Relocate(RelocateArguments),
 }
 
@@ -266,6 +326,9 @@ pub struct TopArguments {
     /// Look once
     #[arg(long)]
     pub once: bool,
+    /// What to sort by first
+    #[arg(long, value_name = "COLUMN", default_value = "used")]
+    pub sort: super::top::Column,
 }
 
 /// Which events.
@@ -291,12 +354,18 @@ pub struct PolicyArguments {
 #[derive(Debug, Subcommand)]
 pub enum PolicyAction {
     /// Print policies, or one resource of any kind
+    #[command(
+        after_help = "Examples:\n  isobar policy get\n  isobar policy get weight-policy all -o yaml"
+    )]
     Get(GetArguments),
     /// Create or replace what a file says
+    #[command(after_help = "Example:\n  isobar policy apply -f match-night.yaml --dry-run")]
     Apply(ApplyArguments),
     /// Say how a file differs from what is there; exit status 1 when it does
+    #[command(after_help = "Example:\n  isobar policy diff -f match-night.yaml")]
     Diff(FileArguments),
     /// Delete a resource
+    #[command(after_help = "Example:\n  isobar policy delete weight-policy all")]
     Delete(DeleteArguments),
 }
 
@@ -397,40 +466,4 @@ pub struct ImportArguments {
     /// Say what the plan would be, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-}
-
-/// What to do with contexts.
-#[derive(Debug, Args)]
-pub struct ContextArguments {
-    /// What to do.
-    #[command(subcommand)]
-    pub action: ContextAction,
-}
-
-/// What to do with contexts.
-#[derive(Debug, Subcommand)]
-pub enum ContextAction {
-    /// List them; the current one has a star
-    List,
-    /// Use one from now on
-    Use {
-        /// Its name
-        name: String,
-    },
-    /// Create or change one; the first is used from now on
-    Set {
-        /// Its name
-        name: String,
-        /// The controller's REST API, http://host:port
-        #[arg(long, value_name = "URL")]
-        url: String,
-        /// A file with the bearer token, mode 0600
-        #[arg(long, value_name = "FILE")]
-        token_file: Option<PathBuf>,
-    },
-    /// Delete one
-    Delete {
-        /// Its name
-        name: String,
-    },
 }

@@ -69,9 +69,21 @@ impl Client {
     /// # Errors
     /// None can be chosen.
     pub fn new(to: &To) -> Result<Client, Failure> {
-        let Chosen { url, token } = choose(to).map_err(Failure::Input)?;
+        Client::of(choose(to).map_err(Failure::Input)?)
+    }
+
+    /// A controller that was chosen.
+    ///
+    /// # Errors
+    /// Its URL is none.
+    pub fn of(Chosen { url, token }: Chosen) -> Result<Client, Failure> {
         let host = parse_url(&url).map_err(Failure::Input)?;
         Ok(Client { url, host, token })
+    }
+
+    /// The controller's REST API.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// Reads something.
@@ -224,6 +236,9 @@ impl Client {
                 text.push_str(&format!("\n  {line}"));
             }
         }
+        if answer.status == StatusCode::UNAUTHORIZED {
+            text.push_str("; isobar login gives the context a token");
+        }
         let error = anyhow!(text);
         match answer.status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -231,6 +246,8 @@ impl Client {
             }
             StatusCode::NOT_FOUND => Failure::Exit(EXIT_MISSING, error),
             StatusCode::PRECONDITION_FAILED => Failure::Exit(EXIT_CHANGED, error),
+            // The request is right; it cannot be done as things are.
+            StatusCode::CONFLICT => Failure::Run(error),
             status if status.is_client_error() => Failure::Input(error),
             _ => Failure::Run(error),
         }

@@ -9,14 +9,60 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
+use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 
-use super::arguments::{ContextAction, To};
+use super::arguments::To;
 use super::output::{Table, say};
 use crate::{Failure, Outcome};
 
 /// Where a controller is when nothing is said.
 const CONTROLLER_DEFAULT: &str = "http://127.0.0.1:7400";
+
+/// What to do with contexts.
+#[derive(Debug, Args)]
+pub struct ContextArguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: ContextAction,
+}
+
+/// What to do with contexts.
+#[derive(Debug, Subcommand)]
+pub enum ContextAction {
+    /// List them; the current one has a star
+    #[command(after_help = "Example:\n  isobar context list")]
+    List,
+    /// Say which is used
+    #[command(after_help = "Example:\n  isobar context current")]
+    Current,
+    /// Use one from now on
+    #[command(after_help = "Example:\n  isobar context use site")]
+    Use {
+        /// Its name
+        name: String,
+    },
+    /// Create or change one; the first is used from now on
+    #[command(
+        after_help = "Example:\n  isobar context set site --url http://10.0.0.5:7400 --token-file ~/.isobar/site-token"
+    )]
+    Set {
+        /// Its name
+        name: String,
+        /// The controller's REST API, http://host:port
+        #[arg(long, value_name = "URL")]
+        url: String,
+        /// A file with the bearer token, mode 0600
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
+    /// Delete one
+    #[command(after_help = "Example:\n  isobar context delete site")]
+    Delete {
+        /// Its name
+        name: String,
+    },
+}
 
 /// The file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -53,7 +99,6 @@ pub struct Chosen {
 /// # Errors
 /// A context that is not there, a file that cannot be read or that others can.
 pub fn choose(to: &To) -> anyhow::Result<Chosen> {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let contexts = read()?;
     let named = to.context.clone().or_else(|| variable("ISOBAR_CONTEXT"));
     let context = match named.as_ref().or(contexts.current.as_ref()) {
@@ -81,6 +126,64 @@ pub fn choose(to: &To) -> anyhow::Result<Chosen> {
         url: url.unwrap_or_else(|| CONTROLLER_DEFAULT.to_owned()),
         token,
     })
+}
+
+/// The context that a login is for, and its controller.
+///
+/// # Errors
+/// A file that cannot be read, or a context that is not there and has no URL.
+pub fn for_login(to: &To, name: Option<&str>) -> anyhow::Result<(String, String)> {
+    let contexts = read()?;
+    let named = name.map(str::to_owned).or_else(|| to.context.clone());
+    let name = named
+        .or_else(|| variable("ISOBAR_CONTEXT"))
+        .or_else(|| contexts.current.clone());
+    let name = name.unwrap_or_else(|| "default".to_owned());
+    check_name(&name)?;
+    let given = to
+        .controller
+        .clone()
+        .or_else(|| variable("ISOBAR_CONTROLLER"));
+    let known = contexts
+        .contexts
+        .get(&name)
+        .map(|context| context.url.clone());
+    let url = given.or(known);
+    Ok((name, url.unwrap_or_else(|| CONTROLLER_DEFAULT.to_owned())))
+}
+
+/// Writes a token to a file beside the contexts, mode 0600, and sets it for the context, which is current from then on when
+/// none was. Returns the file.
+///
+/// # Errors
+/// Something cannot be written.
+pub fn keep_token(name: &str, url: &str, token: &str) -> anyhow::Result<PathBuf> {
+    let mut contexts = read()?;
+    let file = path()?.with_file_name(format!("{name}.token"));
+    write_secret(&file, format!("{token}\n").as_bytes())?;
+    let known = contexts.contexts.entry(name.to_owned());
+    let context = known.or_insert_with(|| Context {
+        url: url.to_owned(),
+        token_file: None,
+    });
+    context.url = url.to_owned();
+    context.token_file = Some(file.clone());
+    contexts.current.get_or_insert_with(|| name.to_owned());
+    write(&contexts)?;
+    Ok(file)
+}
+
+/// A context's name is part of a file's.
+fn check_name(name: &str) -> anyhow::Result<()> {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    match !name.is_empty() && !name.starts_with('.') && name.chars().all(fine) {
+        true => Ok(()),
+        false => bail!("{name:?} is no name of a context; letters, digits, - _ and . make one"),
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// Does what is asked with contexts.
@@ -113,6 +216,12 @@ fn change(action: &ContextAction) -> anyhow::Result<Option<String>> {
             }
             return Ok(Some(table.to_string()));
         }
+        ContextAction::Current => {
+            let current = contexts.current.as_ref();
+            let current =
+                current.context("there is no current context; isobar context use NAME")?;
+            return Ok(Some(format!("{current}\n")));
+        }
         ContextAction::Use { name } => {
             known(&contexts, name)?;
             contexts.current = Some(name.clone());
@@ -122,6 +231,7 @@ fn change(action: &ContextAction) -> anyhow::Result<Option<String>> {
             url,
             token_file,
         } => {
+            check_name(name)?;
             super::client::parse_url(url)?;
             if let Some(file) = token_file {
                 read_secret(file)?;
@@ -174,7 +284,11 @@ fn read_secret(path: &Path) -> anyhow::Result<String> {
 }
 
 fn write(contexts: &Contexts) -> anyhow::Result<()> {
-    let path = path()?;
+    write_secret(&path()?, serde_saphyr::to_string(contexts)?.as_bytes())
+}
+
+/// Writes a file whole, for its owner alone.
+fn write_secret(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let write = || -> anyhow::Result<()> {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory)?;
@@ -187,9 +301,9 @@ fn write(contexts: &Contexts) -> anyhow::Result<()> {
             .create_new(true)
             .mode(0o600)
             .open(&new)?;
-        file.write_all(serde_saphyr::to_string(contexts)?.as_bytes())?;
+        file.write_all(bytes)?;
         file.sync_all()?;
-        Ok(std::fs::rename(&new, &path)?)
+        Ok(std::fs::rename(&new, path)?)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
 }

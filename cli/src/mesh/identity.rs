@@ -27,6 +27,9 @@ pub struct TokenArguments {
 #[derive(Debug, Subcommand)]
 pub enum TokenAction {
     /// Make a token and print it, once
+    #[command(
+        after_help = "Examples:\n  isobar token create --node north-7 > token\n  isobar token create --uses 20 --site harbour --lasts 86400"
+    )]
     Create {
         /// How many nodes may enrol with it
         #[arg(long, value_name = "N", default_value_t = 1)]
@@ -45,8 +48,10 @@ pub enum TokenAction {
         labels: Vec<(String, String)>,
     },
     /// List tokens, without their secrets
+    #[command(after_help = "Example:\n  isobar token list")]
     List,
     /// Take a token away
+    #[command(after_help = "Example:\n  isobar token revoke 3f9a2b71c0de")]
     Revoke {
         /// Its id, as list says it
         id: String,
@@ -65,16 +70,22 @@ pub struct CaArguments {
 #[derive(Debug, Subcommand)]
 pub enum CaAction {
     /// Say which roots are believed, and what comes next
+    #[command(after_help = "Example:\n  isobar ca status")]
     Status,
     /// Add a root that will take over
+    #[command(after_help = "Example:\n  isobar ca rotate")]
     Rotate,
     /// Let the added root sign, now
+    #[command(after_help = "Example:\n  isobar ca switch")]
     Switch(Force),
     /// Believe the old root no more, now
+    #[command(after_help = "Example:\n  isobar ca retire")]
     Retire(Force),
     /// Make a new intermediate below the root
+    #[command(after_help = "Example:\n  isobar ca renew")]
     Renew,
     /// Bring an authority of your own
+    #[command(after_help = "Example:\n  isobar ca import --chain ours.pem --key ours-key.pem")]
     Import {
         /// Certificates, PEM: the one that signs leaves first, its root last
         #[arg(long, value_name = "FILE")]
@@ -84,6 +95,7 @@ pub enum CaAction {
         key: PathBuf,
     },
     /// Refuse all that was given to a node so far
+    #[command(after_help = "Example:\n  isobar ca revoke north-7")]
     Revoke {
         /// Its name
         node: NodeId,
@@ -110,6 +122,9 @@ pub struct CredentialArguments {
 #[derive(Debug, Subcommand)]
 pub enum CredentialAction {
     /// Make a credential and print its token, once
+    #[command(
+        after_help = "Example:\n  isobar credential create shop-team --role operator --namespace shop > shop-token"
+    )]
     Create {
         /// Its name
         name: NodeId,
@@ -124,8 +139,10 @@ pub enum CredentialAction {
         lasts: Option<u64>,
     },
     /// List credentials, without their tokens
+    #[command(after_help = "Example:\n  isobar credential list")]
     List,
     /// Take a credential away
+    #[command(after_help = "Example:\n  isobar credential revoke shop-team")]
     Revoke {
         /// Its name
         name: NodeId,

@@ -69,6 +69,9 @@ impl ControlTask {
             | Message::Up { .. }
             | Message::Gone { .. }
             | Message::Change { .. }
+            | Message::Note { .. }
+            | Message::Tap { .. }
+            | Message::Errand { .. }
             | Message::View { .. }
             | Message::Plan { .. }
             | Message::Alive { .. } => {}

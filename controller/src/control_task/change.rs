@@ -179,6 +179,8 @@ pub enum Outcome {
     Missing,
     /// The same endpoint says the same again: its lease begins anew.
     Renewed,
+    /// Nothing is changed: something was asked of a running program.
+    Asked,
 }
 
 /// Changes that are in force and on their way to the disk.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use isobar_mesh_api::errand::{Said, What};
 use isobar_mesh_api::message::{Hello, Up};
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::resource::Resource;
@@ -12,15 +13,17 @@ use tokio::sync::{mpsc, oneshot};
 use super::audit::AuditEntry;
 use super::change::{Asked, Durable, Etag, Target};
 use super::desired::MemoryLimit;
+use super::errands::ErrandError;
 use super::events::Subscription;
 use super::history::{Generation, GenerationSummary};
 use super::hypothesis::Hypothesis;
 use super::leases::{Leased, Registered};
 use super::route_status::RouteStatus;
 use super::streams::{StreamEnd, StreamId};
+use super::taps::{TapAsked, TapReader, TapsFull};
 use crate::control_loop::{Explanation, MeshView, NodeStatus, PolicyStatus, StoredPlan};
 use crate::resource_text::{Declared, Key, Kind};
-use crate::store::StoreError;
+use crate::store::{Answer, StoreError};
 
 /// What the control task is asked.
 pub(super) enum Message {
@@ -41,6 +44,20 @@ pub(super) enum Message {
     Change {
         asked: Asked,
         reply: oneshot::Sender<Result<Durable, ControlError>>,
+    },
+    Note {
+        who: String,
+        target: Target,
+        reply: oneshot::Sender<Result<Answer<()>, StoreError>>,
+    },
+    Tap {
+        asked: TapAsked,
+        reply: oneshot::Sender<Result<TapReader, TapsFull>>,
+    },
+    Errand {
+        node: NodeId,
+        what: What,
+        reply: oneshot::Sender<Result<oneshot::Receiver<Said>, ErrandError>>,
     },
     Fork {
         reply: oneshot::Sender<Box<Hypothesis>>,
@@ -116,6 +133,12 @@ pub enum ControlError {
         /// What it says, if it is there.
         found: Option<Etag>,
     },
+    /// No more taps.
+    #[error(transparent)]
+    Taps(#[from] TapsFull),
+    /// Nobody was sent on an errand.
+    #[error(transparent)]
+    Errand(#[from] ErrandError),
     /// The program is about to end.
     #[error("the controller is stopping")]
     Stopping,
@@ -211,6 +234,39 @@ impl ControlHandle {
     /// Something is not as expected, a limit, a value that cannot be stored, or the controller is stopping.
     pub async fn change(&self, asked: Asked) -> Result<Durable, ControlError> {
         self.ask(|reply| Message::Change { asked, reply }).await?
+    }
+
+    /// Leaves an entry in the audit for what changes no resource; it is kept when the answer is there.
+    ///
+    /// # Errors
+    /// A value that cannot be stored, or the controller is stopping.
+    pub async fn note(&self, who: &str, target: Target) -> Result<Answer<()>, ControlError> {
+        let who = who.to_owned();
+        Ok(self
+            .ask(|reply| Message::Note { who, target, reply })
+            .await??)
+    }
+
+    /// Begins a tap; it ends with its reader.
+    ///
+    /// # Errors
+    /// There are as many as there may be, or the controller is stopping.
+    pub async fn tap(&self, asked: TapAsked) -> Result<TapReader, ControlError> {
+        Ok(self.ask(|reply| Message::Tap { asked, reply }).await??)
+    }
+
+    /// Sends a node on an errand. The receiver gets nothing when the node goes away.
+    ///
+    /// # Errors
+    /// The node is not connected, too many are under way, or the controller is stopping.
+    pub async fn errand(
+        &self,
+        node: NodeId,
+        what: What,
+    ) -> Result<oneshot::Receiver<Said>, ControlError> {
+        Ok(self
+            .ask(|reply| Message::Errand { node, what, reply })
+            .await??)
     }
 
     /// A copy of the mesh as it is now, to try something on.

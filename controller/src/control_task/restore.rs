@@ -89,10 +89,8 @@ pub async fn restore(
         Err(error) => return Err(error.into()),
     }
     register_stored(&*store, &mut desired, &mut control_loop).await?;
-    let entries: Vec<(String, AuditEntry)> = read_all(&*store, Tree::Audit).await?;
-    let audit = Audit::restore(entries.into_iter().map(|(_, entry)| entry).collect());
-    let epoch = control_loop.plan_id().epoch;
-    tracing::info!(epoch, nodes, "the control loop is restored");
+    let audit = stored_audit(&*store).await?;
+    tracing::info!(plan = %control_loop.plan_id(), nodes, "the control loop is restored");
     let (sender, inbox) = mpsc::channel(INBOX_LEN_MAX);
     let (plans, kept) = watch::channel(None);
     let began = Instant::now();
@@ -103,6 +101,8 @@ pub async fn restore(
         events: Events::default(),
         history: History::default(),
         streams: Streams::new(metrics.clone()),
+        taps: Default::default(),
+        errands: Default::default(),
         inbox,
         store,
         plans,
@@ -151,6 +151,12 @@ async fn register_stored(
     }
     desired.settle_endpoints(control_loop);
     Ok(())
+}
+
+async fn stored_audit(store: &dyn Store) -> Result<Audit, StoreError> {
+    let entries: Vec<(String, AuditEntry)> = read_all(store, Tree::Audit).await?;
+    let entries = entries.into_iter().map(|(_, entry)| entry);
+    Ok(Audit::restore(entries.collect()))
 }
 
 async fn next_epoch(store: &dyn Store) -> Result<u64, StoreError> {

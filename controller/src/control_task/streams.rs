@@ -100,6 +100,7 @@ impl Streams {
             Down::Snapshot(_) => &self.metrics.pushes.snapshot,
             Down::Delta(_) => &self.metrics.pushes.delta,
             Down::Certificate(_) | Down::Trust(_) => &self.metrics.pushes.certificate,
+            Down::Tap(_) | Down::Untap { .. } | Down::Errand(_) => &self.metrics.pushes.asked,
             Down::Ping { .. } | Down::Unknown => &self.metrics.pushes.ping,
         };
         match open.end.queue.try_send(down) {

@@ -5,7 +5,7 @@ use super::events::What;
 use super::handle::ControlError;
 use super::{ControlTask, clock_ms, timestamp};
 use crate::resource_text::Declared;
-use crate::store::{StoreError, Tree, Write};
+use crate::store::{Answer, StoreError, Tree, Write};
 
 /// A change that was made.
 struct Made {
@@ -65,10 +65,21 @@ impl ControlTask {
         Ok(Durable {
             outcomes,
             on_disk: match batch.is_empty() {
-                true => crate::store::Answer::ready(Ok(())),
+                true => Answer::ready(Ok(())),
                 false => self.store.apply(batch),
             },
         })
+    }
+
+    /// An entry in the audit for what changes no resource.
+    pub(super) fn note(&mut self, who: &str, target: &Target) -> Result<Answer<()>, StoreError> {
+        let now = timestamp::rfc3339(clock_ms() / 1000);
+        let Target { kind, name } = target;
+        tracing::info!(kind, name, who, "something was asked of a program");
+        let entry = self
+            .audit
+            .add(&now, who, target, Outcome::Asked, [None, None])?;
+        Ok(self.store.apply(entry))
     }
 
     fn make(

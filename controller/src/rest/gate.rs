@@ -63,8 +63,12 @@ impl Gate {
         if !lock().may_try(address, claim.id, now) {
             return Err(Refusal::Guessing);
         }
-        if let Some(caller) = credentials.who(claim, SystemTime::now()) {
+        let clock = SystemTime::now();
+        if let Some(caller) = credentials.who(claim, clock) {
             return Ok(caller);
+        }
+        if let Some(ago_s) = credentials.expired_s(claim, clock) {
+            return Err(Refusal::Expired(ago_s));
         }
         // There is nothing to guess about a credential that is not there.
         if credentials.has(claim.id) {
@@ -80,6 +84,8 @@ enum Refusal {
     Missing,
     /// Not a token, or not a right one.
     Wrong,
+    /// A right one whose time is over, so many seconds ago.
+    Expired(u64),
     /// Too many wrong ones.
     Guessing,
     /// The right token of somebody who may not.
@@ -92,6 +98,7 @@ impl Refusal {
         match self {
             Refusal::Missing => unknown("send Authorization: Bearer and a credential's token"),
             Refusal::Wrong => unknown("the token is not one, was revoked or has expired"),
+            Refusal::Expired(ago_s) => unknown(&format!("token expired {} ago", span(*ago_s))),
             Refusal::Guessing => Problem::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too many wrong tokens for this credential from this address; wait a minute",
@@ -103,7 +110,7 @@ impl Refusal {
     fn count(&self, refused: &RestRefused) {
         match self {
             Refusal::Missing => &refused.missing,
-            Refusal::Wrong => &refused.wrong,
+            Refusal::Wrong | Refusal::Expired(_) => &refused.wrong,
             Refusal::Guessing => &refused.guessing,
             Refusal::Denied(_, Denied::Role { .. }) => &refused.role,
             Refusal::Denied(_, Denied::Namespace(_)) => &refused.namespace,
@@ -116,6 +123,16 @@ impl Refusal {
             Refusal::Denied(name, _) => name,
             _ => "",
         }
+    }
+}
+
+/// A span of time as people say it.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
     }
 }
 

@@ -15,7 +15,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::kinds::{KINDS, KindRow};
-use super::{Rest, body, endpoints, node_actions, what_if};
+use super::{Rest, body, endpoints, errands, node_actions, what_if};
 use crate::control_loop::PlanDifference;
 use crate::resource_text::Kind;
 
@@ -221,6 +221,8 @@ fn schemas() -> Value {
             of::<endpoints::Registration>(&mut generator),
         ),
         ("PlanDifference", of::<PlanDifference>(&mut generator)),
+        ("Levels", of::<errands::Levels>(&mut generator)),
+        ("Ends", of::<errands::Ends>(&mut generator)),
     ];
     named.extend(types.map(|(name, schema)| (name.to_owned(), schema)));
     named.insert("Anything".to_owned(), json!({}));

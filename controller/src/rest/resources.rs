@@ -101,7 +101,7 @@ pub(super) async fn write(
             revoke(rest, &key).await?;
             return Ok(StatusCode::NO_CONTENT.into_response());
         }
-        Some(Outcome::Missing) | None => return Err(not_found(&key)),
+        Some(Outcome::Missing | Outcome::Asked) | None => return Err(not_found(&key)),
         Some(Outcome::Created) => StatusCode::CREATED,
         Some(Outcome::Replaced | Outcome::Renewed) => StatusCode::OK,
     };

@@ -116,7 +116,7 @@ async fn import(
             Outcome::Created => count.created += 1,
             Outcome::Replaced => count.replaced += 1,
             Outcome::Deleted => count.deleted += 1,
-            Outcome::Missing | Outcome::Renewed => {}
+            Outcome::Missing | Outcome::Renewed | Outcome::Asked => {}
         }
     }
     Ok(body::json(StatusCode::OK, &count))

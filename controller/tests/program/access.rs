@@ -171,3 +171,74 @@ async fn who_guesses_one_token_is_stopped_without_harm_to_others() {
     }
     mesh.stop().await;
 }
+
+#[tokio::test]
+async fn single_requests_are_seen_by_operators_of_the_namespace_alone() {
+    let (mesh, admin) = guarded().await;
+    let make = async |name: &str, role: &str, namespaces: Value| {
+        let asked = json!({ "name": name, "role": role, "namespaces": namespaces });
+        credential(&mesh, &admin, asked).await
+    };
+    let viewer = make("view", "viewer", json!([])).await;
+    let shop = make("shop", "operator", json!(["shop"])).await;
+    let node = json!({ "kind": "Node", "metadata": { "name": "a" }, "spec": {} });
+    let (status, said) = ask(&mesh, Some(&admin), Method::PUT, "/v1/nodes/a", node).await;
+    assert_eq!(status, StatusCode::CREATED, "{said}");
+    let levels = json!({ "levels": "debug" });
+    let cases = [
+        (&viewer, Method::GET, "/v1/tap/shop/cart", Value::Null, 403),
+        (&shop, Method::GET, "/v1/tap/other/cart", Value::Null, 403),
+        // It may, and there is no such service.
+        (&shop, Method::GET, "/v1/tap/shop/cart", Value::Null, 404),
+        (
+            &shop,
+            Method::GET,
+            "/v1/tap/shop/cart?headers=cookie",
+            Value::Null,
+            400,
+        ),
+        (
+            &shop,
+            Method::GET,
+            "/v1/tap/shop/cart?max_rps=0",
+            Value::Null,
+            400,
+        ),
+        (&viewer, Method::PUT, "/v1/log-levels", levels.clone(), 403),
+        (
+            &shop,
+            Method::PUT,
+            "/v1/nodes/a/log-levels",
+            levels.clone(),
+            403,
+        ),
+        // A node that is declared and not there.
+        (
+            &admin,
+            Method::PUT,
+            "/v1/nodes/a/log-levels",
+            levels.clone(),
+            409,
+        ),
+        (&admin, Method::PUT, "/v1/nodes/b/log-levels", levels, 404),
+        (
+            &admin,
+            Method::POST,
+            "/v1/bench-link",
+            json!({ "from": "a", "to": "a" }),
+            422,
+        ),
+        (
+            &viewer,
+            Method::POST,
+            "/v1/bench-link",
+            json!({ "from": "a", "to": "b" }),
+            403,
+        ),
+    ];
+    for (token, method, path, body, expected) in cases {
+        let (status, said) = ask(&mesh, Some(token), method, path, body).await;
+        assert_eq!(status, expected, "{path}: {said}");
+    }
+    mesh.stop().await;
+}

@@ -15,5 +15,6 @@ mod rest;
 mod restart;
 mod routes;
 mod stream;
+mod tap;
 mod weight_policy;
 mod writes;

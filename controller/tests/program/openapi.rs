@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::mesh::Mesh;
 
+/// What is read until its reader goes.
+const ENDLESS: [&str; 2] = ["/v1/events", "/v1/tap/{namespace}/{name}"];
+
 #[tokio::test]
 async fn every_path_of_the_document_is_there() {
     let mesh = Mesh::start().await;
@@ -26,7 +29,7 @@ async fn every_path_of_the_document_is_there() {
     assert!(paths.len() > 30, "{} paths", paths.len());
     for (path, operations) in paths {
         for method in operations.as_object().unwrap().keys() {
-            if path == "/v1/events" {
+            if ENDLESS.contains(&path.as_str()) {
                 continue;
             }
             let method: Method = method.to_ascii_uppercase().parse().unwrap();
@@ -91,8 +94,10 @@ async fn no_operation_answers_what_the_document_does_not_say() {
         let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
         command.args(["--checks", checks, "--seed", "1", "--workers", "1"]);
         command.args(["--generation-database", "none", "--warnings", "off"]);
-        // This one does not end; it has tests of its own.
-        command.args(["--exclude-path", "/v1/events"]);
+        // These do not end; they have tests of their own.
+        for path in ENDLESS {
+            command.args(["--exclude-path", path]);
+        }
         command.output().unwrap()
     });
     let output = run.await.unwrap();

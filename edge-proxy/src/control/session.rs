@@ -18,6 +18,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::dial::{ControlBody, DialError, Dialled, dial};
+use super::errands::{Errands, TAPPED_EVERY, send_tapped};
 use super::{Control, DECAY_EVERY};
 use crate::alert;
 use crate::decay::SILENT_PERIODS;
@@ -74,6 +75,7 @@ struct Stream {
     lines: mpsc::Sender<Bytes>,
     answer: Incoming,
     buffer: LineBuffer,
+    errands: Errands,
     /// The connection, open as long as the stream.
     _connection: Dialled,
 }
@@ -81,7 +83,7 @@ struct Stream {
 impl Stream {
     /// Ends this side and waits a moment for the other, so that the last report arrives.
     async fn close(mut self) {
-        drop(self.lines);
+        drop((self.lines, self.errands));
         let other_side = async { while let Some(Ok(_)) = self.answer.frame().await {} };
         let _ = tokio::time::timeout(CLOSE_WAIT_MAX, other_side).await;
     }
@@ -93,6 +95,13 @@ impl Control {
     /// # Errors
     /// Why it did not begin, or ended.
     pub(super) async fn session(&mut self, end: &CancellationToken) -> Result<(), SessionError> {
+        let ended = self.stream(end).await;
+        // Nobody is there to be told.
+        self.proxy.taps.clear();
+        ended
+    }
+
+    async fn stream(&mut self, end: &CancellationToken) -> Result<(), SessionError> {
         let mut stream = self.open().await?;
         tracing::info!(controller = self.controller, "connected");
         self.proxy.control.is_open.store(true, Relaxed);
@@ -101,6 +110,7 @@ impl Control {
         let mut period = self.period();
         let mut report_due = ticker(period);
         let mut look_due = ticker(DECAY_EVERY);
+        let mut tapped_due = ticker(TAPPED_EVERY);
         let proxy = Arc::clone(&self.proxy);
         loop {
             tokio::select! {
@@ -133,6 +143,7 @@ impl Control {
                     }
                     self.renew_if_due().await;
                 }
+                _ = tapped_due.tick(), if proxy.taps.is_any() => send_tapped(&proxy, &stream.lines),
                 () = self.proxy.local_changed.notified() => {
                     return Err(SessionError::LocalChanged);
                 }
@@ -171,6 +182,7 @@ impl Control {
             lines,
             answer: answer.into_body(),
             buffer: LineBuffer::new(),
+            errands: Errands::default(),
             _connection: connection,
         })
     }
@@ -204,7 +216,7 @@ impl Control {
             self.heard();
             match message {
                 Ok(message) => {
-                    if let Some(answer) = self.obey(message) {
+                    if let Some(answer) = self.obey(message, &mut stream.errands, &stream.lines) {
                         let line = encode_line(&answer)?;
                         if stream.lines.try_send(Bytes::from(line)).is_err() {
                             tracing::warn!("the controller does not read its stream");
@@ -220,7 +232,12 @@ impl Control {
     }
 
     /// Does what a message says; what to answer.
-    fn obey(&self, message: Down) -> Option<Up> {
+    fn obey(
+        &self,
+        message: Down,
+        errands: &mut Errands,
+        lines: &mpsc::Sender<Bytes>,
+    ) -> Option<Up> {
         let (plan, applied) = match message {
             Down::Snapshot(snapshot) => (snapshot.plan, self.apply(snapshot)),
             Down::Delta(delta) => (delta.plan, self.apply_delta(delta)),
@@ -242,6 +259,24 @@ impl Control {
             }
             Down::Ping { clock_ms } => {
                 self.proxy.skew.told(clock_ms, SystemTime::now());
+                return None;
+            }
+            Down::Tap(tap) => {
+                let (number, now_us) = (tap.tap, self.proxy.clock.now_us());
+                if !self.proxy.taps.begin(tap, now_us) {
+                    tracing::warn!(
+                        tap = number,
+                        "there are taps enough; one more was not begun"
+                    );
+                }
+                return None;
+            }
+            Down::Untap { tap } => {
+                self.proxy.taps.end(tap);
+                return None;
+            }
+            Down::Errand(errand) => {
+                errands.begin(&self.proxy, errand, lines);
                 return None;
             }
             Down::Unknown => {

@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use isobar_edge_proxy::identity::verify::provider;
 use isobar_edge_proxy::snapshot_file::{self, SNAPSHOT_FILE};
 use isobar_mesh_api::enrol::{ENROL_PATH, EnrolRequest};
+use isobar_mesh_api::errand::{Errand, Said, What};
 use isobar_mesh_api::message::{
     Certificate, Down, Hello, LineBuffer, LocalService, Up, decode_line, encode_line,
 };
@@ -26,6 +27,7 @@ use isobar_mesh_api::report::Report;
 use isobar_mesh_api::resource::Metadata;
 use isobar_mesh_api::route::Route;
 use isobar_mesh_api::snapshot::{Delta, Endpoint, PlanId, Snapshot};
+use isobar_mesh_api::tap::{Filter, Tap};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
@@ -378,6 +380,101 @@ async fn a_route_changes_with_the_next_delta() {
         assert_eq!(stream.answer().await, Up::Ack(plan(1, base + 1)));
         assert_eq!(proxy.get("/").await.0, status, "after delta {base}");
     }
+    proxy.end().await;
+}
+
+/// A tap on everything of the service.
+fn tap(number: u64, headers: &[&str]) -> Tap {
+    let filter = Filter {
+        service: service(),
+        method: None,
+        path: None,
+        status: None,
+        moved: false,
+        to: None,
+    };
+    Tap {
+        tap: number,
+        lifetime_ms: 60_000,
+        lines_per_s_max: 100,
+        filter,
+        headers: headers.iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
+
+#[tokio::test]
+async fn tapped_requests_are_told_until_the_tap_or_its_stream_ends() {
+    let a = TestEndpoint::start("a").await;
+    let mut controller = Controller::start("ns/isobar/sa/controller").await;
+    let dir = tempfile::tempdir().unwrap();
+    let proxy = TestProxy::start(controller.config(&dir), dir).await;
+    let mut stream = controller.stream().await;
+    stream.hello().await;
+    let first = generation(snapshot("a", &a, 8), 1);
+    stream.say(&Down::Snapshot(first)).await;
+    assert_eq!(stream.answer().await, Up::Ack(plan(1, 1)));
+    // Even a controller that asks for a secret does not get it.
+    stream
+        .say(&Down::Tap(tap(1, &["host", "authorization"])))
+        .await;
+    stream.say(&Down::Tap(tap(2, &[]))).await;
+    let ping = Down::Errand(Errand {
+        number: 1,
+        what: What::LogLevels("loud=very".into()),
+    });
+    stream.say(&ping).await;
+    let Up::Done(done) = stream.answer().await else {
+        panic!("no answer to an errand");
+    };
+    assert!(matches!(done.said, Said::Failed(why) if why.contains("no log level")));
+    let request = Request::get("/a?q=1")
+        .header("host", HOST)
+        .header("authorization", "Bearer very-secret")
+        .body(full(""));
+    send(proxy.addresses.ingress, request.unwrap()).await;
+    for expected in [1, 2] {
+        let Up::Tapped(lines) = stream.answer().await else {
+            panic!("nothing tapped");
+        };
+        assert_eq!(
+            (lines.tap, lines.left_out, lines.requests.len()),
+            (expected, 0, 1)
+        );
+        let told = &lines.requests[0];
+        assert_eq!(
+            (told.method.as_str(), told.path.as_str(), told.status),
+            ("GET", "/a", 200)
+        );
+        assert_eq!((told.served.clone(), told.moved), (Some(node("a")), None));
+        let headers: &[(String, String)] = &[
+            ("host".into(), HOST.into()),
+            ("authorization".into(), "(redacted)".into()),
+        ];
+        assert_eq!(told.headers, if expected == 1 { headers } else { &[] });
+    }
+    // A tap that has ended is silent, the other one is not.
+    stream.say(&Down::Untap { tap: 1 }).await;
+    stream.say(&ping).await;
+    assert!(matches!(stream.answer().await, Up::Done(_)));
+    proxy.get("/b").await;
+    let Up::Tapped(lines) = stream.answer().await else {
+        panic!("nothing tapped");
+    };
+    assert_eq!((lines.tap, lines.requests[0].path.as_str()), (2, "/b"));
+    // With its stream a tap is gone.
+    drop(stream);
+    let mut second = controller.stream().await;
+    second.hello().await;
+    proxy.get("/c").await;
+    second.say(&Down::Tap(tap(3, &[]))).await;
+    second.say(&ping).await;
+    assert!(matches!(second.answer().await, Up::Done(_)));
+    proxy.get("/d").await;
+    let Up::Tapped(lines) = second.answer().await else {
+        panic!("nothing tapped");
+    };
+    assert_eq!((lines.tap, lines.requests.len()), (3, 1));
+    assert_eq!(lines.requests[0].path, "/d");
     proxy.end().await;
 }
 

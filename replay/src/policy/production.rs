@@ -254,7 +254,13 @@ impl Production {
                     .map(|()| plan)
                     .map_err(|error| (plan, error))
             }
-            Down::Certificate(_) | Down::Trust(_) | Down::Ping { .. } | Down::Unknown => return,
+            Down::Certificate(_)
+            | Down::Trust(_)
+            | Down::Ping { .. }
+            | Down::Tap(_)
+            | Down::Untap { .. }
+            | Down::Errand(_)
+            | Down::Unknown => return,
         };
         let answer = match answer {
             Ok(plan) => Pending::Acked(node, plan),

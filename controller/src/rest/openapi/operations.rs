@@ -65,10 +65,14 @@ pub const WRITES: Takes = Takes {
     writes: true,
     ..NOTHING
 };
+const LEVELS: Takes = Takes {
+    body: "Levels",
+    ..NOTHING
+};
 const ENDPOINT: &str = "/v1/services/{namespace}/{name}/endpoints/{node}/{address}";
 
 /// Everything but the kinds' own paths.
-pub const OPERATIONS: [Operation; 27] = [
+pub const OPERATIONS: [Operation; 31] = [
     read("/livez", "The process answers", Answers::Text("text/plain")),
     read(
         "/readyz",
@@ -133,6 +137,56 @@ pub const OPERATIONS: [Operation; 27] = [
         "What happens, as Server-Sent Events",
         Answers::Text("text/event-stream"),
     ),
+    Operation {
+        takes: Takes {
+            query: &[
+                ("from", "string"),
+                ("to", "string"),
+                ("method", "string"),
+                ("path", "string"),
+                ("status", "string"),
+                ("moved", "boolean"),
+                ("max_rps", "integer"),
+                ("headers", "string"),
+            ],
+            ..NOTHING
+        },
+        ..read(
+            "/v1/tap/{namespace}/{name}",
+            "Single requests of a service as they end, as Server-Sent Events",
+            Answers::Text("text/event-stream"),
+        )
+    },
+    Operation {
+        method: "put",
+        takes: LEVELS,
+        ..read(
+            "/v1/log-levels",
+            "The controller logs at these levels from now on",
+            Answers::Json("Anything"),
+        )
+    },
+    Operation {
+        method: "put",
+        takes: LEVELS,
+        ..read(
+            "/v1/nodes/{name}/log-levels",
+            "A node's proxy logs at these levels from now on",
+            Answers::Json("Anything"),
+        )
+    },
+    Operation {
+        method: "post",
+        takes: Takes {
+            body: "Ends",
+            ..NOTHING
+        },
+        ..read(
+            "/v1/bench-link",
+            "Measures round trips and throughput between two nodes",
+            Answers::Json("Anything"),
+        )
+    },
     Operation {
         takes: PAGES,
         ..read(

@@ -1,0 +1,139 @@
+//! What this process logs, set at the start and changed while it runs.
+//!
+//! There is one log in a process, so this is the one thing in the proxy that all of the process shares. Another
+//! program's log, which runs the proxy as a library, is left alone.
+
+use std::io::IsTerminal;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use isobar_mesh_api::errand::LEVELS_LEN_MAX;
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{Registry, reload};
+
+/// The environment variable with the levels, when nothing else says them.
+pub const VARIABLE: &str = "ISOBAR_LOG";
+/// The levels when nothing says them.
+pub const DEFAULT: &str = "info";
+
+static LOG: OnceLock<Log> = OnceLock::new();
+
+struct Log {
+    handle: reload::Handle<Targets, Registry>,
+    levels: Mutex<String>,
+}
+
+/// Why levels are not set.
+#[derive(Debug, thiserror::Error)]
+pub enum LevelError {
+    /// They are none.
+    #[error("{levels:?} is no log level; say error, warn, info, debug, trace, or target=level,…")]
+    Wrong {
+        /// What was said.
+        levels: String,
+        /// What is wrong with it.
+        source: ParseError,
+    },
+    /// A word in them is none.
+    #[error(
+        "{levels:?} is no log level; say error, warn, info, debug, trace or off, or target=level,…"
+    )]
+    NoLevel {
+        /// What was said.
+        levels: String,
+    },
+    /// Longer than [`LEVELS_LEN_MAX`].
+    #[error("log levels have at most {LEVELS_LEN_MAX} bytes")]
+    TooLong,
+    /// The process has another log.
+    #[error("this process has a log of its own, which the proxy does not change")]
+    NotOurs,
+}
+
+/// Sets the process' log up, on standard error; one that is there already stays.
+///
+/// # Errors
+/// [`LevelError::Wrong`], [`LevelError::TooLong`].
+pub fn install(levels: &str, json: bool) -> Result<(), LevelError> {
+    let (filter, handle) = reload::Layer::new(parse(levels)?);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(is_coloured());
+    let registry = tracing_subscriber::registry();
+    let set = match json {
+        true => registry.with(lines.json().with_filter(filter)).try_init(),
+        false => registry.with(lines.with_filter(filter)).try_init(),
+    };
+    match set {
+        Ok(()) => {
+            let levels = Mutex::new(levels.to_owned());
+            let _ = LOG.set(Log { handle, levels });
+        }
+        Err(_) => tracing::debug!("a log is already set"),
+    }
+    Ok(())
+}
+
+/// Logs at these levels from now on; returns those before.
+///
+/// # Errors
+/// See [`LevelError`]; nothing is changed then.
+pub fn set(levels: &str) -> Result<String, LevelError> {
+    let targets = parse(levels)?;
+    let log = LOG.get().ok_or(LevelError::NotOurs)?;
+    log.handle
+        .reload(targets)
+        .map_err(|_| LevelError::NotOurs)?;
+    let mut current = log.levels.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = std::mem::replace(&mut *current, levels.to_owned());
+    // At a level that is always heard, unless all is switched off.
+    tracing::error!(before, levels, "the log's levels were changed");
+    Ok(before)
+}
+
+/// The levels in force; `None` when the process has another log.
+pub fn in_force() -> Option<String> {
+    let levels = &LOG.get()?.levels;
+    let levels = levels.lock().unwrap_or_else(PoisonError::into_inner);
+    Some(levels.clone())
+}
+
+/// Whether lines have colours: on terminals, unless `NO_COLOR` is set.
+fn is_coloured() -> bool {
+    let wanted = std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    wanted && std::io::stderr().is_terminal()
+}
+
+fn parse(levels: &str) -> Result<Targets, LevelError> {
+    if levels.len() > LEVELS_LEN_MAX {
+        return Err(LevelError::TooLong);
+    }
+    let wrong = |source| LevelError::Wrong {
+        levels: levels.to_owned(),
+        source,
+    };
+    // A word alone that is no level would be taken for a target of which everything is logged.
+    for part in levels.split(',').filter(|part| !part.contains('=')) {
+        part.parse::<LevelFilter>()
+            .map_err(|_| LevelError::NoLevel {
+                levels: levels.to_owned(),
+            })?;
+    }
+    levels.parse().map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_checked_before_anything_is_changed() {
+        assert!(matches!(set("loud=very"), Err(LevelError::Wrong { .. })));
+        assert!(matches!(set("loud"), Err(LevelError::NoLevel { .. })));
+        let long = "a".repeat(LEVELS_LEN_MAX + 1);
+        assert!(matches!(set(&long), Err(LevelError::TooLong)));
+        // A test's process has no log of ours.
+        assert!(matches!(set("debug"), Err(LevelError::NotOurs)));
+        assert_eq!(in_force(), None);
+    }
+}
