@@ -2,7 +2,7 @@
 //!
 //! | who | may |
 //! |---|---|
-//! | anybody | `/livez`, `/readyz`, `/openapi.json` |
+//! | anybody | the dashboard's page, `/livez`, `/readyz`, `/openapi.json` |
 //! | viewer | read everything but credentials, tokens and taps |
 //! | operator | the same, and write resources; within their namespaces, when limited to some |
 //! | admin | everything |
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::rest::{KINDS, KindRow};
 
 /// Paths that anybody may read.
-const OPEN: [&str; 3] = ["/livez", "/readyz", "/openapi.json"];
+const OPEN: [&str; 5] = ["/", "/dashboard", "/livez", "/readyz", "/openapi.json"];
 
 /// Paths that hand out or take away trust: an admin's, reading included.
 const ADMIN: [&str; 2] = ["/v1/credentials", "/v1/tokens"];
@@ -159,6 +159,12 @@ mod tests {
         let cases = [
             (Method::GET, "/livez", None),
             (Method::GET, "/openapi.json", None),
+            (Method::GET, "/", None),
+            (Method::GET, "/dashboard", None),
+            (Method::POST, "/", Some(Operator)),
+            (Method::GET, "/dashboard/more", Some(Viewer)),
+            (Method::GET, "/v1/picture", Some(Viewer)),
+            (Method::GET, "/v1/whoami", Some(Viewer)),
             (Method::POST, "/livez", Some(Operator)),
             (Method::GET, "/metrics", Some(Viewer)),
             (Method::GET, "/v1/status", Some(Viewer)),

@@ -19,6 +19,7 @@
 //! - [`access`], [`credentials`], [`secret`], [`guesses`]: who operators are, and what they may do;
 //! - [`rest`], [`resource_text`], [`problem`]: operators come in, what they write, what they are told;
 //! - [`discovery`]: files, DNS and Consul as sources of resources and endpoints;
+//! - [`picture`]: what a map of the mesh needs;
 //! - `kubernetes`: nodes, services, policies and routes of a cluster (feature `kubernetes`);
 //! - [`store`], [`files`]: what survives a restart;
 //! - [`metrics`]: every metric by name; [`log_level`]: what is logged;
@@ -44,6 +45,7 @@ pub mod load_book;
 pub mod log_level;
 pub mod metrics;
 pub mod neighbourhood;
+pub mod picture;
 pub mod planner;
 pub mod problem;
 pub mod program;

@@ -5,7 +5,8 @@
 //! | `/livez`, `/readyz`, `/metrics` | GET |
 //! | `/v1/nodes`, `/v1/services`, `/v1/weight-policies`, `/v1/traffic-policies`, `/v1/access-policies`, `/v1/http-routes`, `/v1/grpc-routes` | GET |
 //! | `/v1/nodes/{name}`, `/v1/services/{namespace}/{name}`, `/v1/weight-policies/{name}`, `/v1/traffic-policies/{name}`, `/v1/access-policies/{name}`, `/v1/http-routes/{namespace}/{name}`, `/v1/grpc-routes/{namespace}/{name}` | GET, PUT, DELETE |
-//! | `/v1/status`, `/v1/plans/current`, `/v1/audit` | GET |
+//! | `/v1/status`, `/v1/plans/current`, `/v1/audit`, `/v1/picture`, `/v1/whoami` | GET |
+//! | `/`, `/dashboard` | GET |
 //!
 //! Every write takes `If-Match` or `If-None-Match: *` (412 when it does not hold) and `?dry_run=true`, leaves an entry
 //! in the audit, and is answered when it is on the disk. Lists come in pages: `limit`, `after`.
@@ -51,6 +52,7 @@ mod audit;
 mod body;
 mod call;
 mod credentials;
+mod dashboard;
 mod endpoints;
 mod errands;
 mod events;
@@ -61,12 +63,14 @@ mod kinds;
 mod node_actions;
 mod openapi;
 mod paging;
+mod picture;
 mod plans;
 mod resources;
 mod status;
 mod tap;
 mod transfer;
 mod what_if;
+mod whoami;
 
 pub use call::Caller;
 pub use events::EventReaders;
@@ -145,6 +149,9 @@ impl Rest {
             .merge(transfer::routes())
             .merge(openapi::routes())
             .merge(identity::routes())
+            .merge(picture::routes())
+            .merge(dashboard::routes())
+            .merge(whoami::routes())
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
             .layer(DefaultBodyLimit::max(TEXT_LEN_MAX))

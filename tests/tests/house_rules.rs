@@ -56,6 +56,7 @@ const PURE: &[&str] = &[
     "controller/src/capacity",
     "controller/src/neighbourhood",
     "controller/src/rate_share",
+    "controller/src/picture",
     "controller/src/planner",
     "edge-proxy/src/access",
     "controller/src/kubernetes/cluster",

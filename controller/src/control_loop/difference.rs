@@ -154,7 +154,8 @@ fn load(seat: &SeatView) -> Load {
     }
 }
 
-fn totals(service: &ServiceView) -> Totals {
+/// Sums and the highest utilisation.
+pub fn totals(service: &ServiceView) -> Totals {
     let whole = f64::from(WHOLE_PPM);
     let sum = |part: &dyn Fn(&SeatView) -> f64| service.nodes.iter().map(part).sum();
     let placed = |seat: &SeatView| seat.demand_rps * (1.0 - f64::from(seat.row.shed_ppm) / whole);

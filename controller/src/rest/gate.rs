@@ -152,8 +152,9 @@ pub(super) async fn check(State(rest): State<Rest>, mut request: Request, next: 
     });
     match checked {
         Ok(caller) => {
-            let who = super::Caller(caller.name);
+            let who = super::Caller(caller.name.clone());
             request.extensions_mut().insert(who);
+            request.extensions_mut().insert(caller);
             next.run(request).await
         }
         Err(refusal) => {

@@ -173,6 +173,9 @@ fn refusals(path: &str, changes: bool) -> Vec<(u16, &'static str)> {
         (429, "Too many guesses"),
         (503, "Busy or stopping; ask again"),
     ];
+    if path == "/dashboard" {
+        all.push((406, "It is sent compressed with gzip alone"));
+    }
     if path.contains('{') {
         all.push((404, "There is no such thing"));
     }

@@ -3,9 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall panic")]
 
 mod access;
+mod browser;
 mod crash;
+mod dashboard;
 mod discovery;
 mod enrolment;
+mod fleet;
 mod mesh;
 mod openapi;
 mod operations;

@@ -154,7 +154,8 @@ pub async fn exchange(
     let bytes = body.collect().await.unwrap().to_bytes();
     drop(sender);
     let _ = connection.await.unwrap();
-    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    // The dashboard is compressed.
+    let text = String::from_utf8_lossy(&bytes).into_owned();
     let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
     (head, value)
 }

@@ -72,7 +72,7 @@ const LEVELS: Takes = Takes {
 const ENDPOINT: &str = "/v1/services/{namespace}/{name}/endpoints/{node}/{address}";
 
 /// Everything but the kinds' own paths.
-pub const OPERATIONS: [Operation; 31] = [
+pub const OPERATIONS: &[Operation] = &[
     read("/livez", "The process answers", Answers::Text("text/plain")),
     read(
         "/readyz",
@@ -90,6 +90,23 @@ pub const OPERATIONS: [Operation; 31] = [
         "Everything that is known and planned",
         Answers::Json("Anything"),
     ),
+    Operation {
+        takes: Takes {
+            query: &[("service", "string")],
+            ..NOTHING
+        },
+        ..read(
+            "/v1/picture",
+            "Nodes, moved load and services' sums in columns, small enough to ask for each second",
+            Answers::Json("Anything"),
+        )
+    },
+    read(
+        "/v1/whoami",
+        "Whose token this is",
+        Answers::Json("Anything"),
+    ),
+    read("/dashboard", "The dashboard", Answers::Text("text/html")),
     read(
         "/v1/plans/current",
         "The plan with what it was made from",
