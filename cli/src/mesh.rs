@@ -2,7 +2,7 @@
 //!
 //! - [`arguments`]: what may be written;
 //! - [`context`]: which controllers there are;
-//! - [`client`]: asks one;
+//! - [`client`], [`tls`]: ask one;
 //! - [`output`]: how answers are written;
 //! - [`show`], [`plan`], [`live`], [`top`], [`sse`]: what there is, why, and what happens;
 //! - [`tap`]: single requests, and what else running programs are asked;
@@ -30,6 +30,7 @@ pub mod resources;
 pub mod show;
 pub mod sse;
 pub mod tap;
+pub mod tls;
 pub mod top;
 
 use arguments::{MeshCommand, To};
@@ -43,6 +44,7 @@ use crate::{Failure, Outcome, terminal};
 /// See [`Failure`].
 pub fn run(command: &MeshCommand) -> Outcome {
     match command {
+        MeshCommand::Check(what) if what.strict_dry_run => {}
         MeshCommand::Check(what) if what.files.is_empty() => {
             return crate::check::run(&what.cluster);
         }
@@ -85,7 +87,8 @@ fn to(command: &MeshCommand) -> &To {
         MeshCommand::Credential(with) => &with.to,
         MeshCommand::Export(with) => &with.to,
         MeshCommand::Import(with) => &with.to,
-        MeshCommand::Check(_) | MeshCommand::Context(_) => &To::NOTHING,
+        MeshCommand::Check(what) => &what.to,
+        MeshCommand::Context(_) => &To::NOTHING,
     }
 }
 
@@ -119,7 +122,8 @@ async fn ask(client: &Client, command: &MeshCommand, stop: &CancellationToken) -
         }
         MeshCommand::Export(with) => resources::export(client, format, &with.what).await,
         MeshCommand::Import(with) => resources::import(client, format, &with.what).await,
+        MeshCommand::Check(_) => identity::strict_dry_run(client, format).await,
         // These ask nobody, or in their own way.
-        MeshCommand::Check(_) | MeshCommand::Context(_) | MeshCommand::Login(_) => Ok(()),
+        MeshCommand::Context(_) | MeshCommand::Login(_) => Ok(()),
     }
 }

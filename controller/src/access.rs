@@ -31,7 +31,9 @@ const ADMIN_WRITES: [&str; 2] = ["/v1/authority", "/v1/revocations"];
 const WATCHES: [&str; 1] = ["/v1/tap"];
 
 /// How much somebody may do. Each may do what those before it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Reads.
@@ -75,6 +77,25 @@ impl Caller {
     }
 }
 
+/// What a request is, to somebody else who says whether it is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deed {
+    /// The role that it takes.
+    pub role: Role,
+    /// The namespace of what is written; `None` for what is in none, and for what is only read.
+    pub namespace: Option<String>,
+}
+
+/// What a request is; `None` when anybody may send it.
+pub fn deed(method: &Method, path: &str) -> Option<Deed> {
+    let role = need(method, path)?;
+    let own = (role == Role::Operator).then(|| namespace(path)).flatten();
+    Some(Deed {
+        role,
+        namespace: own.map(str::to_owned),
+    })
+}
+
 /// Why a caller may not do something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
@@ -89,6 +110,9 @@ pub enum Denied {
     /// Not in the caller's namespaces.
     #[error("the credential may write in namespace {} alone", .0.join(", "))]
     Namespace(Vec<String>),
+    /// Another authority that was asked said no.
+    #[error("{0}")]
+    Elsewhere(String),
 }
 
 /// The role that a request takes; `None` when anybody may send it.

@@ -43,18 +43,21 @@ pub struct Args {
     /// Where the store, the authority's key and the enrolment token live
     #[arg(long, value_name = "DIR", env = "ISOBAR_CONTROLLER_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
-    /// REST API, metrics and health [default: 127.0.0.1:7400]
+    /// REST API, metrics and health, HTTPS [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDR", env = "ISOBAR_CONTROLLER_REST_LISTEN")]
     pub rest_listen: Option<SocketAddr>,
     /// Let every node enrol that has the token in the data directory's enrol-token; for development
     #[arg(long, env = "ISOBAR_CONTROLLER_ENROL_OPEN")]
     pub enrol_open: bool,
-    /// Ask nobody who they are at the REST API; for development, on a loopback address alone
+    /// Ask nobody who they are at the REST API, over plain HTTP; for development, on a loopback address alone
     #[arg(long, env = "ISOBAR_CONTROLLER_REST_OPEN")]
     pub rest_open: bool,
-    /// Allow --rest-listen on an address that others can reach, although it speaks plain HTTP
+    /// Speak plain HTTP at the REST API: who listens in on the way can take the tokens
     #[arg(long, env = "ISOBAR_CONTROLLER_REST_INSECURE")]
     pub rest_insecure: bool,
+    /// DNS name or IP address under which operators reach --rest-listen; may be repeated
+    #[arg(long = "rest-name", value_name = "NAME")]
+    pub rest_names: Vec<String>,
     /// Control stream and enrolment, TLS [default: 0.0.0.0:7401]
     #[arg(long, value_name = "ADDR", env = "ISOBAR_CONTROLLER_STREAM_LISTEN")]
     pub stream_listen: Option<SocketAddr>,
@@ -211,6 +214,7 @@ impl Args {
         config.enrol_open |= self.enrol_open;
         config.rest_open |= self.rest_open;
         config.rest_insecure |= self.rest_insecure;
+        config.rest_names.extend(self.rest_names.iter().cloned());
         config
             .stream_names
             .extend(self.stream_names.iter().cloned());

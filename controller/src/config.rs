@@ -11,8 +11,10 @@ use isobar_mesh_api::config_file::{Faults, Problem, environment};
 use isobar_mesh_api::identity::{SpiffeId, TRUST_DOMAIN_DEFAULT};
 use serde::Deserialize;
 
+use crate::access::Role;
 use crate::authority::certificates::Algorithm;
 use crate::files::{FileError, read_if_there};
+use crate::operator_tls::{CLIENTS_MAX, OperatorFiles, RestClient};
 
 mod discovery;
 
@@ -24,13 +26,23 @@ pub use discovery::{ConsulConfig, DiscoveryConfig, DnsConfig};
 pub struct Config {
     /// Where the store, the authority's key and first tokens live; made if it is not there.
     pub data_dir: PathBuf,
-    /// REST API, `/metrics`, `/livez`, `/readyz`. Port 0 picks a free one.
+    /// REST API, `/metrics`, `/livez`, `/readyz`: HTTPS, unless `rest_insecure` or `rest_open`. Port 0 picks a free one.
     pub rest_listen: SocketAddr,
-    /// The REST API asks nobody who they are. For development: it must listen on a loopback address then.
+    /// The REST API asks nobody who they are, over plain HTTP. For development: it must listen on a loopback address then.
     pub rest_open: bool,
-    /// Allows `rest_listen` on an address others can reach although it speaks plain HTTP: who listens in on the way
-    /// can take the tokens.
+    /// The REST API speaks plain HTTP: who listens in on the way can take the tokens.
     pub rest_insecure: bool,
+    /// DNS names and IP addresses under which operators reach `rest_listen`; they go into the controller's certificate beside
+    /// `stream_names`, `localhost`, `127.0.0.1`, `::1` and the listening addresses.
+    pub rest_names: Vec<String>,
+    /// A certificate of your own for the REST API, PEM, what it shows first; read again when it changes.
+    pub rest_certificate_file: Option<PathBuf>,
+    /// The key of `rest_certificate_file`, PEM.
+    pub rest_key_file: Option<PathBuf>,
+    /// Roots, PEM, below which client certificates of `rest_clients` count beside those of the mesh; read again when it changes.
+    pub rest_client_ca_file: Option<PathBuf>,
+    /// Client certificates that are credentials, at most 256.
+    pub rest_clients: Vec<RestClient>,
     /// Control stream and enrolment, TLS. Port 0 picks a free one.
     pub stream_listen: SocketAddr,
     /// DNS names and IP addresses under which proxies reach `stream_listen`; they go into the
@@ -67,6 +79,11 @@ impl Default for Config {
             rest_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7400)),
             rest_open: false,
             rest_insecure: false,
+            rest_names: Vec::new(),
+            rest_certificate_file: None,
+            rest_key_file: None,
+            rest_client_ca_file: None,
+            rest_clients: Vec::new(),
             stream_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7401)),
             stream_names: Vec::new(),
             period_ms: 1_000,
@@ -95,6 +112,9 @@ pub struct KubernetesConfig {
     pub sites_config_map: String,
     /// Whether what proxies need to enrol is written there: the `ConfigMap` `isobar-roots` and the `Secret` `isobar-enrolment`.
     pub publish_enrolment: bool,
+    /// Whether the cluster's tokens are credentials for the REST API: `TokenReview` says whose, `SubjectAccessReview` what they
+    /// may. The controller's account needs `system:auth-delegator`.
+    pub operators: bool,
 }
 
 impl Default for KubernetesConfig {
@@ -104,6 +124,7 @@ impl Default for KubernetesConfig {
             namespace: None,
             sites_config_map: "isobar-sites".to_owned(),
             publish_enrolment: false,
+            operators: false,
         }
     }
 }
@@ -212,11 +233,16 @@ impl Config {
                 "is set, and this controller was built without it; build it with --features kubernetes".to_owned(),
             );
         }
-        if let Some(name) = self.stream_names.iter().find(|name| !is_host(name)) {
-            wrong(
-                "stream_names",
-                format!("has {name:?}, which is neither a DNS name nor an IP address"),
-            );
+        let lists = [
+            ("stream_names", &self.stream_names),
+            ("rest_names", &self.rest_names),
+        ];
+        for (field, names) in lists {
+            if let Some(name) = names.iter().find(|name| !is_host(name)) {
+                let problem =
+                    format!("has {name:?}, which is neither a DNS name nor an IP address");
+                wrong(field, problem);
+            }
         }
         if self.renewal_grace_h > 8760 {
             wrong(
@@ -227,22 +253,76 @@ impl Config {
         if let Some(problem) = self.rest_problem() {
             wrong("rest_listen", problem);
         }
+        if let Some((field, problem)) = self.rest_tls_problem() {
+            wrong(field, problem.to_owned());
+        }
         self.discovery.check(&mut found);
         found
     }
 
     fn rest_problem(&self) -> Option<String> {
         let (listen, is_loopback) = (self.rest_listen, self.rest_listen.ip().is_loopback());
-        match (is_loopback, self.rest_open, self.rest_insecure) {
-            (true, ..) | (false, false, true) => None,
-            (false, true, _) => Some(format!(
+        match (is_loopback, self.rest_open) {
+            (true, _) | (_, false) => None,
+            (false, true) => Some(format!(
                 "is {listen}, which others can reach, and rest_open asks nobody who they are; \
                  listen on 127.0.0.1, or leave rest_open away"
             )),
-            (false, false, false) => Some(format!(
-                "is {listen}, which others can reach, and the REST API speaks plain HTTP; listen on \
-                 127.0.0.1, or set rest_insecure = true if something else encrypts the way"
-            )),
+        }
+    }
+
+    fn rest_tls_problem(&self) -> Option<(&'static str, &'static str)> {
+        let wrong = |field, problem| Some((field, problem));
+        let files = [&self.rest_certificate_file, &self.rest_key_file].map(Option::is_some);
+        if files[0] != files[1] {
+            return wrong("rest_key_file", "and rest_certificate_file need each other");
+        }
+        let asks = self.rest_client_ca_file.is_some() || !self.rest_clients.is_empty();
+        if (files[0] || asks) && !self.rest_has_tls() {
+            return wrong(
+                "rest_insecure",
+                "and rest_open mean plain HTTP, which has no certificates; leave them or rest_certificate_file, \
+                 rest_client_ca_file and rest_clients away",
+            );
+        }
+        if self.rest_client_ca_file.is_some() && self.rest_clients.is_empty() {
+            return wrong(
+                "rest_client_ca_file",
+                "needs rest_clients, which say who has which role",
+            );
+        }
+        if self.rest_clients.len() > CLIENTS_MAX {
+            return wrong("rest_clients", "has more than 256 entries");
+        }
+        for client in &self.rest_clients {
+            if client.identity.is_some() == client.subject.is_some() {
+                return wrong(
+                    "rest_clients",
+                    "needs an identity or a subject in each entry, not both",
+                );
+            }
+            if client.subject.is_some() && self.rest_client_ca_file.is_none() {
+                let problem = "has a subject, which needs rest_client_ca_file: certificates of the mesh have identities";
+                return wrong("rest_clients", problem);
+            }
+            if !client.namespaces.is_empty() && client.role != Role::Operator {
+                return wrong("rest_clients", "may limit operators alone to namespaces");
+            }
+        }
+        None
+    }
+
+    /// Whether the REST API speaks HTTPS.
+    pub fn rest_has_tls(&self) -> bool {
+        !self.rest_insecure && !self.rest_open
+    }
+
+    /// The files of the REST API's TLS.
+    pub fn operator_files(&self) -> OperatorFiles {
+        let (chain, key) = (&self.rest_certificate_file, &self.rest_key_file);
+        OperatorFiles {
+            shown: chain.clone().zip(key.clone()),
+            client_ca: self.rest_client_ca_file.clone(),
         }
     }
 
@@ -309,7 +389,28 @@ mod tests {
             ("data_dir = 'd'\ntrust_domain = 'A b'", "trust_domain"),
             ("data_dir = 'd'\nstream_names = ['a_b']", "stream_names"),
             ("data_dir = 'd'\nrest_listen = 'here'", "rest_listen"),
-            ("data_dir = 'd'\nrest_listen = '0.0.0.0:1'", "rest_insecure"),
+            ("data_dir = 'd'\nrest_names = ['a_b']", "rest_names"),
+            (
+                "data_dir = 'd'\nrest_key_file = 'k'",
+                "rest_certificate_file",
+            ),
+            ("data_dir = 'd'\nrest_client_ca_file = 'c'", "rest_clients"),
+            (
+                "data_dir = 'd'\n[[rest_clients]]\nsubject = 'a'\nrole = 'viewer'",
+                "rest_client_ca_file",
+            ),
+            (
+                "data_dir = 'd'\n[[rest_clients]]\nrole = 'viewer'",
+                "identity or a subject",
+            ),
+            (
+                "data_dir = 'd'\n[[rest_clients]]\nidentity = 'spiffe://a/b'\nrole = 'viewer'\nnamespaces = ['a']",
+                "operators alone",
+            ),
+            (
+                "data_dir = 'd'\nrest_insecure = true\n[[rest_clients]]\nidentity = 'spiffe://a/b'\nrole = 'viewer'",
+                "plain HTTP",
+            ),
             (
                 "data_dir = 'd'\nrest_listen = '0.0.0.0:1'\nrest_open = true\nrest_insecure = true",
                 "rest_open",
@@ -320,6 +421,7 @@ mod tests {
             let error = check(text).unwrap_err();
             assert!(error.contains(field), "{text}: {error}");
         }
+        check("data_dir = 'd'\nrest_listen = '0.0.0.0:1'").unwrap();
         check("data_dir = 'd'\nrest_listen = '0.0.0.0:1'\nrest_insecure = true").unwrap();
         check("data_dir = 'd'\nrest_open = true").unwrap();
     }

@@ -42,7 +42,7 @@ mod restore;
 mod route_status;
 mod streams;
 mod taps;
-mod timestamp;
+pub(crate) mod timestamp;
 mod writes;
 
 pub use audit::{AUDIT_LEN_MAX, AuditEntry};

@@ -63,7 +63,7 @@ pub enum CredentialError {
 }
 
 /// One credential, without its secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Credential {
     /// Its name, in the audit log too.
     pub name: String,
@@ -80,7 +80,7 @@ pub struct Credential {
 }
 
 /// What is asked for.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CredentialAsked {
     /// See [`Credential::name`].
@@ -101,6 +101,17 @@ struct Kept {
     #[serde(flatten)]
     credential: Credential,
     token: SecretHash,
+}
+
+/// Whom a token belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// To this one.
+    Known(Caller),
+    /// To a credential that ended then, seconds since 1970.
+    Expired(u64),
+    /// To nobody: it is wrong, or was revoked.
+    Nobody,
 }
 
 /// All credentials.
@@ -200,25 +211,21 @@ impl Credentials {
         self.lock().contains_key(name)
     }
 
-    /// Who has the token, if it is right and has not expired.
-    pub fn who(&self, claim: Claim<'_>, now: SystemTime) -> Option<Caller> {
+    /// Who has the token.
+    pub fn who(&self, claim: Claim<'_>, now: SystemTime) -> Who {
         let kept = self.lock();
-        let found = kept.get(claim.id)?;
-        let credential = &found.credential;
-        let holds = credential.expires_s.is_none_or(|end| seconds(now) < end);
-        (holds && found.token.fits(claim)).then(|| Caller {
-            name: credential.name.clone(),
-            role: credential.role,
-            namespaces: credential.namespaces.clone(),
-        })
-    }
-
-    /// How long ago the token ended, in seconds, when it was right; only who has it is told.
-    pub fn expired_s(&self, claim: Claim<'_>, now: SystemTime) -> Option<u64> {
-        let kept = self.lock();
-        let found = kept.get(claim.id)?;
-        let ended = seconds(now).checked_sub(found.credential.expires_s?)?;
-        found.token.fits(claim).then_some(ended)
+        let found = kept.get(claim.id).filter(|kept| kept.token.fits(claim));
+        let Some(Kept { credential, .. }) = found else {
+            return Who::Nobody;
+        };
+        match credential.expires_s {
+            Some(end) if seconds(now) >= end => Who::Expired(end),
+            _ => Who::Known(Caller {
+                name: credential.name.clone(),
+                role: credential.role,
+                namespaces: credential.namespaces.clone(),
+            }),
+        }
     }
 
     async fn keep(&self, credential: Credential, token: SecretHash) -> Result<(), CredentialError> {
@@ -309,7 +316,9 @@ mod tests {
         let again = open(directory.path()).await;
         assert!(!path.exists(), "a second first admin was made");
         let claim = Claim::read(KIND, text.trim()).unwrap();
-        let caller = again.who(claim, SystemTime::now()).unwrap();
+        let Who::Known(caller) = again.who(claim, SystemTime::now()) else {
+            panic!("the first admin is nobody");
+        };
         assert_eq!((caller.name.as_str(), caller.role), ("admin", Role::Admin));
         let stored = again.store.list(Tree::Credentials).await.unwrap();
         let secret = text.trim().rsplit('_').next().unwrap();
@@ -328,8 +337,9 @@ mod tests {
         };
         let (_, token) = all.create(short, now).await.unwrap();
         let claim = Claim::read(KIND, &token).unwrap();
-        assert!(all.who(claim, now).is_some());
-        assert!(all.who(claim, now + Duration::from_secs(61)).is_none());
+        assert!(matches!(all.who(claim, now), Who::Known(_)));
+        let later = all.who(claim, now + Duration::from_secs(61));
+        assert_eq!(later, Who::Expired(seconds(now) + 60));
         let refused = all.revoke("admin").await.unwrap_err();
         assert!(
             matches!(refused, CredentialError::LastAdmin(_)),
@@ -338,7 +348,7 @@ mod tests {
         all.create(asked("second", Role::Admin), now).await.unwrap();
         assert!(all.revoke("admin").await.unwrap());
         assert!(all.revoke("short").await.unwrap());
-        assert!(all.who(claim, now).is_none());
+        assert_eq!(all.who(claim, now), Who::Nobody);
         assert!(!all.revoke("short").await.unwrap());
         let names: Vec<String> = all.list().into_iter().map(|c| c.name).collect();
         assert_eq!(names, ["second"]);

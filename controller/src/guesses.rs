@@ -66,8 +66,8 @@ impl Guesses {
     }
 }
 
-/// One subscriber has a whole /64 of IPv6 addresses.
-fn network(address: IpAddr) -> IpAddr {
+/// What counts as one source: an IPv4 address; of IPv6 the /64, all of which one subscriber has.
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => {

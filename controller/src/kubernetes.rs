@@ -20,6 +20,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 pub mod cluster;
 pub mod declare;
 mod nodes;
+pub mod reviews;
 mod routes;
 mod services;
 pub mod source;
@@ -33,6 +34,8 @@ pub use services::{CAPACITY, HOSTS, MESH, PORT, WORKERS};
 use crate::config::KubernetesConfig;
 use crate::control_task::ControlHandle;
 use crate::metrics::Metrics;
+use crate::rest::gate::Reviews;
+use reviews::KubernetesReviews;
 use source::Source;
 use watch::SitesMap;
 
@@ -66,6 +69,42 @@ pub async fn connect(
     data_dir: &Path,
     metrics: Arc<Metrics>,
 ) -> Result<Source, KubernetesError> {
+    let found = read(config).await?;
+    let namespace = config.namespace.clone();
+    let sites = SitesMap {
+        namespace: namespace.unwrap_or_else(|| found.default_namespace.clone()),
+        name: config.sites_config_map.clone(),
+    };
+    let data_dir = config.publish_enrolment.then(|| data_dir.to_owned());
+    Ok(Source::new(
+        client(found)?,
+        sites,
+        data_dir,
+        control,
+        metrics,
+    ))
+}
+
+/// Who asks the cluster about tokens of operators, if the configuration says so.
+///
+/// # Errors
+/// See [`KubernetesError`].
+pub async fn reviews(
+    config: &KubernetesConfig,
+) -> Result<Option<Arc<dyn Reviews>>, KubernetesError> {
+    if !config.operators {
+        return Ok(None);
+    }
+    let reviews = KubernetesReviews::new(client(read(config).await?)?);
+    Ok(Some(Arc::new(reviews)))
+}
+
+fn client(found: kube::Config) -> Result<Client, KubernetesError> {
+    Client::try_from(found).map_err(|source| KubernetesError::Client(Box::new(source)))
+}
+
+/// Where the API is, and who asks.
+async fn read(config: &KubernetesConfig) -> Result<kube::Config, KubernetesError> {
     let found = match &config.kubeconfig {
         Some(path) => {
             let failed = |source| KubernetesError::Kubeconfig {
@@ -80,13 +119,5 @@ pub async fn connect(
         None => kube::Config::incluster()
             .map_err(|source| KubernetesError::NotInCluster(Box::new(source)))?,
     };
-    let namespace = config.namespace.clone();
-    let sites = SitesMap {
-        namespace: namespace.unwrap_or_else(|| found.default_namespace.clone()),
-        name: config.sites_config_map.clone(),
-    };
-    let client =
-        Client::try_from(found).map_err(|source| KubernetesError::Client(Box::new(source)))?;
-    let data_dir = config.publish_enrolment.then(|| data_dir.to_owned());
-    Ok(Source::new(client, sites, data_dir, control, metrics))
+    Ok(found)
 }

@@ -16,7 +16,8 @@
 //!
 //! - [`control_task`]: the one task that owns the control loop;
 //! - [`stream`], [`tls`], [`authority`], [`tokens`], [`enrolled`]: proxies come in, and who they are;
-//! - [`access`], [`credentials`], [`secret`], [`guesses`]: who operators are, and what they may do;
+//! - [`access`], [`credentials`], [`operator_tls`], [`secret`], [`guesses`]: who operators are, and what they may do;
+//! - [`refusals`], [`plain_calls`]: who was refused, and who calls without showing who they are;
 //! - [`rest`], [`resource_text`], [`problem`]: operators come in, what they write, what they are told;
 //! - [`discovery`]: files, DNS and Consul as sources of resources and endpoints;
 //! - [`picture`]: what a map of the mesh needs;
@@ -45,11 +46,14 @@ pub mod load_book;
 pub mod log_level;
 pub mod metrics;
 pub mod neighbourhood;
+pub mod operator_tls;
 pub mod picture;
+pub mod plain_calls;
 pub mod planner;
 pub mod problem;
 pub mod program;
 pub mod rate_share;
+pub mod refusals;
 pub mod reload;
 pub mod resource_text;
 pub mod rest;

@@ -172,6 +172,24 @@ pub struct RestRefused {
     pub role: Counter,
     /// Another namespace.
     pub namespace: Counter,
+    /// A right token that has ended.
+    pub expired: Counter,
+    /// Kubernetes could not be asked.
+    pub away: Counter,
+}
+
+impl RestRefused {
+    fn new(by: impl Fn(&'static str) -> Counter) -> RestRefused {
+        RestRefused {
+            missing: by("missing"),
+            wrong: by("wrong"),
+            guessing: by("guessing"),
+            role: by("role"),
+            namespace: by("namespace"),
+            expired: by("expired"),
+            away: by("away"),
+        }
+    }
 }
 
 struct ServiceGauges {
@@ -224,13 +242,7 @@ impl Metrics {
             handshakes_failed: plain(HANDSHAKES_FAILED),
             enrolments_granted: count(ENROLMENTS, "result", "granted"),
             enrolments_refused: count(ENROLMENTS, "result", "refused"),
-            rest_refused: RestRefused {
-                missing: count(REST_REFUSED, "cause", "missing"),
-                wrong: count(REST_REFUSED, "cause", "wrong"),
-                guessing: count(REST_REFUSED, "cause", "guessing"),
-                role: count(REST_REFUSED, "cause", "role"),
-                namespace: count(REST_REFUSED, "cause", "namespace"),
-            },
+            rest_refused: RestRefused::new(|cause| count(REST_REFUSED, "cause", cause)),
             reports_accepted: count(REPORTS, "result", "accepted"),
             reports_refused: count(REPORTS, "result", "refused"),
             lines_nonsense: count(LINES_SKIPPED, "cause", "nonsense"),

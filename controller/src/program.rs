@@ -22,15 +22,16 @@ use tokio_util::sync::CancellationToken;
 use crate::authority::{Authority, AuthorityError, AuthorityOptions};
 use crate::config::{Config, ConfigError};
 use crate::control_task::{ControlError, ControlHandle, RestoreError, keep_plans, restore};
-use crate::credentials::{CredentialError, Credentials};
+use crate::credentials::CredentialError;
 use crate::drain::Drain;
 use crate::enrolled::Enrolled;
 use crate::files::{FileError, Readers, create_directory, read_if_there, write_whole};
 use crate::metrics::{Metrics, UPKEEP_INTERVAL};
+use crate::operator_tls::OperatorTlsError;
+use crate::plain_calls::PlainCalls;
 use crate::problem::FieldProblem;
 use crate::reload::Reloader;
 use crate::resource_text::{Declared, Format, TEXT_LEN_MAX, decode_list, parse};
-use crate::rest::gate::Gate;
 use crate::rest::{EventReaders, Pager, Rest, Trials};
 use crate::store::format::bring_up_to_date;
 use crate::store::sled::SledStore;
@@ -38,6 +39,10 @@ use crate::store::{Store, StoreError};
 use crate::stream::StreamPort;
 use crate::tls::{OwnCertificate, TlsError, server_config};
 use crate::tokens::{self, TokenError, Tokens};
+
+mod operators;
+
+use operators::{certificate_names, open_gate, open_operator_tls, open_refusals, open_rest_port};
 
 /// The file in the data directory that says where the controller listens.
 pub const ADDRESSES_FILE: &str = "addresses.json";
@@ -81,6 +86,9 @@ pub enum ProgramError {
     /// TLS cannot be set up.
     #[error("the stream port has no TLS")]
     Tls(#[from] TlsError),
+    /// TLS of the REST port cannot be set up.
+    #[error("the REST port has no TLS")]
+    OperatorTls(#[from] OperatorTlsError),
     /// The enrolment tokens do not open.
     #[error("the enrolment tokens do not open")]
     Tokens(#[from] TokenError),
@@ -147,18 +155,14 @@ impl Program {
         create_directory(&config.data_dir)?;
         let metrics = Arc::new(Metrics::new());
         let store = open_store(&config, &metrics).await?;
-        let addresses_path = config.data_dir.join(ADDRESSES_FILE);
-        // Of a run that crashed; there may be none.
-        let _ = std::fs::remove_file(&addresses_path);
-        let now = SystemTime::now();
-        let identity = Identities::open(&config, &store, now).await?;
-        let authority = identity.authority.clone();
-        let own = Arc::new(OwnCertificate::new(&authority, certificate_names(&config))?);
-        let tls = server_config(own.clone())?;
+        let addresses_path = forget_addresses(&config);
+        let identity = Identities::open(&config, &store, SystemTime::now()).await?;
+        let names = certificate_names(&config);
+        let own = Arc::new(OwnCertificate::new(&identity.authority, names)?);
         let resources = read_resources(&config.resources)?;
         let (task, control, plans) =
             restore(store.clone(), resources, config.period(), metrics.clone()).await?;
-        let gate = Arc::new(open_gate(&config, &store, now).await?);
+        let (operators, gate) = open_gate(&config, &store, &own, &identity.authority).await?;
         let cluster = cluster(&config, &control, &metrics, &shutdown).await?;
         let (reloader, discovery) = Reloader::new(config.clone(), control.clone(), metrics.clone());
         let (rest_listener, stream_listener, addresses) = open_ports(&config).await?;
@@ -174,32 +178,36 @@ impl Program {
         drain.spawn_essential(task.run(drain.signal().clone()));
         drain.spawn(cluster);
         drain.spawn(discovery.run(drain.signal().clone()));
-        drain.spawn(keep_plans(plans, store, metrics.clone()));
+        drain.spawn(keep_plans(plans, store.clone(), metrics.clone()));
         drain.spawn(fold_metrics(metrics.clone(), drain.signal().clone()));
+        let acceptor = TlsAcceptor::from(Arc::new(server_config(own.clone())?));
         identity.spawn(own, &metrics, &drain);
+        let refusals = open_refusals(store, &drain).await?;
+        let plain = Arc::new(PlainCalls::default());
+        let rest_port = open_rest_port(&config, rest_listener, operators, &drain)?;
         let rest = Rest {
             control: control.clone(),
             metrics: metrics.clone(),
             signal: drain.signal().clone(),
             pager: Pager::default(),
             trials: Trials::default(),
-            authority: authority.clone(),
+            authority: identity.authority.clone(),
             tokens: identity.tokens.clone(),
             enrolled: identity.enrolled.clone(),
             gate,
+            refusals: refusals.clone(),
+            plain: plain.clone(),
             readers: EventReaders::default(),
         };
-        drain.spawn_essential(async move {
-            if let Err(error) = rest.serve(rest_listener).await {
-                tracing::error!(%error, "the REST API has failed");
-            }
-        });
+        drain.spawn_essential(rest.serve(rest_port));
         let port = StreamPort {
-            acceptor: TlsAcceptor::from(Arc::new(tls)),
-            authority,
+            acceptor,
+            authority: identity.authority,
             tokens: identity.tokens,
             enrolled: identity.enrolled,
             guessed: Arc::default(),
+            refusals,
+            plain,
             control,
             metrics,
             drain: drain.clone(),
@@ -251,6 +259,14 @@ impl Drop for Program {
     fn drop(&mut self) {
         self.drain.abort();
     }
+}
+
+/// Where addresses will be written; what a run left there that crashed is gone.
+fn forget_addresses(config: &Config) -> PathBuf {
+    let path = config.data_dir.join(ADDRESSES_FILE);
+    // There may be none.
+    let _ = std::fs::remove_file(&path);
+    path
 }
 
 async fn open_store(config: &Config, metrics: &Metrics) -> Result<Arc<dyn Store>, StoreError> {
@@ -376,33 +392,6 @@ async fn cluster(
     _: &CancellationToken,
 ) -> Result<std::future::Ready<()>, ProgramError> {
     Ok(std::future::ready(()))
-}
-
-/// Who may use the REST API.
-async fn open_gate(
-    config: &Config,
-    store: &Arc<dyn Store>,
-    now: SystemTime,
-) -> Result<Gate, CredentialError> {
-    if config.rest_open {
-        tracing::warn!("the REST API asks nobody who they are (rest_open)");
-        return Ok(Gate::new(None));
-    }
-    let credentials = Credentials::open(store.clone(), &config.data_dir, now).await?;
-    Ok(Gate::new(Some(Arc::new(credentials))))
-}
-
-/// Names under which proxies may reach the stream port.
-fn certificate_names(config: &Config) -> Vec<String> {
-    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
-    let listen = config.stream_listen.ip();
-    if !listen.is_unspecified() {
-        names.push(listen.to_string());
-    }
-    names.extend(config.stream_names.iter().cloned());
-    let mut seen = std::collections::BTreeSet::new();
-    names.retain(|name| seen.insert(name.clone()));
-    names
 }
 
 /// The resources of the configuration's files, in order.

@@ -1,11 +1,11 @@
-//! The REST API and the program's health, over plain HTTP.
+//! The REST API and the program's health, over HTTPS, or plain HTTP where the configuration says so.
 //!
 //! | path | methods |
 //! |---|---|
 //! | `/livez`, `/readyz`, `/metrics` | GET |
 //! | `/v1/nodes`, `/v1/services`, `/v1/weight-policies`, `/v1/traffic-policies`, `/v1/access-policies`, `/v1/http-routes`, `/v1/grpc-routes` | GET |
 //! | `/v1/nodes/{name}`, `/v1/services/{namespace}/{name}`, `/v1/weight-policies/{name}`, `/v1/traffic-policies/{name}`, `/v1/access-policies/{name}`, `/v1/http-routes/{namespace}/{name}`, `/v1/grpc-routes/{namespace}/{name}` | GET, PUT, DELETE |
-//! | `/v1/status`, `/v1/plans/current`, `/v1/audit`, `/v1/picture`, `/v1/whoami` | GET |
+//! | `/v1/status`, `/v1/plans/current`, `/v1/audit`, `/v1/audit/refused`, `/v1/picture`, `/v1/whoami` | GET |
 //! | `/`, `/dashboard` | GET |
 //!
 //! Every write takes `If-Match` or `If-None-Match: *` (412 when it does not hold) and `?dry_run=true`, leaves an entry
@@ -19,13 +19,13 @@
 //! | `/v1/tokens`, `/v1/credentials` | GET, POST |
 //! | `/v1/tokens/{id}`, `/v1/credentials/{name}` | DELETE |
 //! | `/v1/revocations/{node}` | PUT |
+//! | `/v1/mtls` | GET |
 //!
 //! Who asks and whether they may is decided before anything else, in [`gate`] by the rules of [`crate::access`];
 //! handlers find the [`Caller`] among the request's extensions. Where nobody is asked, a request must
 //! name an address of this machine as its host: otherwise a web page could have a browser on this
 //! machine send requests here under a name of its own (DNS rebinding).
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,16 +35,15 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::serve::ListenerExt;
-use socket2::SockRef;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
 use crate::control_task::{ControlError, ControlHandle, ErrandError};
 use crate::enrolled::Enrolled;
 use crate::metrics::Metrics;
+use crate::plain_calls::PlainCalls;
 use crate::problem::Problem;
+use crate::refusals::Refusals;
 use crate::resource_text::TEXT_LEN_MAX;
 use crate::tokens::Tokens;
 
@@ -60,11 +59,13 @@ pub mod gate;
 mod health;
 mod identity;
 mod kinds;
+mod mtls;
 mod node_actions;
 mod openapi;
 mod paging;
 mod picture;
 mod plans;
+pub mod port;
 mod resources;
 mod status;
 mod tap;
@@ -85,6 +86,7 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
 pub const READ_TIME_MAX: Duration = Duration::from_secs(20);
 
 use gate::Gate;
+use port::{Origin, RestPort};
 
 /// What every request needs.
 #[derive(Clone)]
@@ -107,29 +109,25 @@ pub struct Rest {
     pub enrolled: Arc<Enrolled>,
     /// Who may come in.
     pub gate: Arc<Gate>,
+    /// Who was refused.
+    pub refusals: Arc<Refusals>,
+    /// Who calls services without showing who they are.
+    pub plain: Arc<PlainCalls>,
     /// Room for readers of events.
     pub readers: EventReaders,
 }
 
 impl Rest {
-    /// Serves a listener until the signal, then until the requests under way are answered.
-    ///
-    /// # Errors
-    /// The listener broke.
-    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+    /// Serves connections until the signal, then until the requests under way are answered.
+    pub async fn serve(self, port: RestPort) {
         let signal = self.signal.clone();
         let service = self
             .router()
-            .into_make_service_with_connect_info::<SocketAddr>();
-        let listener = listener.tap_io(|socket| {
-            let socket = SockRef::from(&*socket);
-            if let Err(error) = socket.set_tcp_user_timeout(Some(READ_TIME_MAX)) {
-                tracing::debug!(%error, "a connection has no time limit for reading");
-            }
-        });
-        axum::serve(listener, service)
-            .with_graceful_shutdown(signal.cancelled_owned())
-            .await
+            .into_make_service_with_connect_info::<Origin>();
+        let served = axum::serve(port, service).with_graceful_shutdown(signal.cancelled_owned());
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the REST API has failed");
+        }
     }
 
     fn router(self) -> Router {
@@ -152,6 +150,7 @@ impl Rest {
             .merge(picture::routes())
             .merge(dashboard::routes())
             .merge(whoami::routes())
+            .merge(mtls::routes())
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
             .layer(DefaultBodyLimit::max(TEXT_LEN_MAX))

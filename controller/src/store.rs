@@ -57,6 +57,8 @@ pub enum Tree {
     Epoch,
     /// Who changed what, by number.
     Audit,
+    /// Who was refused, by number.
+    Refusals,
     /// Registered endpoints, by `namespace/name/node/address`.
     Endpoints,
     /// What the store says of itself.
@@ -82,6 +84,7 @@ impl Tree {
             Tree::Plan => "plan",
             Tree::Epoch => "epoch",
             Tree::Audit => "audit",
+            Tree::Refusals => "refusals",
             Tree::Endpoints => "endpoints",
             Tree::Meta => "meta",
         }

@@ -34,7 +34,9 @@ use crate::control_task::ControlHandle;
 use crate::drain::Drain;
 use crate::enrolled::Enrolled;
 use crate::metrics::Metrics;
+use crate::plain_calls::PlainCalls;
 use crate::problem::Problem;
+use crate::refusals::{Door, Refusals, Refused};
 use crate::tokens::Tokens;
 
 mod enrol;
@@ -74,6 +76,10 @@ pub struct StreamPort {
     pub enrolled: Arc<Enrolled>,
     /// Who was wrong about which token.
     pub guessed: Arc<Guessed>,
+    /// Who was refused.
+    pub refusals: Arc<Refusals>,
+    /// Who calls services without showing who they are.
+    pub plain: Arc<PlainCalls>,
     /// The task that owns the control loop.
     pub control: ControlHandle,
     /// Counts.
@@ -225,8 +231,29 @@ impl StreamPort {
         }
     }
 
+    /// Notes who was refused; what was only written wrongly is no attempt.
+    fn refused(&self, door: Door, peer: &Peer, what: String, problem: &Problem) {
+        let status = problem.status.as_u16();
+        if !matches!(status, 401 | 403 | 422 | 429) {
+            return;
+        }
+        self.refusals.add(&Refused {
+            door,
+            address: peer.address,
+            who: peer
+                .node
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            what,
+            reason: problem.detail.clone(),
+            status,
+        });
+    }
+
     async fn answer(self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body> {
-        let answered = match (request.method(), request.uri().path()) {
+        let path = request.uri().path().to_owned();
+        let answered = match (request.method(), path.as_str()) {
             (&Method::POST, ENROL_PATH) => {
                 let answered = enrol::enrol(&self, request, &peer).await;
                 match &answered {
@@ -235,7 +262,13 @@ impl StreamPort {
                 }
                 answered
             }
-            (&Method::POST, STREAM_PATH) => session::open(&self, request, &peer).await,
+            (&Method::POST, STREAM_PATH) => {
+                let opened = session::open(&self, request, &peer).await;
+                if let Err(problem) = &opened {
+                    self.refused(Door::Stream, &peer, "a control stream".to_owned(), problem);
+                }
+                opened
+            }
             (_, ENROL_PATH | STREAM_PATH) => {
                 Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "use POST"))
             }

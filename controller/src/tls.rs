@@ -70,6 +70,11 @@ impl OwnCertificate {
         })
     }
 
+    /// Whose client certificates are believed.
+    pub fn peers(&self) -> &Arc<Peers> {
+        &self.peers
+    }
+
     /// Replaces the certificate in time, and when whom to believe has changed, until the signal.
     pub async fn keep_fresh(&self, authority: &Authority, signal: &CancellationToken) {
         let mut trust = authority.trust();

@@ -1,7 +1,7 @@
 //! Who may call a service: the access policies of a snapshot, made ready for requests. Decides and knows no socket.
 //!
 //! ```text
-//! a deny rule fits ─▶ refused     an allow rule fits ─▶ let in     else the most specific default     else let in
+//! not shown who, where that is needed ─▶ refused     a deny rule fits ─▶ refused     an allow rule fits ─▶ let in     else the most specific default     else let in
 //! ```
 //!
 //! A request is judged where it enters the mesh, by all that is known of it there. Where it is served it came from a node
@@ -15,7 +15,7 @@ use http::request::Parts;
 use isobar_mesh_api::identity::{SpiffeId, Subject};
 use isobar_mesh_api::names::{NodeId, RegionName, ServiceName};
 use isobar_mesh_api::resource::access_policy::{
-    AccessPolicy, Decision, Rule, TokenCondition, TokenIssuer, What, Who,
+    AccessPolicy, Decision, MtlsMode, Rule, TokenCondition, TokenIssuer, What, Who, mtls_mode,
 };
 use isobar_mesh_api::snapshot::ServicePlan;
 use serde_json::Value;
@@ -45,6 +45,10 @@ struct Side {
     deny: Vec<Compiled>,
     allow: Vec<Compiled>,
     default: Option<(u8, Decision, Arc<str>)>,
+    /// The policies that say what callers must have shown.
+    mtls: Vec<Arc<AccessPolicy>>,
+    /// What they are for.
+    service: Option<ServiceName>,
 }
 
 /// One rule of one policy.
@@ -59,7 +63,7 @@ struct Compiled {
 /// What is known of who calls.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Caller<'a> {
-    /// From its certificate, or by its address.
+    /// From its certificate, or by its address; `None`: it has not shown who it is.
     pub identity: Option<&'a SpiffeId>,
     /// The node where the call enters the mesh.
     pub node: Option<&'a NodeId>,
@@ -152,6 +156,13 @@ impl Guard {
         }
     }
 
+    /// Whether a call that enters here is counted by caller: nobody has shown who they are, and nobody has to.
+    pub fn counts_plain(&self, caller: &Caller<'_>, called: &Called<'_>) -> bool {
+        let asked = called.port.filter(|_| caller.identity.is_none());
+        let mode = asked.and_then(|port| self.enforced.mtls(port));
+        matches!(mode, Some((MtlsMode::Permissive, _)))
+    }
+
     /// Judges a call that entered elsewhere: whether a deny rule fits.
     pub fn judge_moved(&self, caller: &Caller<'_>, called: &Called<'_>) -> Option<Arc<str>> {
         self.enforced.denies(caller, called)
@@ -163,8 +174,14 @@ impl Side {
         service: &ServiceName,
         policies: impl Iterator<Item = &'a Arc<AccessPolicy>>,
     ) -> Side {
-        let mut side = Side::default();
+        let mut side = Side {
+            service: Some(service.clone()),
+            ..Side::default()
+        };
         for policy in policies {
+            if policy.spec.mtls.is_some() {
+                side.mtls.push(Arc::clone(policy));
+            }
             let name: Arc<str> = policy.name.as_str().into();
             let compile = |rule: &Rule| Compiled::new(&name, rule);
             side.deny.extend(policy.spec.deny.iter().map(compile));
@@ -184,8 +201,18 @@ impl Side {
         side
     }
 
+    /// What is asked of callers at a port, and by which policy.
+    fn mtls(&self, port: u16) -> Option<(MtlsMode, &str)> {
+        let policies = self.mtls.iter().map(|policy| &**policy);
+        mtls_mode(policies, self.service.as_ref()?, Some(port))
+    }
+
     /// Which policy refuses a call.
     fn judge(&self, caller: &Caller<'_>, called: &Called<'_>) -> Option<Arc<str>> {
+        let asked = called.port.filter(|_| caller.identity.is_none());
+        if let Some((MtlsMode::Strict, policy)) = asked.and_then(|port| self.mtls(port)) {
+            return Some(policy.into());
+        }
         if let Some(policy) = self.denies(caller, called) {
             return Some(policy);
         }

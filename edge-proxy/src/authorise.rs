@@ -73,8 +73,9 @@ pub(crate) fn request(
             return Err(Answer::Unauthenticated);
         }
     };
+    let identity = downstream.caller();
     let caller = Caller {
-        identity: downstream.identity.as_deref(),
+        identity,
         node: Some(&proxy.config.node),
         region: proxy.config.region.as_ref(),
         address: Some(address),
@@ -92,7 +93,10 @@ pub(crate) fn request(
         route,
         address,
     }
-    .verdict(&verdict, downstream.identity.as_deref());
+    .verdict(&verdict, identity);
+    if !refused && guard.counts_plain(&caller, &called) {
+        route.live.plain.count(address);
+    }
     if refused {
         // Who showed no token may do better with one.
         let may_show = !guard.issuers.is_empty() && claims.is_none();
@@ -173,6 +177,9 @@ pub(crate) fn tcp(
         port: Some(port),
     };
     let verdict = guard.judge(&caller, &called);
+    if verdict.refused.is_none() && guard.counts_plain(&caller, &called) {
+        route.live.plain.count(address);
+    }
     let needs_token = guard.needs_token();
     if needs_token {
         Refused {

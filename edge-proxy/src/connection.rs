@@ -20,11 +20,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::BytesMut;
 use isobar_mesh_api::identity::SpiffeId;
 use isobar_mesh_api::names::NodeId;
+use isobar_mesh_api::validity::Validity;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -36,7 +37,7 @@ use crate::golden::Direction;
 use crate::http1;
 use crate::identity::verify::{begins_s, spiffe_id};
 use crate::listener::Listener;
-use crate::proxy::Worker;
+use crate::proxy::{Proxy, Worker};
 use crate::proxy_protocol::{self, Begin, Ends};
 use crate::tcp;
 use crate::tls::Termination;
@@ -79,12 +80,58 @@ pub struct Downstream {
     pub worker: Arc<Worker>,
     /// What endpoints are told of the client.
     pub client: Client,
-    /// The workload that it is, by the address it comes from.
-    pub identity: Option<Arc<SpiffeId>>,
+    /// Who it is, where that is known.
+    pub identity: Option<Known>,
     /// The port at which it came in.
     pub port: u16,
     /// Whether it is a client or an application of this node.
     pub direction: Direction,
+}
+
+impl Downstream {
+    /// Who it is now: a certificate may have ended or been revoked since the connection began.
+    pub fn caller(&self) -> Option<&SpiffeId> {
+        let known = self.identity.as_ref()?;
+        known.holds(&self.worker.proxy).then_some(&*known.id)
+    }
+}
+
+/// Who a client is.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Its identity.
+    pub id: Arc<SpiffeId>,
+    /// When the certificate begins and ends that it showed, seconds since 1970; `None` for a workload that is known by the
+    /// address it comes from.
+    pub certificate: Option<(u64, u64)>,
+}
+
+impl Known {
+    /// By the certificate that the verifier of the handshake has seen; `None` when none was shown.
+    fn by_certificate(stream: &Stream) -> Option<Known> {
+        let leaf = stream.shown()?;
+        let validity = Validity::read(leaf)?;
+        Some(Known {
+            id: Arc::new(spiffe_id(leaf)?),
+            certificate: Some((
+                crate::skew::seconds(validity.not_before),
+                crate::skew::seconds(validity.not_after),
+            )),
+        })
+    }
+
+    fn holds(&self, proxy: &Proxy) -> bool {
+        let Some((begins_s, ends_s)) = self.certificate else {
+            return true;
+        };
+        let identity = proxy.identity.get();
+        let is_revoked = self
+            .id
+            .as_node()
+            .zip(identity)
+            .is_some_and(|(node, identity)| identity.revoked.contain(node, begins_s));
+        !is_revoked && crate::skew::seconds(SystemTime::now()) <= ends_s
+    }
 }
 
 /// A peer, as its certificate says.
@@ -104,6 +151,14 @@ enum Purpose {
     Http1(Stream),
     Http2(Stream),
     Tcp(Stream, tcp::Target),
+}
+
+impl Purpose {
+    fn stream(&self) -> &Stream {
+        match self {
+            Purpose::Http1(stream) | Purpose::Http2(stream) | Purpose::Tcp(stream, _) => stream,
+        }
+    }
 }
 
 /// Serves one connection until it ends.
@@ -146,8 +201,14 @@ async fn front(
     };
     // What stands in a request was written by its source, not by the proxy that told of the source.
     let is_trusted = listener.trusted_sources.contain(ends.source.ip());
-    // The address that the system saw: nobody writes that one.
-    let identity = worker.proxy.in_force.load().workload(peer.ip());
+    // A certificate says more than an address; and that is the one that the system saw: nobody writes it.
+    let identity = Known::by_certificate(purpose.stream()).or_else(|| {
+        let id = worker.proxy.in_force.load().workload(peer.ip())?;
+        Some(Known {
+            id,
+            certificate: None,
+        })
+    });
     let downstream = |is_tls| {
         Arc::new(Downstream {
             worker: Arc::clone(worker),
@@ -166,7 +227,8 @@ async fn front(
         }
         Purpose::Http2(stream) => http::http2(downstream(stream.is_tls()), stream).await?,
         Purpose::Tcp(stream, target) => {
-            tcp::entered(worker, listener, ends, identity, target, stream).await?
+            let id = identity.map(|known| known.id);
+            tcp::entered(worker, listener, ends, id, target, stream).await?
         }
     }
     Ok(())
@@ -310,6 +372,7 @@ async fn handshake(
 ) -> Result<Stream, ConnectionError> {
     let accept = async {
         let _permit = termination.handshakes.acquire().await;
+        termination.believe(worker.proxy.identity.get().as_deref());
         TlsAcceptor::from(Arc::clone(&termination.config))
             .accept(stream)
             .await

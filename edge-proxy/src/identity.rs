@@ -71,6 +71,8 @@ pub struct Identity {
     pub validity: Validity,
     /// For the mesh port.
     pub server: Arc<ServerConfig>,
+    /// Whom listeners believe that take certificates of the mesh: nodes and workloads.
+    pub callers: Arc<SpiffeVerifier>,
     /// Whose certificates count no more.
     pub revoked: Arc<Revocations>,
     /// Another root signs now than the one above this certificate.
@@ -143,6 +145,12 @@ impl Identity {
             id,
             validity,
             server: Arc::new(server_config(verifier, Arc::clone(&key))?),
+            callers: Arc::new(SpiffeVerifier::new(
+                &roots,
+                trust_domain,
+                Expected::Anybody,
+                &revoked,
+            )),
             revoked,
             is_superseded,
             key,

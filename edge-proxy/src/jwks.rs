@@ -1,4 +1,4 @@
-//! Issuers' keys as this node has them: from the policy, from files, over HTTP.
+//! Issuers' keys as this node has them: from the policy, from files, over HTTPS or HTTP.
 //!
 //! One task reads files when they change and fetches lists when they are due; requests look at what is there and never wait. A
 //! list that cannot be read again stays in force.
@@ -14,10 +14,17 @@ use http::{Request, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use isobar_mesh_api::resource::access_policy::{JWKS_LEN_MAX, TokenIssuer};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::access::Claims;
+use crate::identity::verify::provider;
 use crate::jwt::{self, Keys, TokenError};
 use crate::proxy::Proxy;
 
@@ -29,6 +36,14 @@ pub const FETCH_REST: Duration = Duration::from_secs(10);
 const FETCH_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Where systems keep the roots that they believe.
+const SYSTEM_ROOTS: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
+/// Largest file of roots, in bytes.
+const ROOTS_LEN_MAX: u64 = 4 * 1024 * 1024;
 /// Most tokens that are remembered as checked; when there are more, all are checked anew.
 pub const CHECKED_MAX: usize = 4096;
 
@@ -37,14 +52,18 @@ pub const CHECKED_MAX: usize = 4096;
 enum Place {
     Text(String),
     File(String),
-    Url(String),
+    /// An address, and the file of the roots that it is believed by.
+    Url(String, Option<String>),
 }
 
 impl Place {
     fn of(issuer: &TokenIssuer) -> Option<Place> {
         let text = issuer.jwks.clone().map(Place::Text);
         let file = || issuer.jwks_file.clone().map(Place::File);
-        let url = || issuer.jwks_url.clone().map(Place::Url);
+        let url = || {
+            let url = issuer.jwks_url.clone();
+            url.map(|url| Place::Url(url, issuer.jwks_ca_file.clone()))
+        };
         text.or_else(file).or_else(url)
     }
 }
@@ -208,14 +227,14 @@ async fn fresh(place: &Place, read: &mut Read, is_known: bool, is_missed: bool) 
                 Err(error) => return failed(path, &error),
             }
         }
-        Place::Url(url) => {
+        Place::Url(url, ca_file) => {
             let rested = |rest| read.tried.is_none_or(|at| at.elapsed() >= rest);
             let is_due = rested(FETCH_EVERY) || ((!is_known || is_missed) && rested(FETCH_REST));
             if !is_due {
                 return None;
             }
             read.tried = Some(Instant::now());
-            match tokio::time::timeout(FETCH_WAIT_MAX, fetch(url)).await {
+            match tokio::time::timeout(FETCH_WAIT_MAX, fetch(url, ca_file.as_deref())).await {
                 Ok(Ok(text)) => text,
                 Ok(Err(error)) => return failed(url, &error),
                 Err(_) => return failed(url, &"no answer in time"),
@@ -224,7 +243,7 @@ async fn fresh(place: &Place, read: &mut Read, is_known: bool, is_missed: bool) 
     };
     let from = match place {
         Place::Text(_) => "the policy",
-        Place::File(at) | Place::Url(at) => at,
+        Place::File(at) | Place::Url(at, _) => at,
     };
     match Keys::read(&text) {
         Ok(keys) => {
@@ -244,28 +263,70 @@ fn failed(from: &str, error: &dyn std::fmt::Display) -> Option<Keys> {
     None
 }
 
+/// A TLS connection to who the roots say has this name. The roots are read each time: they are few times, and follow the file.
+async fn over_tls(
+    host: &str,
+    ca_file: Option<&str>,
+    tcp: TcpStream,
+) -> Result<TlsStream<TcpStream>, FetchError> {
+    let named = ca_file.map(Path::new);
+    let usual = SYSTEM_ROOTS
+        .iter()
+        .map(Path::new)
+        .find(|path| path.exists());
+    let path = named.or(usual).ok_or(
+        "this node has no roots of its own; name a file of them in jwks_ca_file, or put the keys into jwks_file",
+    )?;
+    let path = path.to_owned();
+    let pem = tokio::task::spawn_blocking(move || read_up_to(&path, ROOTS_LEN_MAX)).await??;
+    let mut roots = RootCertStore::empty();
+    let found = CertificateDer::pem_slice_iter(&pem).flatten();
+    roots.add_parsable_certificates(found);
+    if roots.is_empty() {
+        return Err("the file of roots has no certificate in PEM".into());
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let name = ServerName::try_from(bare.to_owned())?;
+    Ok(TlsConnector::from(Arc::new(config))
+        .connect(name, tcp)
+        .await?)
+}
+
 async fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
     let path = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || {
-        let len = std::fs::metadata(&path)?.len();
-        match len > JWKS_LEN_MAX as u64 {
-            true => Err(std::io::Error::other(
-                "the file is too long for a list of keys",
-            )),
-            false => std::fs::read(&path),
-        }
-    });
+    let read = tokio::task::spawn_blocking(move || read_up_to(&path, JWKS_LEN_MAX as u64));
     read.await.map_err(std::io::Error::other)?
 }
 
-async fn fetch(url: &str) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
+fn read_up_to(path: &Path, len_max: u64) -> std::io::Result<Vec<u8>> {
+    match std::fs::metadata(path)?.len() > len_max {
+        true => Err(std::io::Error::other("the file is longer than it can be")),
+        false => std::fs::read(path),
+    }
+}
+
+type FetchError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Bytes of either kind of connection: what speaks HTTP is compiled once.
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+async fn fetch(url: &str, ca_file: Option<&str>) -> Result<Vec<u8>, FetchError> {
     let uri: Uri = url.parse()?;
     let authority = uri.authority().ok_or("the address names no host")?.clone();
-    let address = match authority.port_u16() {
-        Some(_) => authority.to_string(),
-        None => format!("{authority}:80"),
+    let is_https = uri.scheme_str() == Some("https");
+    let port = authority
+        .port_u16()
+        .unwrap_or(if is_https { 443 } else { 80 });
+    let tcp = TcpStream::connect(format!("{}:{port}", authority.host())).await?;
+    let stream: Box<dyn Wire> = match is_https {
+        false => Box::new(tcp),
+        true => Box::new(over_tls(authority.host(), ca_file, tcp).await?),
     };
-    let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());

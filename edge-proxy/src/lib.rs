@@ -108,6 +108,7 @@ pub mod observe;
 pub mod otlp;
 pub mod outlier;
 pub mod pick;
+pub mod plain;
 pub mod pressure;
 pub mod priority;
 pub mod prober;

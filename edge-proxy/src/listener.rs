@@ -161,7 +161,9 @@ impl Listener {
             true => None,
             false => {
                 let handshakes_max = config.limits.handshakes_max;
-                let read = Termination::new(&listener.certificates, is_http, handshakes_max);
+                let asks_callers = listener.mesh_callers;
+                let files = &listener.certificates;
+                let read = Termination::new(files, is_http, asks_callers, handshakes_max);
                 Some(read.map_err(|(index, error)| {
                     Problem::new(format!("certificates[{index}]"), crate::chain(&error))
                 })?)

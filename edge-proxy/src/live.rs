@@ -18,6 +18,7 @@ use crate::gate::{Gate, RANKS};
 use crate::golden::{Cells, Histogram, Kind, Reading};
 use crate::limit::{self, Limit};
 use crate::pick::Memory;
+use crate::plain::PlainCallers;
 use crate::rates::RateLive;
 use crate::retry::{self, Budget};
 use crate::tcp::copy::Bytes;
@@ -32,6 +33,8 @@ pub struct ServiceLive {
     pub service: ServiceName,
     /// The queue before its endpoints here.
     pub gate: Arc<Gate>,
+    /// Who calls it in plain text, where a policy has that counted.
+    pub plain: PlainCallers,
     /// What its retries may still do.
     pub retries: RetriesLive,
     /// Its TCP connections.
@@ -212,6 +215,7 @@ impl ServiceLive {
         ServiceLive {
             service,
             gate: Arc::new(Gate::default()),
+            plain: PlainCallers::default(),
             retries: RetriesLive::default(),
             tcp: TcpLive::default(),
             rates: Mutex::default(),

@@ -68,6 +68,7 @@ const REFUSED_MESSAGES: &str = "isobar_proxy_messages_refused_total";
 const CLOCK_SKEW: &str = "isobar_proxy_clock_skew_seconds";
 const ACCESS_REFUSED: &str = "isobar_proxy_access_refused_total";
 const ACCESS_WATCHED: &str = "isobar_proxy_access_would_refuse_total";
+const PLAIN_CALLS: &str = "isobar_proxy_plain_text_calls_total";
 const CERTIFICATE: &str = "isobar_proxy_certificate_expiry_timestamp_seconds";
 const SERVER_DURATION: &str = "http_server_request_duration_seconds";
 const MOVED_DURATION: &str = "isobar_proxy_moved_duration_seconds";
@@ -85,7 +86,7 @@ const SPANS: &str = "isobar_proxy_spans_total";
 const INFO: &str = "isobar_proxy_info";
 
 /// What each of them says, in one line.
-const HELP: [(&str, &str); 64] = [
+const HELP: [(&str, &str); 65] = [
     (ENTERED, "First attempts that entered the mesh here"),
     (SERVED_HOME, "Of these, given to an endpoint of this node"),
     (SHED, "Of these, refused because nobody had room"),
@@ -179,6 +180,10 @@ const HELP: [(&str, &str); 64] = [
     (
         ACCESS_WATCHED,
         "Requests that they would have refused, were they not only watching",
+    ),
+    (
+        PLAIN_CALLS,
+        "Requests in plain text where a policy has them counted, by caller",
     ),
     (
         CERTIFICATE,

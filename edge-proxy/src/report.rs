@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::report::{
-    MovedIn, MovedOut, NeighbourReport, REPORT_SERVICES_MAX, REPORT_WINDOW_US, RateDemand, Report,
-    ServiceReport,
+    MovedIn, MovedOut, NeighbourReport, PlainCalls, REPORT_PLAIN_MAX, REPORT_SERVICES_MAX,
+    REPORT_WINDOW_US, RateDemand, Report, ServiceReport,
 };
 
 use crate::live::{ServiceLive, Totals};
@@ -40,6 +40,8 @@ struct ToldService {
     moved_in: BTreeMap<NodeId, [u64; 2]>,
     /// Asked, by limit.
     rates: BTreeMap<String, u64>,
+    /// Calls in plain text, by caller.
+    plain: BTreeMap<String, u64>,
 }
 
 /// A report that was not sent yet.
@@ -176,6 +178,10 @@ impl ReportBook {
             }
             told.rates.insert(limit, asked);
         }
+        let totals = live.plain.all();
+        entry.plain = plain_since(&totals, &before.plain);
+        let totals = totals.into_iter();
+        told.plain = totals.map(|all| (all.caller, all.calls)).collect();
         entry.latency_min_us = self.latency_min_us(live);
         (entry, told)
     }
@@ -190,6 +196,18 @@ impl ReportBook {
         self.latency_min_us.insert(live.service.clone(), min_us);
         min_us
     }
+}
+
+/// Who called in plain text since.
+fn plain_since(totals: &[PlainCalls], before: &BTreeMap<String, u64>) -> Vec<PlainCalls> {
+    let since = totals
+        .iter()
+        .map(|PlainCalls { caller, calls }| PlainCalls {
+            caller: caller.clone(),
+            calls: calls.saturating_sub(before.get(caller).copied().unwrap_or_default()),
+        });
+    let since = since.filter(|since| since.calls > 0);
+    since.take(REPORT_PLAIN_MAX).collect()
 }
 
 fn read(count: &AtomicU64) -> u64 {

@@ -28,6 +28,8 @@ mod ill;
 mod listeners;
 #[path = "proxy/mesh.rs"]
 mod mesh;
+#[path = "proxy/mtls.rs"]
+mod mtls;
 #[path = "proxy/rates.rs"]
 mod rates;
 #[path = "proxy/resilience.rs"]

@@ -18,6 +18,10 @@ pub const REPORT_SERVICES_MAX: usize = 1024;
 pub const REPORT_NODES_MAX: usize = 256;
 /// Longest and shortest window a report may cover, in microseconds.
 pub const REPORT_WINDOW_US: std::ops::RangeInclusive<u64> = 10_000..=60_000_000;
+/// Most callers whose plain-text calls of one service a report may name; more is refused.
+pub const REPORT_PLAIN_MAX: usize = 64;
+/// Longest name of such a caller, in bytes.
+pub const REPORT_CALLER_LEN_MAX: usize = 64;
 /// Highest count a window may hold; above it the report is nonsense.
 pub const REPORT_COUNT_MAX: u64 = 100_000_000;
 /// Longest time a latency field may state, in microseconds: one hour.
@@ -95,6 +99,9 @@ pub struct ServiceReport {
     /// What was asked of rate limits that hold for the whole mesh.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rates: Vec<RateDemand>,
+    /// Calls that entered here by who did not show who they are, where a policy has them counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plain: Vec<PlainCalls>,
     /// Requests/s that the endpoints say they can serve (ORCA), summed; absent when none says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orca_capacity_rps: Option<f64>,
@@ -107,6 +114,15 @@ pub struct RateDemand {
     pub limit: String,
     /// How many.
     pub asked: u64,
+}
+
+/// Calls by somebody who did not show who they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlainCalls {
+    /// Their address; `others` for those that are not counted by themselves.
+    pub caller: String,
+    /// How many.
+    pub calls: u64,
 }
 
 /// Requests a home sent to one node.
@@ -223,6 +239,7 @@ impl ServiceReport {
             workers_up: None,
             concurrency: None,
             rates: Vec::new(),
+            plain: Vec::new(),
             orca_capacity_rps: None,
         }
     }
@@ -252,6 +269,12 @@ impl ServiceReport {
         limit("rates", self.rates.len(), RATE_LIMITS_MAX)?;
         if self.rates.iter().any(|r| r.asked > REPORT_COUNT_MAX) {
             return Err(range("rates", self.service.as_str()));
+        }
+        limit("plain", self.plain.len(), REPORT_PLAIN_MAX)?;
+        let plain_wrong =
+            |p: &PlainCalls| p.calls > REPORT_COUNT_MAX || p.caller.len() > REPORT_CALLER_LEN_MAX;
+        if self.plain.iter().any(plain_wrong) {
+            return Err(range("plain", self.service.as_str()));
         }
         limit("moved_out", self.moved_out.len(), REPORT_NODES_MAX)?;
         limit("moved_in", self.moved_in.len(), REPORT_NODES_MAX)?;

@@ -16,7 +16,7 @@ use isobar_mesh_api::message::{
 };
 use isobar_mesh_api::names::{NodeId, RegionName, ServiceName, SiteName};
 use isobar_mesh_api::report::{
-    MovedIn, MovedOut, NeighbourReport, RateDemand, Report, ServiceReport,
+    MovedIn, MovedOut, NeighbourReport, PlainCalls, RateDemand, Report, ServiceReport,
 };
 use isobar_mesh_api::resource::Metadata;
 use isobar_mesh_api::resource::route::{GrpcRouteSpec, HttpRouteSpec};
@@ -118,6 +118,10 @@ fn report() {
             rates: vec![RateDemand {
                 limit: "all".into(),
                 asked: 1200,
+            }],
+            plain: vec![PlainCalls {
+                caller: "192.0.2.9".into(),
+                calls: 12,
             }],
             orca_capacity_rps: Some(210.5),
             ..ServiceReport::idle(service())

@@ -285,7 +285,8 @@ impl Cluster {
         stopped
     }
 
-    fn node_dir(&self, node: usize) -> PathBuf {
+    /// Where a node's proxy keeps its key, its certificate and what it was told last.
+    pub fn node_dir(&self, node: usize) -> PathBuf {
         node_dir(self.directory.path(), node)
     }
 

@@ -11,10 +11,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::Method;
 use isobar_mesh_api::message::Location;
 use isobar_mesh_api::resource::WeightPolicySpec;
+use isobar_replay::cluster::generator::{self, Traffic};
+use isobar_replay::cluster::record::Record;
 use isobar_replay::cluster::run::{Experiment, Fault, FaultKind, Seen, run};
-use isobar_replay::cluster::{ClusterSpec, Place};
+use isobar_replay::cluster::{Cluster, ClusterSpec, Place, rest};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +33,7 @@ const STEP_S: f64 = 3.0;
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Nodes in a row, half a kilometre apart; the first one's demand jumps to 1.6 of its capacity.
-fn step(nodes: usize, duration_s: f64, faults: Vec<Fault>) -> Experiment {
+fn jump(nodes: usize, duration_s: f64, faults: Vec<Fault>) -> Experiment {
     let place = |node: usize| Place {
         name: format!("n{node}"),
         location: Location {
@@ -72,7 +75,7 @@ async fn play(experiment: Experiment) -> Seen {
 #[tokio::test]
 async fn a_jump_is_carried_by_the_neighbours_and_nothing_is_lost() {
     let _turn = TURN.lock().await;
-    let seen = play(step(4, 12.0, Vec::new())).await;
+    let seen = play(jump(4, 12.0, Vec::new())).await;
     let counted = seen.record.counted();
     assert!(counted.requests > 500, "{counted:?}");
     assert_eq!(counted.failures, 0, "{counted:?}");
@@ -113,7 +116,7 @@ async fn a_controller_killed_in_the_spike_costs_nothing_and_comes_back_as_the_ne
             kind: FaultKind::RestartController,
         },
     ];
-    let seen = play(step(4, STEP_S + 12.0, faults)).await;
+    let seen = play(jump(4, STEP_S + 12.0, faults)).await;
     let counted = seen.record.counted();
     assert_eq!(counted.failures, 0, "{counted:?}");
     assert!(
@@ -150,7 +153,7 @@ async fn a_killed_proxy_costs_its_own_clients_alone_and_serves_again() {
             kind: FaultKind::RestartProxy(1),
         },
     ];
-    let seen = play(step(4, end_s, faults)).await;
+    let seen = play(jump(4, end_s, faults)).await;
     // Requests that were in the killed process are gone; from the next second on nobody else fails.
     let quiet_from = killed_s as usize + 3;
     for second in quiet_from..end_s as usize {
@@ -168,6 +171,105 @@ async fn a_killed_proxy_costs_its_own_clients_alone_and_serves_again() {
         at_the_end.served > 0 && at_the_end.failed == 0,
         "{at_the_end:?}"
     );
+}
+
+/// Takes a step of the authority when it can be taken: nodes may not have heard of the one before.
+async fn step(cluster: &Cluster, name: &str) {
+    let body = serde_json::json!({ "step": name });
+    let deadline = Instant::now() + PATIENCE;
+    let path = "/v1/authority/steps";
+    while let Err(error) = rest::send(cluster.rest(), Method::POST, path, Some(&body)).await {
+        assert!(Instant::now() < deadline, "{name}: {error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Waits until every node has another certificate than before.
+async fn until_renewed(cluster: &Cluster, before: &mut [String]) {
+    for (node, before) in before.iter_mut().enumerate() {
+        let path = cluster.node_dir(node).join("node-chain.pem");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = std::fs::read_to_string(&path).unwrap_or_default();
+            if !now.is_empty() && now != *before {
+                *before = now;
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "node {node} has its old certificate"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn leaf_intermediate_and_root_follow_one_another_under_load_and_no_request_fails() {
+    let _turn = TURN.lock().await;
+    let Experiment { spec, .. } = jump(2, 0.0, Vec::new());
+    let cluster = Cluster::start(Path::new(PROGRAM), spec, &|_| ()).await;
+    let cluster = cluster.unwrap_or_else(|error| panic!("{error}"));
+    let (record, stop) = (
+        Arc::new(std::sync::Mutex::new(Record::new(2, 0.0))),
+        CancellationToken::new(),
+    );
+    let traffic = Traffic {
+        ingress: cluster.ingress().to_vec(),
+        names: cluster
+            .spec()
+            .places
+            .iter()
+            .map(|place| place.name.clone())
+            .collect(),
+        // The first node's demand is above its capacity throughout: part of it moves, over mutual TLS.
+        rate: Arc::new(|node, _| [1.3, 0.2][node] * CAPACITY_RPS),
+        hot: Arc::new(|_, _| false),
+        duration_s: 600.0,
+        seed: 5,
+    };
+    let load = generator::spawn(
+        traffic,
+        tokio::time::Instant::now(),
+        record.clone(),
+        stop.clone(),
+    )
+    .unwrap();
+    let moved = || record.lock().unwrap().counted().moved;
+    let until_moved = async |what: &str| {
+        let (before, deadline) = (moved(), Instant::now() + PATIENCE);
+        while moved() < before + 20 {
+            assert!(Instant::now() < deadline, "nothing moves {what}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let read =
+        |node| std::fs::read_to_string(cluster.node_dir(node).join("node-chain.pem")).unwrap();
+    let mut chains = [read(0), read(1)];
+    until_moved("before").await;
+    // Another intermediate below the same root; then another root, below which all renew their leaves.
+    step(&cluster, "renew").await;
+    until_moved("after another intermediate").await;
+    step(&cluster, "begin").await;
+    until_moved("while two roots are believed").await;
+    step(&cluster, "switch").await;
+    until_renewed(&cluster, &mut chains).await;
+    until_moved("below the new root").await;
+    step(&cluster, "retire").await;
+    until_moved("after the old root is gone").await;
+    let status = rest::send(cluster.rest(), Method::GET, "/v1/authority", None)
+        .await
+        .unwrap();
+    assert_eq!(status["roots"].as_array().unwrap().len(), 1, "{status}");
+    stop.cancel();
+    tokio::task::spawn_blocking(move || load.join().unwrap())
+        .await
+        .unwrap();
+    let counted = record.lock().unwrap().counted();
+    assert_eq!(counted.failures, 0, "{counted:?}");
+    assert!(counted.requests > 200, "{counted:?}");
+    let stopped = cluster.stop().await;
+    assert!(stopped.is_clean(), "{stopped:?}");
 }
 
 /// A demo in a directory of its own, killed at the latest when dropped.

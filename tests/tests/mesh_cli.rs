@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+#[path = "mesh_cli/interop.rs"]
+mod interop;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isobar-e2e");
 /// Longest that anything here may take on the busiest machine; no test depends on it being short.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -365,7 +368,8 @@ fn who_asks_says_so_with_a_token_file() {
     );
     std::fs::write(&config, text).unwrap();
     let _controller = start("controller", &config);
-    let url = format!("http://{}", addresses(&data)["rest"].as_str().unwrap());
+    let rest = addresses(&data)["rest"].as_str().unwrap().to_owned();
+    let url = format!("https://{rest}");
     let run = |line: &str| {
         let mut command = Command::new(PROGRAM);
         command.env("ISOBAR_CONFIG", directory.path().join("config.yaml"));
@@ -376,19 +380,56 @@ fn who_asks_says_so_with_a_token_file() {
         let err = String::from_utf8_lossy(&output.stderr).into_owned();
         (output.status.code(), err)
     };
+    let ca = data.join("ca.pem");
+    let (shown_ca, token) = (ca.display(), data.join("admin-token"));
+    // Who is not believed gets no request, and how to believe is said, with what to compare.
     let (code, err) = run(&format!("status --controller {url}"));
+    assert_eq!(code, Some(3), "{err}");
+    has(
+        &err,
+        &[
+            "nobody vouches",
+            "--ca-file",
+            "--pin sha256:",
+            "openssl x509",
+        ],
+    );
+    let pin = err
+        .split("--pin ")
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .next()
+        .unwrap()
+        .to_owned();
+    let (code, err) = run(&format!("status --controller {url} --ca-file {shown_ca}"));
     assert_eq!(code, Some(4), "{err}");
     has(&err, &["refused", "Authorization: Bearer"]);
-    let token = data.join("admin-token");
+    // The one that is named when nobody vouches is the root's.
     let line = format!(
-        "context set here --url {url} --token-file {}",
+        "context set here --url {url} --pin {pin} --token-file {}",
         token.display()
     );
-    assert_eq!(run(&line).0, Some(0));
+    assert_eq!(run(&line), (Some(0), String::new()));
     let (code, err) = run("status");
     assert_eq!(code, Some(0), "{err}");
-    // A controller that was named by hand does not get the context's token.
-    assert_eq!(run(&format!("status --controller {url}")).0, Some(4));
+    assert_eq!(run("audit --refused").0, Some(0));
+    // A controller that was named by hand does not get the context's token, nor its pin.
+    assert_eq!(run(&format!("status --controller {url}")).0, Some(3));
+    assert_eq!(
+        run(&format!("status --controller {url} --pin {pin}")).0,
+        Some(4)
+    );
+    let other = format!("sha256:{}", "0".repeat(64));
+    let (code, err) = run(&format!("status --controller {url} --pin {other}"));
+    assert_eq!(code, Some(3), "{err}");
+    has(&err, &["pinned", "somebody else answers"]);
+    let (code, err) = run(&format!("status --controller http://{rest}"));
+    assert_eq!(code, Some(2), "{err}");
+    has(&err, &["use https://"]);
+    let (code, err) = run(&format!("status --controller {url} --pin ab"));
+    assert_eq!(code, Some(2), "{err}");
+    has(&err, &["64 hexadecimal digits"]);
 }
 
 #[test]

@@ -21,6 +21,18 @@ pub struct To {
     /// The controller's REST API instead of the context's [env: ISOBAR_CONTROLLER]
     #[arg(long, value_name = "URL", global = true)]
     pub controller: Option<String>,
+    /// Roots to believe the controller by, PEM; ca.pem in its data directory [env: ISOBAR_CA_FILE]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub ca_file: Option<PathBuf>,
+    /// Believe the controller by the SHA-256 of its certificate or of the root above it [env: ISOBAR_PIN]
+    #[arg(long, value_name = "SHA256", global = true)]
+    pub pin: Option<String>,
+    /// A client certificate instead of a token, PEM [env: ISOBAR_CERT_FILE]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PEM, mode 0600 [env: ISOBAR_KEY_FILE]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub key_file: Option<PathBuf>,
     /// How answers are written
     #[arg(
         short,
@@ -37,6 +49,10 @@ impl To {
     pub const NOTHING: To = To {
         context: None,
         controller: None,
+        ca_file: None,
+        pin: None,
+        cert_file: None,
+        key_file: None,
         output: Format::Table,
     };
 }
@@ -153,19 +169,22 @@ Examples:
   isobar what-if --demand shop/cart@north-7=250 --fail north-8
   isobar what-if -f match-night.yaml")]
     WhatIf(With<WhatIfArguments>),
-    /// Check files of resources without a controller, or a Kubernetes cluster
+    /// Check files of resources without a controller, a Kubernetes cluster, or who would be refused by strict mTLS
     #[command(
         after_help = "Without a file: whether what is installed in the cluster works, or with --pre, whether it can be
 installed. Exit status 1 when something is a FAIL.
 
 Examples:
   isobar check match-night.yaml
+  isobar check --strict-dry-run
   isobar check --pre
   isobar check --kubectl 'k3s kubectl'"
     )]
     Check(CheckArguments),
-    /// Say who changed what
-    #[command(after_help = "Examples:\n  isobar audit\n  isobar audit --limit 5 -o json")]
+    /// Say who changed what, or who was refused
+    #[command(
+        after_help = "Examples:\n  isobar audit\n  isobar audit --limit 5 -o json\n  isobar audit --refused"
+    )]
     Audit(With<AuditArguments>),
     /// Make, list and revoke enrolment tokens
     #[command(after_help = "Examples:
@@ -197,8 +216,8 @@ Examples:
     Import(With<ImportArguments>),
     /// List, choose, set and delete contexts: which controllers there are
     #[command(after_help = "Examples:
-  isobar context set home --url http://127.0.0.1:7400
-  isobar context set site --url http://10.0.0.5:7400 --token-file ~/.isobar/site-token
+  isobar context set home --url https://127.0.0.1:7400 --ca-file ca.pem --token-file admin-token
+  isobar context set site --url https://10.0.0.5:7400 --pin 3b0c… --token-file ~/.isobar/site-token
   isobar context use site
   isobar context list
 
@@ -430,9 +449,15 @@ pub struct WhatIfArguments {
 /// What to check.
 #[derive(Debug, Args)]
 pub struct CheckArguments {
+    /// Where to.
+    #[command(flatten)]
+    pub to: To,
     /// YAML or JSON, one resource or a list
-    #[arg(conflicts_with_all = ["pre", "kubectl"])]
+    #[arg(conflicts_with_all = ["pre", "kubectl", "strict_dry_run"])]
     pub files: Vec<PathBuf>,
+    /// Ask the controller who would be refused if every service let in only who has shown who they are
+    #[arg(long, conflicts_with_all = ["pre", "kubectl"])]
+    pub strict_dry_run: bool,
     /// The cluster, when there is no file.
     #[command(flatten)]
     pub cluster: crate::check::ClusterArguments,
@@ -444,6 +469,9 @@ pub struct AuditArguments {
     /// The newest so many
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub limit: usize,
+    /// Who was refused instead
+    #[arg(long)]
+    pub refused: bool,
 }
 
 /// Where to.

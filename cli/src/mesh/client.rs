@@ -9,10 +9,12 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::arguments::To;
 use super::context::{Chosen, choose};
+use super::tls::Tls;
 use crate::Failure;
 
 /// Longest that a connection may take.
@@ -38,6 +40,8 @@ pub struct Client {
     url: String,
     host: String,
     token: Option<String>,
+    /// `None` for `http://`.
+    tls: Option<Tls>,
 }
 
 /// An answer.
@@ -50,17 +54,27 @@ pub struct Answer {
     pub value: Value,
 }
 
-/// The `host:port` of a URL.
+/// The `host:port` of a URL, and whether it is one of TLS.
 ///
 /// # Errors
-/// Not `http://host:port`.
-pub fn parse_url(url: &str) -> anyhow::Result<String> {
+/// Not `https://host:port` or `http://host:port`.
+pub fn parse_url(url: &str) -> anyhow::Result<(String, bool)> {
     let uri: Uri = url.parse().with_context(|| format!("{url:?} is no URL"))?;
-    if uri.scheme_str() != Some("http") || !matches!(uri.path(), "" | "/") {
-        bail!("{url:?} must be http://host:port");
+    let has_tls = match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => false,
+        _ => bail!(
+            "{url:?} must be https://host:port, or http://host:port where the controller speaks plain HTTP"
+        ),
+    };
+    if !matches!(uri.path(), "" | "/") {
+        bail!("{url:?} must be https://host:port, without a path");
     }
     let host = uri.host().context("a URL needs a host")?;
-    Ok(format!("{host}:{}", uri.port_u16().unwrap_or(7400)))
+    Ok((
+        format!("{host}:{}", uri.port_u16().unwrap_or(7400)),
+        has_tls,
+    ))
 }
 
 impl Client {
@@ -75,10 +89,18 @@ impl Client {
     /// A controller that was chosen.
     ///
     /// # Errors
-    /// Its URL is none.
-    pub fn of(Chosen { url, token }: Chosen) -> Result<Client, Failure> {
-        let host = parse_url(&url).map_err(Failure::Input)?;
-        Ok(Client { url, host, token })
+    /// Its URL is none, or what it is to be believed by cannot be used.
+    pub fn of(chosen: Chosen) -> Result<Client, Failure> {
+        let (host, has_tls) = parse_url(&chosen.url).map_err(Failure::Input)?;
+        let tls = has_tls.then(|| Tls::new(&chosen)).transpose();
+        let tls = tls.map_err(Failure::Input)?;
+        let Chosen { url, token, .. } = chosen;
+        Ok(Client {
+            url,
+            host,
+            token,
+            tls,
+        })
     }
 
     /// The controller's REST API.
@@ -191,11 +213,18 @@ impl Client {
             Ok(Err(error)) => return Err(self.unreachable(error.into())),
             Err(_) => return Err(self.unreachable(anyhow!("no connection in time"))),
         };
-        let hands = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await;
-        let (mut sender, connection) = hands.map_err(|error| self.unreachable(error.into()))?;
-        // It ends with the answer or with this program.
-        tokio::spawn(connection);
-        let response = sender.send_request(request).await;
+        let response = match &self.tls {
+            None => exchange_on(socket, request).await,
+            Some(tls) => {
+                let shaken =
+                    tokio::time::timeout(CONNECT_TIME_MAX, tls.connect(&self.host, socket));
+                match shaken.await {
+                    Ok(Ok(stream)) => exchange_on(stream, request).await,
+                    Ok(Err(error)) => return Err(self.unbelieved(error)),
+                    Err(_) => return Err(self.unreachable(anyhow!("no TLS handshake in time"))),
+                }
+            }
+        };
         response.map_err(|error| self.unreachable(error.into()))
     }
 
@@ -215,6 +244,12 @@ impl Client {
             etag: etag.map(str::to_owned),
             value,
         })
+    }
+
+    /// It answers, and is not believed: nothing was sent to it.
+    fn unbelieved(&self, error: anyhow::Error) -> Failure {
+        let asked = format!("no TLS with the controller at {}", self.url);
+        Failure::Exit(EXIT_UNREACHABLE, error.context(asked))
     }
 
     fn unreachable(&self, error: anyhow::Error) -> Failure {
@@ -252,4 +287,15 @@ impl Client {
             _ => Failure::Run(error),
         }
     }
+}
+
+/// One request on a connection of its own, which ends with the answer or with this program.
+async fn exchange_on(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> hyper::Result<http::Response<Incoming>> {
+    let hands = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = hands?;
+    tokio::spawn(connection);
+    sender.send_request(request).await
 }

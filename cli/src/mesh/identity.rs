@@ -293,3 +293,35 @@ fn table<const N: usize>(items: &Value, columns: [&str; N]) -> String {
     }
     table.to_string()
 }
+
+/// Who would be refused if every service let in only who has shown who they are; an error when there is somebody.
+pub async fn strict_dry_run(client: &Client, format: Format) -> Outcome {
+    let said = client.get("/v1/mtls").await?;
+    let list = |name: &str| said[name].as_array().cloned().unwrap_or_default();
+    let (services, callers) = (list("services"), list("callers"));
+    format.print(&said, || {
+        let mut modes = Table::new(["SERVICE", "MODE", "POLICY"]);
+        for service in &services {
+            modes.row(["service", "mode", "policy"].map(|field| text(&service[field])));
+        }
+        let mut who = Table::new(["SERVICE", "CALLER", "CALLS", "NODES", "LAST"]);
+        for caller in &callers {
+            who.row(["service", "caller", "calls", "nodes", "last_s"].map(|field| text(&caller[field])));
+        }
+        let unseen = services.iter().filter(|service| service["mode"] == "off").count();
+        let mut said = format!("{modes}\n");
+        if !who.is_empty() {
+            said.push_str(&format!("These would be refused:\n{who}\n"));
+        }
+        if unseen > 0 {
+            said.push_str(&format!(
+                "Who calls {unseen} services is not seen: their mode is off; permissive counts callers and refuses nobody.\n"
+            ));
+        }
+        said
+    })?;
+    match callers.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Verdict),
+    }
+}

@@ -30,15 +30,16 @@ pub struct LoginArguments {
 /// # Errors
 /// No token, a wrong one, no controller, or the files cannot be written.
 pub fn run(to: &To, how: &LoginArguments) -> Outcome {
-    let (name, url) = context::for_login(to, how.name.as_deref()).map_err(Failure::Input)?;
+    let (name, chosen) = context::for_login(to, how.name.as_deref()).map_err(Failure::Input)?;
+    let url = chosen.url.clone();
     let token = read_token(&url).map_err(Failure::Input)?;
     let client = Client::of(Chosen {
-        url: url.clone(),
         token: Some(token.clone()),
+        ..chosen.clone()
     })?;
     let asked = terminal::until_stopped(async |_| client.get("/v1/status").await);
     asked.map_err(Failure::Run)??;
-    let file = context::keep_token(&name, &url, &token).map_err(Failure::Run)?;
+    let file = context::keep_token(&name, &chosen, &token).map_err(Failure::Run)?;
     say(&format!(
         "logged in to {url} as context {name}; the token is in {}\n",
         file.display()

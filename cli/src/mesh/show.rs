@@ -376,12 +376,36 @@ fn condition(route: &Value, kind: &str) -> String {
 
 /// Who changed what, the newest first.
 pub async fn audit(client: &Client, format: Format, which: &AuditArguments) -> Outcome {
+    if which.refused {
+        return refused(client, format, which.limit).await;
+    }
     let path = format!("/v1/audit?limit={}", which.limit.clamp(1, 1000));
     let page = client.get(&path).await?;
     format.print(&page, || {
         let mut table = Table::new(["NUMBER", "AT", "WHO", "OUTCOME", "KIND", "NAME"]);
         for entry in page["items"].as_array().into_iter().flatten() {
             let fields = ["number", "at", "who", "outcome", "kind", "name"];
+            table.row(fields.map(|field| text(&entry[field])));
+        }
+        table.to_string()
+    })
+}
+
+/// Who was refused, the newest first.
+async fn refused(client: &Client, format: Format, limit: usize) -> Outcome {
+    let path = format!("/v1/audit/refused?limit={}", limit.clamp(1, 1000));
+    let page = client.get(&path).await?;
+    format.print(&page, || {
+        let fields = [
+            "number", "since", "at", "count", "door", "address", "who", "status", "what", "reason",
+        ];
+        let mut table = Table::new(
+            fields
+                .map(|field| field.to_ascii_uppercase())
+                .each_ref()
+                .map(String::as_str),
+        );
+        for entry in page["items"].as_array().into_iter().flatten() {
             table.row(fields.map(|field| text(&entry[field])));
         }
         table.to_string()

@@ -16,7 +16,7 @@ pub const LOOK_INTERVAL: Duration = Duration::from_secs(30);
 const WARN_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// The authority, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct AuthorityStatus {
     /// Of all certificates.
     pub trust_domain: String,
@@ -35,7 +35,7 @@ pub struct AuthorityStatus {
 }
 
 /// One root, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct RootStatus {
     /// The SHA-256 of its certificate.
     pub id: String,
@@ -54,7 +54,7 @@ pub struct RootStatus {
 }
 
 /// One revocation, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct RevokedStatus {
     /// Whose certificates.
     pub node: String,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::certificates::{INTERMEDIATE_VALID, LEAF_VALID, ROOT_VALID};
 
 /// Where a root stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// Believed and not yet used.

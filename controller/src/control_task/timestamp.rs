@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 /// Writes seconds since 1970; beyond the year 9999, where there is nothing to write, the first of them.
-pub(super) fn rfc3339(seconds: u64) -> String {
+pub(crate) fn rfc3339(seconds: u64) -> String {
     let at = i64::try_from(seconds)
         .ok()
         .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())

@@ -35,16 +35,16 @@ async fn status(State(rest): State<Rest>) -> Result<Response, Problem> {
 }
 
 /// A step of a rotation to take now.
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct StepAsked {
+pub(super) struct StepAsked {
     step: StepName,
     /// Takes it although connected nodes have not said that they are ready.
     #[serde(default)]
     force: bool,
 }
 
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum StepName {
     Begin,
@@ -79,9 +79,10 @@ async fn step(
     Ok(body::json(StatusCode::OK, &rest.authority.status(now)?))
 }
 
-#[derive(Deserialize)]
+/// An authority that is brought.
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct ImportAsked {
+pub(super) struct ImportAsked {
     chain_pem: String,
     key_pem: String,
 }

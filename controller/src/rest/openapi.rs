@@ -15,9 +15,12 @@ use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::kinds::{KINDS, KindRow};
-use super::{Rest, body, endpoints, errands, node_actions, what_if};
+use super::{Rest, body, endpoints, errands, identity, node_actions, what_if};
+use crate::authority::keeper::AuthorityStatus;
 use crate::control_loop::PlanDifference;
+use crate::credentials::{Credential, CredentialAsked};
 use crate::resource_text::Kind;
+use crate::tokens::{Token, TokenAsked};
 
 mod operations;
 
@@ -38,7 +41,7 @@ fn document() -> Value {
         at[method] = operation;
     };
     KINDS.iter().for_each(|row| add_kind(row, &mut add));
-    for operation in &OPERATIONS {
+    for operation in OPERATIONS {
         let Operation { method, path, .. } = operation;
         let changes = *method != "get";
         let (takes, answers) = (operation.takes, operation.answers);
@@ -226,6 +229,16 @@ fn schemas() -> Value {
         ("PlanDifference", of::<PlanDifference>(&mut generator)),
         ("Levels", of::<errands::Levels>(&mut generator)),
         ("Ends", of::<errands::Ends>(&mut generator)),
+        ("TokenAsked", of::<TokenAsked>(&mut generator)),
+        ("Token", of::<Token>(&mut generator)),
+        ("CredentialAsked", of::<CredentialAsked>(&mut generator)),
+        ("Credential", of::<Credential>(&mut generator)),
+        ("AuthorityStep", of::<identity::StepAsked>(&mut generator)),
+        (
+            "AuthorityImport",
+            of::<identity::ImportAsked>(&mut generator),
+        ),
+        ("Authority", of::<AuthorityStatus>(&mut generator)),
     ];
     named.extend(types.map(|(name, schema)| (name.to_owned(), schema)));
     named.insert("Anything".to_owned(), json!({}));
@@ -237,6 +250,9 @@ fn schemas() -> Value {
             "properties": { "dry_run": { "const": true }, "plan": reference("PlanDifference") },
         }),
     );
+    named.insert("TokenMade".to_owned(), made("token", "Token", "text"));
+    let credential = made("credential", "Credential", "token");
+    named.insert("CredentialMade".to_owned(), credential);
     named.insert("Problem".to_owned(), problem());
     named.extend(generator.take_definitions(true));
     Value::Object(named)
@@ -266,6 +282,15 @@ fn resource(row: &KindRow, spec: Value) -> Value {
             "spec": spec,
             "status": {},
         },
+    })
+}
+
+/// What was made, with the secret that nothing tells again.
+fn made(what: &str, schema: &str, secret: &str) -> Value {
+    json!({
+        "type": "object",
+        "required": [what, secret],
+        "properties": { what: reference(schema), secret: { "type": "string" } },
     })
 }
 

@@ -28,6 +28,7 @@ use crate::authority::AuthorityError;
 use crate::enrolled::{self, RenewalError};
 use crate::guesses::Guesses;
 use crate::problem::{FieldProblem, Problem};
+use crate::refusals::Door;
 use crate::resource_text::{Key, Kind};
 use crate::secret::Claim;
 use crate::tokens::{self, TokenError};
@@ -79,13 +80,12 @@ pub(super) async fn enrol(
 ) -> Result<Response<Body>, Problem> {
     let ask = read(request.into_body()).await?;
     let now = SystemTime::now();
-    let shown = shown(port, &ask, peer, now).await.inspect_err(|problem| {
+    let granted = grant(port, &ask, peer, now).await;
+    let (certificate, shown) = granted.inspect_err(|problem| {
         tracing::warn!(node = %ask.node, address = %peer.address, reason = problem.detail, "an enrolment was refused");
+        let what = format!("a certificate for {}", ask.node);
+        port.refused(Door::Enrolment, peer, what, problem);
     })?;
-    // Before the token is used: a request that cannot be signed costs no use.
-    let issued = port.authority.issue_node(&ask.node, &ask.csr_pem, now);
-    let mut certificate = issued.map_err(unsound)?;
-    certificate.renewal = Some(register(port, &ask, &shown, now).await?);
     let by = match shown {
         Shown::Certificate => "its certificate",
         Shown::Token(..) => "a token",
@@ -93,6 +93,21 @@ pub(super) async fn enrol(
     };
     tracing::info!(node = %ask.node, by, "a certificate was issued");
     answer(&certificate)
+}
+
+/// The certificate, and what it is given for.
+async fn grant<'a>(
+    port: &StreamPort,
+    ask: &'a EnrolRequest,
+    peer: &Peer,
+    now: SystemTime,
+) -> Result<(Certificate, Shown<'a>), Problem> {
+    let shown = shown(port, ask, peer, now).await?;
+    // Before the token is used: a request that cannot be signed costs no use.
+    let issued = port.authority.issue_node(&ask.node, &ask.csr_pem, now);
+    let mut certificate = issued.map_err(unsound)?;
+    certificate.renewal = Some(register(port, ask, &shown, now).await?);
+    Ok((certificate, shown))
 }
 
 /// What the proxy shows, if it may have a certificate for that.

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -28,9 +28,10 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 
 use super::{Body, Peer, StreamPort};
-use crate::authority::Authority;
+use crate::authority::{Authority, seconds};
 use crate::control_task::{ControlHandle, StreamEnd, StreamId};
 use crate::metrics::Metrics;
+use crate::plain_calls::PlainCalls;
 use crate::problem::Problem;
 use crate::resource_text::check_hello;
 
@@ -101,6 +102,7 @@ pub(super) async fn open(
         stream,
         lines,
         control: port.control.clone(),
+        plain: port.plain.clone(),
         claim,
     };
     let signal = port.drain.signal().clone();
@@ -110,10 +112,14 @@ pub(super) async fn open(
         trust: WatchStream::new(trust),
         metrics: port.metrics.clone(),
     };
+    Ok(lines_of(body))
+}
+
+fn lines_of(body: LineBody) -> Response<Body> {
     let mut response = Response::new(Either::Right(body));
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(CONTENT_TYPE, kind);
-    Ok(response)
+    response
 }
 
 fn check(hello: &Hello, node: &NodeId) -> Result<(), Problem> {
@@ -187,6 +193,7 @@ struct Reader {
     stream: StreamId,
     lines: LineReader,
     control: ControlHandle,
+    plain: Arc<PlainCalls>,
     claim: Claim,
 }
 
@@ -210,7 +217,13 @@ impl Reader {
                 Ok(Some(Up::Trusted { version })) => {
                     self.known.authority.on_trusted(&self.node, version);
                 }
-                Ok(Some(up)) => self.control.up(&self.node, self.stream, up).await,
+                Ok(Some(up)) => {
+                    if let Up::Report(report) = &up {
+                        let now_s = seconds(SystemTime::now());
+                        self.plain.add(&self.node, report, now_s);
+                    }
+                    self.control.up(&self.node, self.stream, up).await;
+                }
                 Ok(None) => break,
                 Err(error) => {
                     tracing::warn!(node = %self.node, %error, "a control stream ends");

@@ -32,6 +32,7 @@ async fn guarded() -> (Mesh, String) {
     let directory = tempfile::tempdir().unwrap();
     let mut config = config(directory.path());
     config.rest_open = false;
+    config.rest_insecure = true;
     let mesh = Mesh::start_with(directory, config).await;
     let admin = mesh.file("admin-token").trim().to_owned();
     (mesh, admin)

@@ -12,6 +12,7 @@ mod fleet;
 mod mesh;
 mod openapi;
 mod operations;
+mod operator_tls;
 mod process;
 mod proxy;
 mod rest;

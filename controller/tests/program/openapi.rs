@@ -6,7 +6,7 @@ use std::process::Command;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, config};
 
 /// What is read until its reader goes.
 const ENDLESS: [&str; 2] = ["/v1/events", "/v1/tap/{namespace}/{name}"];
@@ -77,14 +77,20 @@ async fn no_operation_answers_what_the_document_does_not_say() {
     if !has("schemathesis") {
         return;
     }
-    let mesh = Mesh::start().await;
+    // With credentials, so that theirs are driven too.
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(directory.path());
+    config.rest_open = false;
+    config.rest_insecure = true;
+    let mesh = Mesh::start_with(directory, config).await;
+    let admin = format!("Authorization: Bearer {}", mesh.file("admin-token").trim());
     let document = format!("http://{}/openapi.json", mesh.addresses().rest);
     // It leaves files where it runs.
     let directory = mesh.directory.path().to_owned();
     let run = tokio::task::spawn_blocking(move || {
         let mut command = Command::new("schemathesis");
         command.current_dir(directory);
-        command.args(["run", &document]);
+        command.args(["run", &document, "--header", &admin]);
         command.args([
             "--phases",
             "examples,coverage,fuzzing",

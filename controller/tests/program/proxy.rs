@@ -33,7 +33,7 @@ pub type Refusal = (StatusCode, Value);
 
 pub struct Proxy {
     pub node: NodeId,
-    key: KeyPair,
+    pub key: KeyPair,
     pub certificate: Option<Certificate>,
 }
 

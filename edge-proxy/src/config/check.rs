@@ -219,6 +219,11 @@ fn one_listener(config: &Config, listener: &ListenerConfig, wrong: &mut dyn FnMu
         }
         _ => {}
     }
+    if listener.mesh_callers && !has_certificates {
+        let problem =
+            "asks TLS clients who they are, and TLS does not end here without certificates";
+        wrong("mesh_callers", problem.to_owned());
+    }
     if listener.certificates.len() > CERTIFICATES_MAX {
         wrong(
             "certificates",

@@ -29,6 +29,9 @@ pub struct ListenerConfig {
     /// What it shows to TLS clients, by the name that they ask for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub certificates: Vec<CertificateFiles>,
+    /// Whether TLS clients are asked for a certificate of the mesh, and are known by it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub mesh_callers: bool,
     /// Who gets a TCP connection that nothing else decides about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceName>,
@@ -122,6 +125,7 @@ impl ListenerConfig {
             address,
             protocol,
             certificates: Vec::new(),
+            mesh_callers: false,
             service: None,
             by_server_name: BTreeMap::new(),
             by_destination: BTreeMap::new(),

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -29,6 +30,14 @@ impl Stream {
     /// Whether the client speaks TLS.
     pub fn is_tls(&self) -> bool {
         matches!(self, Stream::Tls(_))
+    }
+
+    /// The certificate that the client showed and the handshake's verifier accepted.
+    pub fn shown(&self) -> Option<&CertificateDer<'static>> {
+        match self {
+            Stream::Tcp(_) => None,
+            Stream::Tls(stream) => stream.get_ref().1.peer_certificates()?.first(),
+        }
     }
 
     /// What was agreed on by ALPN.

@@ -28,6 +28,8 @@ pub const CHAIN_LEN_MAX: usize = 10;
 pub enum Expected {
     /// Any proxy of the trust domain.
     AnyNode,
+    /// Any proxy or workload of the trust domain.
+    Anybody,
     /// This one.
     Exactly(SpiffeId),
 }
@@ -165,6 +167,7 @@ impl SpiffeVerifier {
         let id = spiffe_id(leaf).ok_or(wrong_name.clone())?;
         let expected = match &self.expected {
             Expected::AnyNode => id.trust_domain == self.trust_domain && id.as_node().is_some(),
+            Expected::Anybody => id.trust_domain == self.trust_domain,
             Expected::Exactly(expected) => id == *expected,
         };
         let begins_s = begins_s(leaf);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use isobar_mesh_api::report::PlainCalls;
 use metrics::Label;
 
 use super::*;
@@ -156,6 +157,9 @@ fn live(page: &Page, live: &ServiceLive, proxy: &Proxy) {
         let labels = || with("home", home.to_string());
         page.counter(MOVED_IN, labels(), read(&counts.accepted));
         page.counter(MOVED_IN_REFUSED, labels(), read(&counts.refused));
+    }
+    for PlainCalls { caller, calls } in live.plain.all() {
+        page.counter(PLAIN_CALLS, with("caller", caller), calls);
     }
 }
 

@@ -20,6 +20,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::{
     Authority, HOST, TestEndpoint, TestProxy, config, full, send, snapshot, takes_from,
@@ -29,7 +30,7 @@ const LATE: u64 = 4_102_444_800;
 const ISSUER: &str = "https://issuer.example";
 
 /// The snapshot's service guarded by these policies.
-fn guarded(mut snapshot: Snapshot, policies: &[Value]) -> Snapshot {
+pub fn guarded(mut snapshot: Snapshot, policies: &[Value]) -> Snapshot {
     let policy = |(n, spec): (usize, &Value)| {
         let spec: AccessPolicySpec = serde_json::from_value(spec.clone()).unwrap();
         spec.check().unwrap();
@@ -42,7 +43,7 @@ fn guarded(mut snapshot: Snapshot, policies: &[Value]) -> Snapshot {
 }
 
 /// A proxy of this configuration with this snapshot in its file.
-async fn start(config: Config, dir: TempDir, snapshot: &Snapshot) -> TestProxy {
+pub async fn start(config: Config, dir: TempDir, snapshot: &Snapshot) -> TestProxy {
     snapshot_file::save(dir.path(), snapshot).unwrap();
     TestProxy::start(config, dir).await
 }
@@ -242,6 +243,48 @@ async fn keys_come_by_url_and_follow_a_rotation() {
 }
 
 #[tokio::test]
+async fn keys_come_over_https_from_whom_the_roots_vouch_for() {
+    let ours = Issuer::new("a");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let roots = directory.path().join("roots.pem");
+    std::fs::write(&roots, certificate.pem()).unwrap();
+    let other = directory.path().join("other.pem");
+    std::fs::write(&other, Authority::new().roots_pem).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let secret = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], secret)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(server));
+    let keys = KeyServer::start_with(vec![jwks(&[&ours])], Some(acceptor)).await;
+    let endpoint = TestEndpoint::start("home").await;
+    let strange = "https://strange.example";
+    let policy = json!({"default": "allow", "tokens": [
+        {"issuer": ISSUER, "audiences": ["shop"], "jwks_url": keys.url, "jwks_ca_file": roots},
+        {"issuer": strange, "audiences": ["shop"], "jwks_url": keys.url, "jwks_ca_file": other},
+    ]});
+    let plain = guarded(snapshot("a", &endpoint, 4), &[policy]);
+    let proxy = TestProxy::with_snapshot(&plain, &Authority::new()).await;
+    let token = ours.bearer(claims("ann"));
+    while status(&proxy, "/", &[("authorization", &token)]).await != 200 {
+        tokio::task::yield_now().await;
+    }
+    // The other place was asked in the same round, and not believed.
+    let mut by_stranger = claims("ann");
+    by_stranger["iss"] = json!(strange);
+    let token = ours.bearer(by_stranger);
+    assert_eq!(status(&proxy, "/", &[("authorization", &token)]).await, 401);
+    assert_eq!(keys.fetched.load(Ordering::SeqCst), 1);
+    proxy.end().await;
+}
+
+#[tokio::test]
 async fn a_workload_is_known_by_the_address_that_the_system_sees() {
     let endpoint = TestEndpoint::start("home").await;
     let dir = tempfile::tempdir().unwrap();
@@ -329,8 +372,17 @@ struct KeyServer {
 
 impl KeyServer {
     async fn start(lists: Vec<String>) -> KeyServer {
+        KeyServer::start_with(lists, None).await
+    }
+
+    /// With TLS, when there is an acceptor.
+    async fn start_with(lists: Vec<String>, tls: Option<TlsAcceptor>) -> KeyServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/jwks.json", listener.local_addr().unwrap());
+        let port = listener.local_addr().unwrap().port();
+        let url = match tls {
+            None => format!("http://127.0.0.1:{port}/jwks.json"),
+            Some(_) => format!("https://localhost:{port}/jwks.json"),
+        };
         let fetched = Arc::new(AtomicUsize::new(0));
         let (count, lists) = (Arc::clone(&fetched), Arc::new(lists));
         let task = tokio::spawn(async move {
@@ -341,9 +393,17 @@ impl KeyServer {
                     let body = Full::new(Bytes::from(lists[at].clone()));
                     async move { Ok::<_, std::convert::Infallible>(Response::new(body)) }
                 });
+                let tls = tls.clone();
                 tokio::spawn(async move {
                     let builder = hyper::server::conn::http1::Builder::new();
-                    let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
+                    let Some(tls) = tls else {
+                        let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
+                        return;
+                    };
+                    // Who does not believe this one hangs up.
+                    if let Ok(stream) = tls.accept(stream).await {
+                        let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
+                    }
                 });
             }
         });

@@ -75,7 +75,7 @@ impl TestProxy {
 }
 
 /// Writes a new certificate of these names, signed by itself.
-fn certificate(
+pub fn certificate(
     dir: &Path,
     file: &str,
     names: &[&str],

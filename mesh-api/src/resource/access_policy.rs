@@ -51,9 +51,69 @@ pub struct AccessPolicySpec {
     /// Whose tokens are believed, and what for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tokens: Vec<TokenIssuer>,
+    /// Whether callers must have shown who they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MtlsRule>,
     /// Counts and logs what it would refuse, and refuses nothing.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub audit: bool,
+}
+
+/// Whether callers must have shown who they are: by a certificate of the mesh, or as a workload that a node knows by its
+/// address. Where policies differ, the most specific says; of equals the strictest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MtlsRule {
+    /// At every port that is not named below.
+    pub mode: MtlsMode,
+    /// At single ports where calls enter the mesh.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<MtlsPort>,
+}
+
+/// The mode of one port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MtlsPort {
+    /// Where calls enter the mesh.
+    pub port: u16,
+    /// What holds there.
+    pub mode: MtlsMode,
+}
+
+/// What is asked of callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MtlsMode {
+    /// Nothing, and nobody looks.
+    Off,
+    /// Nothing; who did not show who they are is counted by caller.
+    Permissive,
+    /// Who did not show who they are is refused.
+    Strict,
+}
+
+impl MtlsRule {
+    /// What holds at a port.
+    pub fn at(&self, port: u16) -> MtlsMode {
+        let own = self.ports.iter().find(|own| own.port == port);
+        own.map_or(self.mode, |own| own.mode)
+    }
+}
+
+/// What policies ask of who calls a service at a port, and which of them says so; without `port`, at ports that none names.
+pub fn mtls_mode<'a>(
+    policies: impl Iterator<Item = &'a AccessPolicy>,
+    service: &ServiceName,
+    port: Option<u16>,
+) -> Option<(MtlsMode, &'a str)> {
+    let says = policies.filter_map(|policy| {
+        let rule = policy.spec.mtls.as_ref()?;
+        let mode = port.map_or(rule.mode, |port| rule.at(port));
+        Some((policy.spec.selects(service)?, mode, policy.name.as_str()))
+    });
+    let first = says.max_by_key(|(weight, mode, _)| (*weight, *mode));
+    first.map(|(_, mode, name)| (mode, name))
 }
 
 /// Let in or not.
@@ -153,10 +213,13 @@ pub struct TokenIssuer {
     /// The same in a file on each node, read again when it changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwks_file: Option<String>,
-    /// The same at an `http://` address that each node reaches, read again every five minutes and when a token names an unknown
-    /// key.
+    /// The same at an `https://` or `http://` address that each node reaches, read again every five minutes and when a token names
+    /// an unknown key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jwks_url: Option<String>,
+    /// The file on each node with the roots, PEM, that an `https://` address is believed by; by default those of the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwks_ca_file: Option<String>,
     /// Whether a request must have a token of one of the issuers. Without it, one is only checked where it is.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub required: bool,

@@ -278,17 +278,92 @@ pub const OPERATIONS: &[Operation] = &[
         takes: WRITES,
         ..read(ENDPOINT, "Removes it", Answers::Json("Tried"))
     },
-    read("/v1/credentials", "Who may ask", Answers::Page("Anything")),
+    Operation {
+        takes: PAGES,
+        ..read(
+            "/v1/audit/refused",
+            "Who was refused, the newest first",
+            Answers::Page("Anything"),
+        )
+    },
+    read(
+        "/v1/authority",
+        "Its roots, what it does next, who is behind",
+        Answers::Json("Authority"),
+    ),
     Operation {
         method: "post",
         takes: Takes {
-            body: "Anything",
+            body: "AuthorityStep",
+            ..NOTHING
+        },
+        ..read(
+            "/v1/authority/steps",
+            "Takes a step of a rotation now",
+            Answers::Json("Authority"),
+        )
+    },
+    Operation {
+        method: "post",
+        takes: Takes {
+            body: "AuthorityImport",
+            ..NOTHING
+        },
+        ..read(
+            "/v1/authority/import",
+            "Brings an authority of your own",
+            Answers::Json("Authority"),
+        )
+    },
+    read(
+        "/v1/mtls",
+        "Who must show who they are, and who calls without",
+        Answers::Json("Anything"),
+    ),
+    read(
+        "/v1/tokens",
+        "What lets proxies enrol",
+        Answers::Page("Token"),
+    ),
+    Operation {
+        method: "post",
+        takes: Takes {
+            body: "TokenAsked",
+            ..NOTHING
+        },
+        ..read(
+            "/v1/tokens",
+            "Makes one; its text is told once",
+            Answers::Json("TokenMade"),
+        )
+    },
+    Operation {
+        method: "delete",
+        ..read("/v1/tokens/{id}", "Revokes one", Answers::Json("Anything"))
+    },
+    Operation {
+        method: "put",
+        ..read(
+            "/v1/revocations/{node}",
+            "Refuses all that a node was given so far",
+            Answers::Json("Anything"),
+        )
+    },
+    read(
+        "/v1/credentials",
+        "Who may ask",
+        Answers::Page("Credential"),
+    ),
+    Operation {
+        method: "post",
+        takes: Takes {
+            body: "CredentialAsked",
             ..NOTHING
         },
         ..read(
             "/v1/credentials",
             "Makes one; its token is told once",
-            Answers::Json("Anything"),
+            Answers::Json("CredentialMade"),
         )
     },
     Operation {

@@ -44,6 +44,13 @@ impl AccessPolicySpec {
         for (at, issuer) in self.tokens.iter().enumerate() {
             issuer.check(&format!("tokens/{at}"))?;
         }
+        let ports = self.mtls.iter().flat_map(|rule| &rule.ports);
+        let mut ports: Vec<u16> = ports.map(|own| own.port).collect();
+        entries("mtls/ports", ports.len())?;
+        ports.sort_unstable();
+        if let Some(twice) = ports.windows(2).find(|pair| pair[0] == pair[1]) {
+            return wrong("mtls/ports", format!("names {} twice", twice[0]));
+        }
         Ok(())
     }
 }
@@ -178,12 +185,20 @@ impl TokenIssuer {
             );
         }
         if let Some(url) = &self.jwks_url
+            && !url.starts_with("https://")
             && !url.starts_with("http://")
         {
-            return wrong(
-                &format!("{at}/jwks_url"),
-                "must begin with http://; fetch keys over TLS with another program into jwks_file",
-            );
+            let problem =
+                "must begin with https://, or http:// where nobody can change keys on the way";
+            return wrong(&format!("{at}/jwks_url"), problem);
+        }
+        let is_https = self
+            .jwks_url
+            .as_ref()
+            .is_some_and(|url| url.starts_with("https://"));
+        if self.jwks_ca_file.is_some() && !is_https {
+            let problem = "says how an https:// jwks_url is believed, and there is none";
+            return wrong(&format!("{at}/jwks_ca_file"), problem);
         }
         entries(
             &format!("{at}/claims_to_headers"),
@@ -305,7 +320,12 @@ mod tests {
             ),
             (issuer(""), "exactly one"),
             (issuer(r#","jwks":"{}","jwks_file":"/f""#), "exactly one"),
-            (issuer(r#","jwks_url":"https://a""#), "jwks_file"),
+            (issuer(r#","jwks_url":"ftp://a""#), "https://"),
+            (issuer(r#","jwks_url":"http://a","jwks_ca_file":"/c""#), "jwks_ca_file"),
+            (
+                r#"{"mtls":{"mode":"strict","ports":[{"port":1,"mode":"off"},{"port":1,"mode":"strict"}]}}"#.to_owned(),
+                "twice",
+            ),
             (
                 issuer(r#","jwks":"{}","claims_to_headers":{"sub":"authorization"}"#),
                 "authorization",
@@ -326,5 +346,7 @@ mod tests {
         check(r#"{"services":["a/b"],"default":"deny","allow":[{"from":[{"token":{}}]}]}"#)
             .unwrap();
         check(&issuer(r#","jwks":"{}","required":true"#)).unwrap();
+        check(&issuer(r#","jwks_url":"https://a","jwks_ca_file":"/c""#)).unwrap();
+        check(r#"{"mtls":{"mode":"strict","ports":[{"port":7410,"mode":"permissive"}]}}"#).unwrap();
     }
 }
