@@ -108,7 +108,7 @@ pub struct DemoArguments {
 
 /// What to replay.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("source").required(true).args(["synthetic", "sites", "auckland"]))]
+#[command(group = ArgGroup::new("source").required(true).args(["synthetic", "sites", "auckland", "regions"]))]
 #[command(after_help = "\
 Policies: home, uniform, threshold, waterfall, envoy, l3, hazl, ll, static, convex (Isobar), optimum.
 Shapes: calm, step, ramp, trapezoid, platoon, overlap, square, surge.
@@ -119,7 +119,8 @@ Examples:
   isobar replay --synthetic platoon --policies home,ll,convex --times 5 --seeds 10 --json platoon.json
   isobar replay --sites sites.csv --load load.csv.gz --join join.csv --html match.html
   isobar replay --sites sites.csv --load load.csv.gz --sized 40,2,8 --overflow 0.5,1
-  isobar replay --synthetic step --policies home,convex --cluster --controller-down 10..20")]
+  isobar replay --synthetic step --policies home,convex --cluster --controller-down 10..20
+  isobar replay --regions 16 --nodes 100000 --base 0.4")]
 pub struct ReplayArguments {
     /// A made-up spike
     #[arg(long, value_name = "SHAPE", conflicts_with_all = ["sites", "auckland"])]
@@ -185,6 +186,21 @@ pub struct ReplayArguments {
     /// Say what plans could place at best, bin by bin, if load may move within these radii; nothing is simulated
     #[arg(long, value_name = "KM,KM,…", value_delimiter = ',', requires = "sized", conflicts_with_all = ["synthetic", "cluster", "html"])]
     pub overflow: Vec<f64>,
+    /// Plan a made-up mesh in so many regions that tell each other only of room at their borders, beside the plan of the
+    /// whole; nothing is simulated
+    #[arg(long, value_name = "N", conflicts_with_all = ["synthetic", "sites", "auckland", "cluster", "html"])]
+    pub regions: Option<u32>,
+    /// Nodes of the mesh that is planned in regions
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100_000,
+        requires = "regions"
+    )]
+    pub nodes: u32,
+    /// Periods in which regions tell each other of room
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "regions")]
+    pub rounds: u32,
     /// Who decides, separated by commas [default: all; with --cluster home,waterfall,convex]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub policies: Vec<PolicyName>,

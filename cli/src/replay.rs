@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use isobar_replay::cluster::ClusterError;
 use isobar_replay::cluster::replay::{self as on_processes, ClusterOptions, ClusterReplayError};
+use isobar_replay::regions::{RegionOptions, compare};
 use isobar_replay::{Options, Report};
 
 use crate::arguments::ReplayArguments;
@@ -20,6 +21,9 @@ pub fn run(arguments: &ReplayArguments) -> Outcome {
     for file in [&arguments.json, &arguments.html].into_iter().flatten() {
         check_writable(file).map_err(Failure::Input)?;
     }
+    if let Some(regions) = arguments.regions {
+        return compare_regions(arguments, regions);
+    }
     if !arguments.overflow.is_empty() {
         return overflow(arguments, &options);
     }
@@ -33,6 +37,42 @@ pub fn run(arguments: &ReplayArguments) -> Outcome {
     }
     if let Some(file) = &arguments.html {
         write(file, &report.html()).map_err(Failure::Run)?;
+    }
+    Ok(())
+}
+
+/// A mesh in regions beside the whole.
+fn compare_regions(arguments: &ReplayArguments, regions: u32) -> Outcome {
+    let status = Status::new();
+    status.say("planning");
+    let lines = compare(&RegionOptions {
+        nodes: arguments.nodes,
+        regions,
+        rounds: arguments.rounds,
+        base: arguments.base,
+        seed: arguments.seed,
+    });
+    status.clear();
+    let lines = lines.map_err(|error| Failure::Input(error.into()))?;
+    println!(
+        "{:9} {:>12} {:>11} {:>14} {:>9} {:>9} {:>8}",
+        "plan", "unplaced rps", "moved rps", "over a border", "delay ms", "solve ms", "numbers"
+    );
+    for line in &lines {
+        println!(
+            "{:9} {:>12.0} {:>11.0} {:>14.0} {:>9.3} {:>9.1} {:>8}",
+            line.plan,
+            line.unplaced_rps,
+            line.moved_rps,
+            line.crossing_rps,
+            line.delay_ms,
+            line.solve_ms,
+            line.told
+        );
+    }
+    if let Some(file) = &arguments.json {
+        let text = serde_json::to_string_pretty(&lines).context("writing the figures");
+        write(file, &text.map_err(Failure::Run)?).map_err(Failure::Run)?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,10 @@ use crate::config::{Config, ConfigError};
 use crate::log_level;
 use crate::program::Program;
 use crate::reload::Reloader;
+use crate::stream::CONNECTIONS_MAX;
+
+/// Open files beside those of streams: the store's, the REST API's, a few of the program's own.
+const FILES_BESIDE: usize = 2_000;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -146,6 +151,7 @@ fn try_run(args: Args) -> anyhow::Result<()> {
     let levels = levels.unwrap_or_else(|| log_level::DEFAULT.to_owned());
     log_level::install(&levels, args.log_json)?;
     let config = args.config()?;
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -187,6 +193,28 @@ async fn reload(args: &Args, reloader: &Reloader) {
         Err(error) => {
             tracing::error!("the configuration was read again and changes nothing: {error:#}")
         }
+    }
+}
+
+/// Raises the limit of open files as far as it may go: each proxy's stream is one, and many systems begin with 1024.
+fn raise_open_files() {
+    let needed = (CONNECTIONS_MAX + FILES_BESIDE) as u64;
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX);
+    if limit.current.unwrap_or(u64::MAX) < needed.min(most) {
+        let raised = Rlimit {
+            current: Some(needed.min(most)),
+            ..limit
+        };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::warn!(%error, "the limit of open files was not raised");
+        }
+    }
+    if most < needed {
+        tracing::info!(
+            most,
+            "streams are bounded by the limit of open files (RLIMIT_NOFILE), one each"
+        );
     }
 }
 

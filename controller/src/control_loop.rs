@@ -52,7 +52,7 @@ mod view;
 use mesh::Nodes;
 use push::Due;
 use service::Service;
-use stored::Waiting;
+use stored::{Expected, Waiting};
 
 use crate::load_book::{SILENT_PERIODS, Standing};
 
@@ -136,8 +136,8 @@ pub struct ControlLoop {
     waiting: Waiting,
     /// When what still waits is given up; set by the first tick.
     waiting_until: Option<Duration>,
-    /// Restored nodes whose silence counts from the next tick.
-    expected: Vec<NodeId>,
+    /// Restored nodes that are still away.
+    expected: Expected,
     due: Due,
 }
 
@@ -161,7 +161,7 @@ impl ControlLoop {
             geography_stale: false,
             waiting: Waiting::new(),
             waiting_until: None,
-            expected: Vec::new(),
+            expected: Expected::default(),
             due: Due::default(),
         }
     }
@@ -262,7 +262,7 @@ impl ControlLoop {
 
     /// Time passes: who is still there, and who stands where. Returns who came and who went.
     fn age(&mut self, now: Duration) -> Vec<(NodeId, bool)> {
-        for id in std::mem::take(&mut self.expected) {
+        for id in self.expected.excused(now, self.period) {
             let node = self
                 .nodes
                 .find(&id)

@@ -167,7 +167,7 @@ impl ControlTask {
                 let _ = reply.send(answer);
             }
             Message::Up { node, stream, up } if self.streams.is_current(&node, stream) => {
-                self.up(&node, up);
+                self.up(&node, *up);
             }
             Message::Up { .. } => {}
             Message::Gone { node, stream } => {

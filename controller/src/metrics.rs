@@ -31,6 +31,7 @@ const TICKS_LATE: &str = "isobar_controller_ticks_late_total";
 const STREAMS: &str = "isobar_controller_streams";
 const STREAMS_ENDED: &str = "isobar_controller_streams_ended_total";
 const HANDSHAKES_FAILED: &str = "isobar_controller_handshakes_failed_total";
+const DEFERRED: &str = "isobar_controller_connections_deferred_total";
 const ENROLMENTS: &str = "isobar_controller_enrolments_total";
 const REST_REFUSED: &str = "isobar_controller_rest_refused_total";
 const REPORTS: &str = "isobar_controller_reports_total";
@@ -75,6 +76,8 @@ pub struct Metrics {
     pub streams_ended: StreamsEnded,
     /// TLS handshakes that failed or took too long.
     pub handshakes_failed: Counter,
+    /// Proxies that were sent away to come again, by what there were too many of.
+    pub deferred: Deferred,
     /// Certificates given out.
     pub enrolments_granted: Counter,
     /// Enrolments refused.
@@ -117,6 +120,14 @@ pub struct TickSeconds {
     pub plan: Histogram,
     /// Changed rows are put into the streams' queues.
     pub push: Histogram,
+}
+
+/// Proxies that were sent away to come again, by what there were too many of.
+pub struct Deferred {
+    /// TLS handshakes under way.
+    pub handshakes: Counter,
+    /// Hellos that wait for the control task.
+    pub hellos: Counter,
 }
 
 /// Streams that ended, by cause.
@@ -203,6 +214,15 @@ impl Default for Metrics {
     }
 }
 
+impl Deferred {
+    fn new(count: impl Fn(&'static str) -> Counter) -> Deferred {
+        Deferred {
+            handshakes: count("handshake"),
+            hellos: count("hello"),
+        }
+    }
+}
+
 impl Metrics {
     /// A recorder with all handles at zero.
     pub fn new() -> Metrics {
@@ -240,6 +260,7 @@ impl Metrics {
                 too_long: count(STREAMS_ENDED, "cause", "too_long"),
             },
             handshakes_failed: plain(HANDSHAKES_FAILED),
+            deferred: Deferred::new(|at| count(DEFERRED, "at", at)),
             enrolments_granted: count(ENROLMENTS, "result", "granted"),
             enrolments_refused: count(ENROLMENTS, "result", "refused"),
             rest_refused: RestRefused::new(|cause| count(REST_REFUSED, "cause", cause)),
@@ -407,6 +428,10 @@ fn describe() {
     describe_gauge!(STREAMS, "Control streams open");
     describe_counter!(STREAMS_ENDED, "Control streams ended, by cause");
     describe_counter!(HANDSHAKES_FAILED, "TLS handshakes that failed");
+    describe_counter!(
+        DEFERRED,
+        "Connections sent away to come again, by where there were too many"
+    );
     describe_counter!(ENROLMENTS, "Certificate requests, by result");
     describe_counter!(
         REST_REFUSED,

@@ -8,6 +8,8 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use serde::Serialize;
 
+use crate::store::StoreError;
+
 /// A refused request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{status}: {detail}")]
@@ -18,6 +20,15 @@ pub struct Problem {
     pub detail: String,
     /// The fields that are wrong.
     pub fields: Vec<FieldProblem>,
+}
+
+/// What a failed store means for who asked: make room (507), ask again (503), or look at the log (500).
+pub fn status_of(error: &StoreError) -> StatusCode {
+    match error {
+        StoreError::Full => StatusCode::INSUFFICIENT_STORAGE,
+        StoreError::Busy | StoreError::Closed => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
 }
 
 /// One wrong field of a request's body.

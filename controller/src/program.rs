@@ -36,13 +36,13 @@ use crate::rest::{EventReaders, Pager, Rest, Trials};
 use crate::store::format::bring_up_to_date;
 use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError};
-use crate::stream::StreamPort;
+use crate::stream::{Admission, StreamPort};
 use crate::tls::{OwnCertificate, TlsError, server_config};
 use crate::tokens::{self, TokenError, Tokens};
 
 mod operators;
 
-use operators::{certificate_names, open_gate, open_operator_tls, open_refusals, open_rest_port};
+use operators::{certificate_names, open_gate, open_refusals, open_rest_port};
 
 /// The file in the data directory that says where the controller listens.
 pub const ADDRESSES_FILE: &str = "addresses.json";
@@ -208,6 +208,7 @@ impl Program {
             guessed: Arc::default(),
             refusals,
             plain,
+            admission: Admission::default(),
             control,
             metrics,
             drain: drain.clone(),

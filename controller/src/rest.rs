@@ -42,7 +42,7 @@ use crate::control_task::{ControlError, ControlHandle, ErrandError};
 use crate::enrolled::Enrolled;
 use crate::metrics::Metrics;
 use crate::plain_calls::PlainCalls;
-use crate::problem::Problem;
+use crate::problem::{Problem, status_of};
 use crate::refusals::Refusals;
 use crate::resource_text::TEXT_LEN_MAX;
 use crate::tokens::Tokens;
@@ -223,7 +223,7 @@ impl From<ControlError> for Problem {
             ControlError::Unexpected { .. } => StatusCode::PRECONDITION_FAILED,
             ControlError::Store(cause) => {
                 tracing::error!(error = %cause, "a change was not stored");
-                StatusCode::INTERNAL_SERVER_ERROR
+                return Problem::new(status_of(cause), format!("{error}: {cause}"));
             }
         };
         Problem::new(status, error.to_string())

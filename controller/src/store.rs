@@ -180,7 +180,7 @@ pub enum StoreError {
         known: u32,
     },
     /// There is no room.
-    #[error("the disk is full; make room and restart the controller")]
+    #[error("the disk is full; make room, and changes are taken again")]
     Full,
     /// The disk refused, or what is on it is damaged.
     #[error("the store failed: {0}")]
@@ -252,6 +252,11 @@ pub trait Store: Send + Sync {
 
     /// Applies all writes or none; resolves when they are on the disk.
     fn apply(&self, batch: Vec<Write>) -> Answer<()>;
+
+    /// Why writes would be refused now, as far as is known without waiting; `None` when nothing speaks against them.
+    fn refusal(&self) -> Option<StoreError> {
+        None
+    }
 }
 
 /// Writes a value as the store keeps it: a version byte, then JSON.

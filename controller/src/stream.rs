@@ -1,8 +1,8 @@
 //! The stream port: enrolment and control streams over HTTP/2 and TLS.
 //!
 //! ```text
-//! accept ─▶ TLS (who is it?) ─▶ HTTP/2 ─┬─ POST /v1/enrol  ─▶ enrol.rs: a certificate
-//!                                       └─ POST /v1/stream ─▶ session.rs: lines both ways
+//! accept ─▶ a turn (admission.rs) ─▶ TLS (who is it?) ─▶ HTTP/2 ─┬─ POST /v1/enrol  ─▶ enrol.rs: a certificate
+//!                                                                └─ POST /v1/stream ─▶ session.rs: lines both ways
 //! ```
 //!
 //! **Invariant**: who a peer is comes out of its certificate, verified in this connection's
@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
@@ -23,10 +24,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use isobar_mesh_api::enrol::ENROL_PATH;
 use isobar_mesh_api::message::STREAM_PATH;
 use isobar_mesh_api::names::NodeId;
+use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, begins_s, peer_identity};
@@ -38,16 +40,19 @@ use crate::plain_calls::PlainCalls;
 use crate::problem::Problem;
 use crate::refusals::{Door, Refusals, Refused};
 use crate::tokens::Tokens;
+use admission::HANDSHAKE_TIME_MAX;
 
+mod admission;
 mod enrol;
 mod session;
 
+pub use admission::Admission;
 pub use enrol::Guessed;
 
 /// Most connections at a time; further ones are closed at once.
 pub const CONNECTIONS_MAX: usize = 20_000;
-/// Longest TLS handshake.
-const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long a connection may take to send its TLS client hello.
+const CLIENT_HELLO_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a peer without a certificate may stay: enough to enrol.
 const STRANGER_TIME_MAX: Duration = Duration::from_secs(30);
 /// How often a silent connection is asked for a sign of life, and how long it may take.
@@ -80,6 +85,8 @@ pub struct StreamPort {
     pub refusals: Arc<Refusals>,
     /// Who calls services without showing who they are.
     pub plain: Arc<PlainCalls>,
+    /// Who gets in when everybody comes at once.
+    pub admission: Admission,
     /// The task that owns the control loop.
     pub control: ControlHandle,
     /// Counts.
@@ -137,24 +144,16 @@ impl StreamPort {
     async fn connection(self, socket: TcpStream, address: IpAddr) {
         // Without it small lines wait for acknowledgements; a socket that refuses is as good as gone.
         let _ = socket.set_nodelay(true);
-        let handshake = tokio::time::timeout(HANDSHAKE_TIME_MAX, self.acceptor.accept(socket));
+        // What is boxed here is gone when it is over; it would be part of this task as long as the stream lives.
+        let handshake = Box::pin(self.handshake(socket));
         let shaken = tokio::select! {
             () = self.drain.signal().cancelled() => return,
             shaken = handshake => shaken,
         };
-        let tls = match shaken {
-            Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => {
-                self.metrics.handshakes_failed.increment(1);
-                tracing::debug!(%error, "a TLS handshake failed");
-                return;
-            }
-            Err(_) => {
-                self.metrics.handshakes_failed.increment(1);
-                return;
-            }
+        let Some(tls) = shaken else {
+            return;
         };
-        match self.identify(&tls) {
+        let serving = match self.identify(&tls) {
             Ok((node, begins_s)) => {
                 let peer = Peer {
                     node,
@@ -163,7 +162,7 @@ impl StreamPort {
                     kill: CancellationToken::new(),
                     has_stream: AtomicBool::new(false),
                 };
-                self.requests(tls, Arc::new(peer)).await;
+                self.requests(tls, Arc::new(peer))
             }
             Err(error) => {
                 self.metrics.handshakes_failed.increment(1);
@@ -171,8 +170,29 @@ impl StreamPort {
                     error = &error as &dyn std::error::Error,
                     "a client certificate names no node"
                 );
+                return;
             }
-        }
+        };
+        serving.await;
+    }
+
+    /// Speaks TLS when there is a turn; `None` when there is nobody to go on with.
+    async fn handshake(&self, socket: TcpStream) -> Option<TlsStream<TcpStream>> {
+        let failed = |error: std::io::Error| {
+            self.metrics.handshakes_failed.increment(1);
+            tracing::debug!(%error, "a TLS handshake failed");
+        };
+        let too_slow = |_| failed(std::io::ErrorKind::TimedOut.into());
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), socket);
+        let hello = tokio::time::timeout(CLIENT_HELLO_TIME_MAX, hello).await;
+        let hello = hello.map_err(too_slow).ok()?.map_err(failed).ok()?;
+        let Some(_turn) = self.admission.turn().await else {
+            self.metrics.deferred.handshakes.increment(1);
+            return None;
+        };
+        let tls = hello.into_stream(self.acceptor.config().clone());
+        let tls = tokio::time::timeout(HANDSHAKE_TIME_MAX, tls).await;
+        tls.map_err(too_slow).ok()?.map_err(failed).ok()
     }
 
     fn identify(
@@ -187,7 +207,13 @@ impl StreamPort {
         Ok((id.as_node().cloned(), begins_s(leaf)))
     }
 
-    async fn requests(self, tls: TlsStream<TcpStream>, peer: Arc<Peer>) {
+    /// Answers what comes over a connection until it ends. No `async fn`: its arguments would be kept beside what became of
+    /// them, a kilobyte and a half a stream.
+    fn requests(
+        self,
+        tls: TlsStream<TcpStream>,
+        peer: Arc<Peer>,
+    ) -> impl Future<Output = ()> + Send {
         let signal = self.drain.signal().clone();
         let stranger = peer.node.is_none();
         let patience = async move {
@@ -199,7 +225,9 @@ impl StreamPort {
         let kill = peer.kill.clone();
         let service = service_fn(move |request| {
             let (port, peer) = (self.clone(), peer.clone());
-            async move { Ok::<_, std::convert::Infallible>(port.answer(request, peer).await) }
+            // Boxed, for the task of a stream would keep the place of the largest of all answers.
+            let answered = Box::pin(port.answer(request, peer));
+            async move { Ok::<_, std::convert::Infallible>(answered.await) }
         });
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -210,22 +238,25 @@ impl StreamPort {
             .initial_connection_window_size(WINDOW_BYTES)
             .max_send_buf_size(SEND_BYTES)
             .max_header_list_size(HEAD_BYTES_MAX)
-            .serve_connection(TokioIo::new(tls), service);
-        tokio::pin!(connection, patience);
-        let mut draining = false;
-        loop {
-            tokio::select! {
-                () = kill.cancelled() => return,
-                () = &mut patience => return,
-                () = signal.cancelled(), if !draining => {
-                    draining = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "a connection to the stream port broke");
+            .serve_connection(TokioIo::new(Box::new(tls)), service);
+        let mut connection = Box::pin(connection);
+        async move {
+            tokio::pin!(patience);
+            let mut draining = false;
+            loop {
+                tokio::select! {
+                    () = kill.cancelled() => return,
+                    () = &mut patience => return,
+                    () = signal.cancelled(), if !draining => {
+                        draining = true;
+                        connection.as_mut().graceful_shutdown();
                     }
-                    return;
+                    ended = connection.as_mut() => {
+                        if let Err(error) = ended {
+                            tracing::debug!(%error, "a connection to the stream port broke");
+                        }
+                        return;
+                    }
                 }
             }
         }
@@ -278,9 +309,12 @@ impl StreamPort {
             )),
         };
         answered.unwrap_or_else(|problem| {
-            problem
-                .to_response()
-                .map(|bytes| Either::Left(Full::new(bytes)))
+            let mut response = problem.to_response();
+            if problem.status == StatusCode::SERVICE_UNAVAILABLE {
+                let seconds = HeaderValue::from(admission::RETRY_AFTER.as_secs());
+                response.headers_mut().insert(RETRY_AFTER, seconds);
+            }
+            response.map(|bytes| Either::Left(Full::new(bytes)))
         })
     }
 }

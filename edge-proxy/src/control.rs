@@ -9,7 +9,8 @@
 //! **Invariant**: nothing on the request path waits for this task. Without a
 //! controller the last plan holds, then decays home ([`crate::decay`]).
 //!
-//! [`session`] is one stream from its beginning to its end; [`dial`] connects; [`errands`] are what operators ask.
+//! [`session`] is one stream from its beginning to its end; [`dial`] connects, [`backoff`] says when again; [`errands`] are what
+//! operators ask.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,16 +27,14 @@ use crate::proxy::Proxy;
 use crate::report::{CpuMeter, ReportBook};
 use crate::snapshot_file;
 
+pub mod backoff;
 pub mod dial;
 pub mod errands;
 pub mod session;
 
+use backoff::Backoff;
 use session::SessionError;
 
-/// Shortest pause before connecting again; doubles up to [`PAUSE_MAX`].
-pub const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// Longest pause before connecting again.
-pub const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Shortest and longest control period that is followed.
 pub const PERIOD: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(30);
@@ -53,6 +52,16 @@ enum ControlError {
     Enrol(#[from] EnrolError),
     #[error("the stream ended")]
     Session(#[from] SessionError),
+}
+
+impl ControlError {
+    /// How long the controller asks this proxy to stay away.
+    fn hint(&self) -> Option<Duration> {
+        match self {
+            ControlError::Session(SessionError::Refused(_, hint)) => *hint,
+            _ => None,
+        }
+    }
 }
 
 /// How the stream is, for `/metrics`.
@@ -106,24 +115,18 @@ pub async fn run(
         saved,
         saved_at: None,
     };
-    let mut pause = PAUSE_MIN;
+    let (mut backoff, mut rng) = (Backoff::default(), fastrand::Rng::new());
     while !end.is_cancelled() {
         let begun = Instant::now();
-        match control.connected(&end).await {
-            Ok(()) => break,
-            Err(error) => {
-                let error = crate::chain(&error);
-                tracing::warn!(controller = control.controller, error, "not connected");
-            }
-        }
-        if begun.elapsed() > PAUSE_MAX {
-            pause = PAUSE_MIN;
-        }
-        // Half of it by chance: after an outage not all proxies come back at once.
-        let part = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-        pause = (pause * 2).min(PAUSE_MAX);
+        let Err(error) = control.connected(&end).await else {
+            break;
+        };
+        let hint = error.hint();
+        let error = crate::chain(&error);
+        tracing::warn!(controller = control.controller, error, "not connected");
+        let pause = backoff.pause(begun.elapsed(), hint, &mut rng);
         tokio::select! {
-            () = control.idle(part) => {}
+            () = control.idle(pause) => {}
             () = end.cancelled() => {}
         }
     }

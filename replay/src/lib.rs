@@ -12,6 +12,7 @@
 //! - [`simulator`]: a request's life, event by event;
 //! - [`policy`]: who decides where a request goes, production and baselines;
 //! - [`overflow`]: what a plan could place at best, with nothing simulated;
+//! - [`regions`]: a mesh planned in regions beside the plan of the whole, with nothing simulated;
 //! - [`measure`]: what is counted while it runs;
 //! - [`mod@run`]: seeds and policies over threads;
 //! - [`report`]: the table, the JSON and the page;
@@ -24,6 +25,7 @@ pub mod measure;
 pub mod options;
 pub mod overflow;
 pub mod policy;
+pub mod regions;
 pub mod report;
 pub mod run;
 pub mod simulator;

@@ -1,3 +1,4 @@
 //! Suites that need more than one crate.
 
+pub mod control_load;
 pub mod peers;

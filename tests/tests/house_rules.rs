@@ -72,6 +72,7 @@ const PURE: &[&str] = &[
     "edge-proxy/src/spread",
     "edge-proxy/src/neighbour_load",
     "edge-proxy/src/credit",
+    "edge-proxy/src/control/backoff",
     "edge-proxy/src/decay",
     "edge-proxy/src/balance",
     "edge-proxy/src/circuit",

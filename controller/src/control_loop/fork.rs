@@ -8,7 +8,7 @@ use isobar_mesh_api::names::{NodeId, ServiceName};
 
 use super::ControlLoop;
 use super::push::Due;
-use super::stored::Waiting;
+use super::stored::{Expected, Waiting};
 use crate::load_book::Page;
 
 impl ControlLoop {
@@ -28,7 +28,7 @@ impl ControlLoop {
             geography_stale: true,
             waiting: Waiting::new(),
             waiting_until: None,
-            expected: Vec::new(),
+            expected: Expected::default(),
             due: Due::default(),
         }
     }

@@ -122,6 +122,7 @@ impl ControlLoop {
                 generation: 0,
             };
         }
+        self.expected.on_back(&hello.node);
         let Some(number) = self.take_hello(hello.clone()) else {
             return;
         };

@@ -1,6 +1,7 @@
 //! What outlives the controller: enough that its successor goes on from the last plan without a jump.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use isobar_mesh_api::message::Hello;
 use isobar_mesh_api::names::{NodeId, ServiceName};
@@ -62,6 +63,46 @@ pub struct StoredSeat {
 /// Seats that wait for their node and service to be registered.
 pub(super) type Waiting = BTreeMap<(ServiceName, NodeId), StoredSeat>;
 
+/// Periods after a restart within which nodes that are still away are excused while others come back.
+const RETURN_PERIODS: u32 = 30;
+
+/// Restored nodes that are still away.
+///
+/// Ten thousand proxies take longer to come back to one core than any one of them may be silent. So nobody's silence counts
+/// while they are coming: what the last plan put on a node stays there, and nothing more is.
+#[derive(Debug, Default)]
+pub(super) struct Expected {
+    nodes: BTreeSet<NodeId>,
+    /// Whether one of them has come back since the last tick.
+    returning: bool,
+    /// When nobody is excused any more; set by the first tick.
+    until: Option<Duration>,
+}
+
+impl Expected {
+    fn add(&mut self, node: NodeId) {
+        self.nodes.insert(node);
+    }
+
+    /// A node is here.
+    pub fn on_back(&mut self, node: &NodeId) {
+        self.returning |= self.nodes.remove(node);
+    }
+
+    /// Nodes whose silence counts from now on: all at the first tick, later those still away as long as others come.
+    pub fn excused(&mut self, now: Duration, period: Duration) -> Vec<NodeId> {
+        let first = self.until.is_none();
+        let until = *self.until.get_or_insert(now + period * RETURN_PERIODS);
+        if now > until {
+            self.nodes.clear();
+        }
+        match first || std::mem::take(&mut self.returning) {
+            true => self.nodes.iter().cloned().collect(),
+            false => Vec::new(),
+        }
+    }
+}
+
 impl ControlLoop {
     /// The last plan with what it was made from.
     pub fn export_plan(&self) -> StoredPlan {
@@ -90,8 +131,8 @@ impl ControlLoop {
         }
     }
 
-    /// Goes on from a predecessor's plan: its nodes are expected back within the periods that any node may be silent,
-    /// and until they report their rows stay as they were. Nodes, services and policies may be registered before or
+    /// Goes on from a predecessor's plan: its nodes are expected back within the periods that any node may be silent, or
+    /// as long as others are coming back, and until they report their rows stay as they were. Nodes, services and policies may be registered before or
     /// after. Figures that no observation could have given are dropped.
     pub fn restore_plan(&mut self, stored: StoredPlan) {
         if self.plan.epoch <= stored.plan.epoch {
@@ -109,7 +150,7 @@ impl ControlLoop {
             .map(|node| {
                 let id = node.hello.node.clone();
                 self.take_hello(node.hello);
-                self.expected.push(id.clone());
+                self.expected.add(id.clone());
                 (id, node.rtts_us)
             })
             .collect();
@@ -129,6 +170,7 @@ impl ControlLoop {
             }
         }
         self.waiting_until = None;
+        self.expected.until = None;
         self.reseat_all();
     }
 

@@ -35,7 +35,7 @@ pub(super) enum Message {
     Up {
         node: NodeId,
         stream: StreamId,
-        up: Up,
+        up: Box<Up>,
     },
     Gone {
         node: NodeId,
@@ -215,17 +215,23 @@ impl ControlHandle {
 
     /// Passes on what a proxy said. Waits when the inbox is full, so that a flood of lines stays in
     /// the sender's socket.
-    pub async fn up(&self, node: &NodeId, stream: StreamId, up: Up) {
-        let node = node.clone();
+    pub async fn up(&self, node: &NodeId, stream: StreamId, up: Box<Up>) {
         // Fails when the control task has ended; the stream then ends as well.
-        let _ = self.inbox.send(Message::Up { node, stream, up }).await;
+        let Ok(place) = self.inbox.reserve().await else {
+            return;
+        };
+        let node = node.clone();
+        place.send(Message::Up { node, stream, up });
     }
 
     /// Says that a stream has ended.
     pub async fn gone(&self, node: &NodeId, stream: StreamId) {
-        let node = node.clone();
         // As above.
-        let _ = self.inbox.send(Message::Gone { node, stream }).await;
+        let Ok(place) = self.inbox.reserve().await else {
+            return;
+        };
+        let node = node.clone();
+        place.send(Message::Gone { node, stream });
     }
 
     /// Makes changes, all or none.
@@ -420,8 +426,10 @@ impl ControlHandle {
         message: impl FnOnce(oneshot::Sender<T>) -> Message,
     ) -> Result<T, ControlError> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.inbox.send(message(reply)).await;
-        sent.map_err(|_| ControlError::Stopping)?;
+        let place = self.inbox.reserve().await;
+        place
+            .map_err(|_| ControlError::Stopping)?
+            .send(message(reply));
         answer.await.map_err(|_| ControlError::Stopping)
     }
 }

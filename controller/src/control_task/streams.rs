@@ -21,8 +21,9 @@ pub struct StreamId(u64);
 /// The controller's end of a stream.
 #[derive(Debug)]
 pub struct StreamEnd {
-    /// What the proxy shall get; dropping it ends the stream in order.
-    pub queue: mpsc::Sender<Down>,
+    /// What the proxy shall get; dropping it ends the stream in order. Boxed, since every stream's queue keeps a block of
+    /// places, mostly empty: ten kilobytes for messages, a quarter of one for boxes.
+    pub queue: mpsc::Sender<Box<Down>>,
     /// Breaks the connection at once.
     pub kill: CancellationToken,
 }
@@ -103,7 +104,7 @@ impl Streams {
             Down::Tap(_) | Down::Untap { .. } | Down::Errand(_) => &self.metrics.pushes.asked,
             Down::Ping { .. } | Down::Unknown => &self.metrics.pushes.ping,
         };
-        match open.end.queue.try_send(down) {
+        match open.end.queue.try_send(Box::new(down)) {
             Ok(()) => {
                 kind.increment(1);
                 open.quiet = false;
@@ -157,7 +158,7 @@ impl Streams {
 mod tests {
     use super::*;
 
-    fn end(len: usize) -> (StreamEnd, mpsc::Receiver<Down>, CancellationToken) {
+    fn end(len: usize) -> (StreamEnd, mpsc::Receiver<Box<Down>>, CancellationToken) {
         let (queue, messages) = mpsc::channel(len);
         let kill = CancellationToken::new();
         let end = StreamEnd {
@@ -190,12 +191,12 @@ mod tests {
         streams.open(&node, end);
         streams.send(&node, Down::Unknown);
         streams.ping_quiet(1);
-        assert_eq!(messages.try_recv().unwrap(), Down::Unknown);
+        assert_eq!(*messages.try_recv().unwrap(), Down::Unknown);
         assert!(messages.try_recv().is_err());
         streams.ping_quiet(2);
         streams.ping_quiet(3);
         for clock_ms in [2, 3] {
-            assert_eq!(messages.try_recv().unwrap(), Down::Ping { clock_ms });
+            assert_eq!(*messages.try_recv().unwrap(), Down::Ping { clock_ms });
         }
     }
 

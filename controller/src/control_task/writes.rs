@@ -36,6 +36,11 @@ impl ControlTask {
                 }
             }
         }
+        // What would not be stored is not done either.
+        if let Some(refusal) = self.store.refusal().filter(|_| !batch.is_empty()) {
+            self.put_back(made);
+            return Err(refusal.into());
+        }
         let outcomes = made.iter().map(|done| done.outcome).collect();
         for done in made {
             let outcome = done.outcome;

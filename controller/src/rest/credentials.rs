@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use super::{Rest, body};
 use crate::credentials::{CredentialError, Credentials};
-use crate::problem::{FieldProblem, Problem};
+use crate::problem::{FieldProblem, Problem, status_of};
 
 pub(super) fn routes() -> Router<Rest> {
     Router::new()
@@ -73,7 +73,11 @@ impl From<CredentialError> for Problem {
             }
             CredentialError::Exists(_) | CredentialError::LastAdmin(_) => StatusCode::CONFLICT,
             CredentialError::Full => StatusCode::INSUFFICIENT_STORAGE,
-            CredentialError::Store(_) | CredentialError::File(_) | CredentialError::Random(_) => {
+            CredentialError::Store(cause) => {
+                tracing::error!(error = %cause, "credentials were not stored");
+                return Problem::new(status_of(cause), format!("{error}: {cause}"));
+            }
+            CredentialError::File(_) | CredentialError::Random(_) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "credentials failed"

@@ -24,7 +24,6 @@ use super::Rest;
 use super::port::Origin;
 use crate::access::{self, Caller, Deed, Denied};
 use crate::authority::seconds;
-use crate::control_task::timestamp::rfc3339;
 use crate::credentials::{Credentials, KIND, Who};
 use crate::guesses::Guesses;
 use crate::metrics::RestRefused;

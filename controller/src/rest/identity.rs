@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{Rest, body};
 use crate::authority::AuthorityError;
 use crate::authority::rotation::Step;
-use crate::problem::{FieldProblem, Problem};
+use crate::problem::{FieldProblem, Problem, status_of};
 use crate::tokens::{TokenAsked, TokenError};
 
 pub(super) fn routes() -> Router<Rest> {
@@ -182,7 +182,11 @@ impl From<TokenError> for Problem {
                 return FieldProblem::new(format!("#/{field}"), problem).into();
             }
             TokenError::Full => StatusCode::INSUFFICIENT_STORAGE,
-            TokenError::Store(_) | TokenError::Random(_) => {
+            TokenError::Store(cause) => {
+                tracing::error!(error = %cause, "a token was not stored");
+                return Problem::new(status_of(cause), format!("{error}: {cause}"));
+            }
+            TokenError::Random(_) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a token failed");
                 StatusCode::INTERNAL_SERVER_ERROR
             }

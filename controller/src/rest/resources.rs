@@ -13,7 +13,7 @@ use super::call::Call;
 use super::paging::Items;
 use super::{Rest, body, what_if};
 use crate::control_task::{Asked, Change, Etag, Outcome, Shown};
-use crate::problem::{FieldProblem, Problem};
+use crate::problem::{FieldProblem, Problem, status_of};
 use crate::resource_text::{Declared, Key, Kind, decode, is_of_cluster};
 use crate::store::{Answer, StoreError};
 
@@ -160,15 +160,16 @@ pub(super) fn tagged<T: Serialize, W: Serialize>(
 pub(super) async fn on_disk(answer: Answer<()>) -> Result<(), Problem> {
     answer.await.map_err(|error| {
         tracing::error!(%error, "a change is in force and not stored");
-        if matches!(error, StoreError::Full) {
-            let detail = "the disk is full: the change is in force until the controller restarts, but was not \
-                          stored; make room and restart it";
-            return Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail);
-        }
-        Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "the change is in force until the controller restarts, but was not stored; its log says why",
-        )
+        let detail = match error {
+            StoreError::Full => {
+                "the disk is full: the change is in force until the controller restarts, but was not stored; make room \
+                 and repeat it"
+            }
+            _ => {
+                "the change is in force until the controller restarts, but was not stored; its log says why"
+            }
+        };
+        Problem::new(status_of(&error), detail)
     })
 }
 

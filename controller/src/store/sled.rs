@@ -8,11 +8,17 @@
 //! batching, because a flush costs the same for one write or a thousand. Nothing is answered before
 //! the flush behind it. Opening runs on that thread too, so that sled's panics over damaged
 //! files become errors.
+//!
+//! When the disk is nearly full, writes are refused before sled sees them, since after one failed write sled refuses
+//! everything. Where that comes all the same (a quota), it is closed and opened again, once a second until it works; what was
+//! flushed before is there then.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -27,6 +33,15 @@ const BATCH_LEN_MAX: usize = 256;
 /// Bytes that sled keeps of its pages. Its own default is 1 GiB; the controller reads at start alone.
 const CACHE_BYTES: u64 = 8 << 20;
 
+/// Free space of the disk below which nothing is written, in bytes: the log, a blob and a snapshot of its own fit in.
+const FREE_BYTES_MIN: u64 = 16 << 20;
+
+/// What is written to find out whether writes go again.
+const PROBE: &str = "probe";
+
+/// How often a store that refuses writes is looked at again.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 enum Request {
     Get(String, oneshot::Sender<Result<Option<Vec<u8>>, StoreError>>),
     List(Tree, oneshot::Sender<Result<Entries, StoreError>>),
@@ -39,7 +54,11 @@ type Entries = Vec<(String, Vec<u8>)>;
 pub struct SledStore {
     queue: Option<SyncSender<Request>>,
     thread: Option<JoinHandle<()>>,
+    refusal: Refusal,
 }
+
+/// Why writes are refused now, if they are.
+type Refusal = Arc<Mutex<Option<StoreError>>>;
 
 impl SledStore {
     /// Opens the directory, or makes it. `counts` counts and failed writes are logged here, so
@@ -51,13 +70,16 @@ impl SledStore {
         let (queue, requests) = sync_channel(QUEUE_LEN_MAX);
         let (opened, answer) = Answer::pending();
         let owned = path.to_owned();
+        let refusal = Refusal::default();
+        let told = refusal.clone();
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || run(owned, requests, opened, counts))
+            .spawn(move || run(owned, requests, opened, counts, told))
             .map_err(|error| StoreError::Failed(error.to_string()))?;
         let store = SledStore {
             queue: Some(queue),
             thread: Some(thread),
+            refusal,
         };
         match answer.await {
             Ok(()) => Ok(store),
@@ -98,6 +120,14 @@ impl Store for SledStore {
     fn apply(&self, batch: Vec<Write>) -> Answer<()> {
         self.ask(|sender| Request::Apply(batch, sender))
     }
+
+    fn refusal(&self) -> Option<StoreError> {
+        lock(&self.refusal).clone()
+    }
+}
+
+fn lock(refusal: &Refusal) -> std::sync::MutexGuard<'_, Option<StoreError>> {
+    refusal.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for SledStore {
@@ -119,6 +149,7 @@ fn run(
     requests: Receiver<Request>,
     opened: oneshot::Sender<Result<(), StoreError>>,
     counts: StoreCounts,
+    refusal: Refusal,
 ) {
     let db = match open(&path) {
         Ok(db) => db,
@@ -127,17 +158,30 @@ fn run(
             return;
         }
     };
+    let mut shelf = Shelf {
+        path,
+        db: Some(db),
+        looked: Instant::now(),
+        counts,
+        refusal,
+    };
     if opened.send(Ok(())).is_err() {
         return;
     }
-    while let Ok(first) = requests.recv() {
-        let mut taken = vec![first];
+    loop {
+        let first = match requests.recv_timeout(LOOK_EVERY) {
+            Ok(first) => Some(first),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        shelf.look();
+        let mut taken: Vec<Request> = first.into_iter().collect();
         while taken.len() < BATCH_LEN_MAX
             && let Ok(next) = requests.try_recv()
         {
             taken.push(next);
         }
-        serve(&db, taken, &counts);
+        shelf.serve(taken);
     }
 }
 
@@ -159,59 +203,155 @@ fn open(path: &Path) -> Result<sled::Db, StoreError> {
     })
 }
 
-/// Serves requests in order; writes that stand side by side become one batch and one flush.
-fn serve(db: &sled::Db, taken: Vec<Request>, counts: &StoreCounts) {
-    let commit = |batch, writers| commit(db, batch, writers, counts);
-    let mut batch = sled::Batch::default();
-    let mut writers = Vec::new();
-    for request in taken {
-        match request {
-            Request::Apply(writes, sender) => {
-                for write in writes {
-                    let key = full_key(write.tree, &write.key);
-                    match write.value {
-                        Some(value) => batch.insert(key.as_bytes(), value),
-                        None => batch.remove(key.as_bytes()),
-                    }
-                }
-                writers.push(sender);
-            }
-            Request::Get(key, sender) => {
-                commit(std::mem::take(&mut batch), std::mem::take(&mut writers));
-                let found = db.get(key).map(|v| v.map(|v| v.to_vec()));
-                let _ = sender.send(found.map_err(failed));
-            }
-            Request::List(tree, sender) => {
-                commit(std::mem::take(&mut batch), std::mem::take(&mut writers));
-                let _ = sender.send(list(db, tree));
-            }
-        }
-    }
-    commit(batch, writers);
+/// The database, and what to do when it cannot be used.
+struct Shelf {
+    path: PathBuf,
+    /// `None` after a failed write, until it opens again.
+    db: Option<sled::Db>,
+    /// When it was last tried whether writes go.
+    looked: Instant,
+    counts: StoreCounts,
+    refusal: Refusal,
 }
 
-fn commit(
-    db: &sled::Db,
-    batch: sled::Batch,
-    writers: Vec<oneshot::Sender<Result<(), StoreError>>>,
-    counts: &StoreCounts,
-) {
-    if writers.is_empty() {
-        return;
-    }
-    let done = db.apply_batch(batch).and_then(|()| db.flush());
-    let done = done.map(|_| ()).map_err(failed);
-    let batches = writers.len() as u64;
-    match &done {
-        Ok(()) => counts.written.increment(batches),
-        Err(error) => {
-            counts.failed.increment(batches);
-            tracing::error!(%error, batches, "changes were not stored");
+impl Shelf {
+    /// Finds out anew whether writes go, at most once in [`LOOK_EVERY`].
+    fn look(&mut self) {
+        if self.looked.elapsed() < LOOK_EVERY {
+            return;
+        }
+        self.looked = Instant::now();
+        if self.db.is_none() {
+            match std::panic::catch_unwind(|| open(&self.path)) {
+                Ok(Ok(db)) => self.db = Some(db),
+                Ok(Err(error)) => tracing::warn!(%error, "the store does not open yet"),
+                // sled said why.
+                Err(_) => {}
+            }
+            // Opening needs no room. A try that nobody waits for finds out.
+            let mut probe = sled::Batch::default();
+            probe.insert(full_key(Tree::Meta, PROBE).as_bytes(), &[0][..]);
+            if self.write(probe).is_err() {
+                return;
+            }
+        }
+        if self.db.is_some() && has_room(&self.path, 0) {
+            if lock(&self.refusal).take().is_some() {
+                tracing::info!("the store takes writes again");
+            }
+        } else if self.db.is_some() {
+            self.refuse(StoreError::Full);
         }
     }
-    for writer in writers {
-        let _ = writer.send(done.clone());
+
+    /// From now on writes are refused, until they can be made.
+    fn refuse(&mut self, error: StoreError) {
+        let was = lock(&self.refusal).replace(error.clone());
+        // Once, not for each plan that is not kept.
+        if was.is_none() {
+            tracing::error!(%error, "nothing is stored until it can be; changes are refused");
+        }
     }
+
+    /// Serves requests in order; writes that stand side by side become one batch and one flush.
+    fn serve(&mut self, taken: Vec<Request>) {
+        let mut batch = Batch::default();
+        for request in taken {
+            match request {
+                Request::Apply(writes, sender) => batch.add(writes, sender),
+                Request::Get(key, sender) => {
+                    self.commit(std::mem::take(&mut batch));
+                    let found = self.read(|db| {
+                        let found = db.get(key).map(|v| v.map(|v| v.to_vec()));
+                        found.map_err(failed)
+                    });
+                    let _ = sender.send(found);
+                }
+                Request::List(tree, sender) => {
+                    self.commit(std::mem::take(&mut batch));
+                    let _ = sender.send(self.read(|db| list(db, tree)));
+                }
+            }
+        }
+        self.commit(batch);
+    }
+
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&sled::Db) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match &self.db {
+            Some(db) => read(db),
+            None => Err(lock(&self.refusal).clone().unwrap_or(StoreError::Full)),
+        }
+    }
+
+    fn commit(&mut self, batch: Batch) {
+        let batches = batch.writers.len() as u64;
+        if batches == 0 {
+            return;
+        }
+        let done = match has_room(&self.path, batch.len) {
+            true => self.write(batch.writes),
+            false => Err(StoreError::Full),
+        };
+        match &done {
+            Ok(()) => self.counts.written.increment(batches),
+            Err(error) => {
+                self.counts.failed.increment(batches);
+                self.refuse(error.clone());
+            }
+        }
+        for writer in batch.writers {
+            let _ = writer.send(done.clone());
+        }
+    }
+
+    /// Writes and flushes. After a failure sled does nothing more: it is closed, to be opened again.
+    fn write(&mut self, writes: sled::Batch) -> Result<(), StoreError> {
+        let done = self.read(|db| {
+            let write = || db.apply_batch(writes).and_then(|()| db.flush());
+            // sled panics over some failed writes.
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(write)) {
+                Ok(done) => done.map(|_| ()).map_err(failed),
+                Err(_) => Err(StoreError::Failed("a write broke off".to_owned())),
+            }
+        });
+        if done.is_err() {
+            self.db = None;
+        }
+        done
+    }
+}
+
+/// Writes that become one, and who waits for them.
+#[derive(Default)]
+struct Batch {
+    writes: sled::Batch,
+    /// About how much there is to write, in bytes.
+    len: u64,
+    writers: Vec<oneshot::Sender<Result<(), StoreError>>>,
+}
+
+impl Batch {
+    fn add(&mut self, writes: Vec<Write>, sender: oneshot::Sender<Result<(), StoreError>>) {
+        for write in writes {
+            let key = full_key(write.tree, &write.key);
+            self.len += (key.len() + write.value.as_ref().map_or(0, Vec::len)) as u64;
+            match write.value {
+                Some(value) => self.writes.insert(key.as_bytes(), value),
+                None => self.writes.remove(key.as_bytes()),
+            }
+        }
+        self.writers.push(sender);
+    }
+}
+
+/// Whether the disk has room for so many bytes and leaves [`FREE_BYTES_MIN`] free. A file system that does not say has.
+fn has_room(path: &Path, len: u64) -> bool {
+    rustix::fs::statvfs(path).map_or(true, |disk| {
+        disk.f_bavail.saturating_mul(disk.f_frsize) >= len.saturating_add(FREE_BYTES_MIN)
+    })
 }
 
 fn list(db: &sled::Db, tree: Tree) -> Result<Entries, StoreError> {
@@ -226,9 +366,14 @@ fn list(db: &sled::Db, tree: Tree) -> Result<Entries, StoreError> {
 
 fn failed(error: sled::Error) -> StoreError {
     match &error {
-        sled::Error::Io(io) if io.kind() == ErrorKind::StorageFull => StoreError::Full,
+        sled::Error::Io(io) if is_full(io.kind()) => StoreError::Full,
         error => StoreError::Failed(error.to_string()),
     }
+}
+
+fn is_full(kind: ErrorKind) -> bool {
+    use ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(kind, StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 #[cfg(test)]

@@ -27,10 +27,11 @@ use super::{Body, Peer, StreamPort};
 use crate::authority::AuthorityError;
 use crate::enrolled::{self, RenewalError};
 use crate::guesses::Guesses;
-use crate::problem::{FieldProblem, Problem};
+use crate::problem::{FieldProblem, Problem, status_of};
 use crate::refusals::Door;
 use crate::resource_text::{Key, Kind};
 use crate::secret::Claim;
+use crate::store::StoreError;
 use crate::tokens::{self, TokenError};
 
 /// Who was wrong about which token.
@@ -194,7 +195,8 @@ async fn register(
         Shown::Token(claim, site) => {
             let redeemed = port.tokens.redeem(*claim, now).await;
             redeemed.map_err(|error| match error {
-                TokenError::Store(_) | TokenError::Random(_) => failed(&error),
+                TokenError::Store(cause) => not_stored(&cause),
+                TokenError::Random(_) => failed(&error),
                 refused => Problem::new(StatusCode::FORBIDDEN, refused.to_string()),
             })?;
             (site.clone(), None)
@@ -203,7 +205,18 @@ async fn register(
         Shown::Certificate => (None, None),
     };
     let issued = port.enrolled.issue(&ask.node, site, renewal, now).await;
-    issued.map_err(|error| failed(&error))
+    issued.map_err(|error| match error {
+        RenewalError::Store(cause) => not_stored(&cause),
+        error => failed(&error),
+    })
+}
+
+/// The controller remembers whom it gave what, or gives nothing.
+fn not_stored(error: &StoreError) -> Problem {
+    tracing::error!(%error, "an enrolment was not stored");
+    let detail =
+        "no certificate can be issued now, for the enrolment could not be stored; try again later";
+    Problem::new(status_of(error), detail)
 }
 
 fn answer(certificate: &Certificate) -> Result<Response<Body>, Problem> {

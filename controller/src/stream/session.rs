@@ -20,7 +20,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either};
 use hyper::body::{Body as HttpBody, Frame, Incoming};
 use isobar_mesh_api::message::{
-    Down, Hello, LineBuffer, LineError, PROTOCOL_VERSION, Trust, Up, decode_line, encode_line,
+    Down, Hello, LineBuffer, LineError, PROTOCOL_VERSION, Trust, Up, decode_up, encode_line,
 };
 use isobar_mesh_api::names::NodeId;
 use tokio::sync::{mpsc, watch};
@@ -45,7 +45,7 @@ pub(crate) const QUEUE_LEN_MAX: usize = 32;
 ///
 /// # Errors
 /// No or a wrong certificate (403), a second stream on one connection (409), no sound `hello`
-/// (400, 408, 422), a protocol this controller does not speak (400), or the control task refuses.
+/// (400, 408, 422), a protocol this controller does not speak (400), too many at once (503), or the control task refuses.
 pub(super) async fn open(
     port: &StreamPort,
     request: Request<Incoming>,
@@ -64,17 +64,7 @@ pub(super) async fn open(
         ));
     };
     let mut lines = LineReader::new(request.into_body(), port.metrics.clone());
-    let first = tokio::time::timeout(HELLO_TIME_MAX, lines.next()).await;
-    let hello = match first {
-        Ok(Ok(Some(Up::Hello(hello)))) => hello,
-        Ok(_) => {
-            return Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                "the first line must be a hello",
-            ));
-        }
-        Err(_) => return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "no hello came")),
-    };
+    let hello = read_hello(&mut lines).await?;
     check(&hello, &node)?;
     check_site(port, &hello)?;
     if port.authority.is_revoked(&node, peer.begins_s) {
@@ -83,6 +73,13 @@ pub(super) async fn open(
             "this node's certificate was revoked; enrol with a token",
         ));
     }
+    let Some(_place) = port.admission.place() else {
+        port.metrics.deferred.hellos.increment(1);
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many proxies come at once; come again later",
+        ));
+    };
     let (queue, messages) = mpsc::channel(QUEUE_LEN_MAX);
     let end = StreamEnd {
         queue,
@@ -120,6 +117,18 @@ fn lines_of(body: LineBody) -> Response<Body> {
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
+}
+
+async fn read_hello(lines: &mut LineReader) -> Result<Hello, Problem> {
+    let first = tokio::time::timeout(HELLO_TIME_MAX, lines.next()).await;
+    let late = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "no hello came");
+    match first.map_err(late)?.ok().flatten().map(|up| *up) {
+        Some(Up::Hello(hello)) => Ok(hello),
+        _ => Err(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "the first line must be a hello",
+        )),
+    }
 }
 
 fn check(hello: &Hello, node: &NodeId) -> Result<(), Problem> {
@@ -214,16 +223,18 @@ impl Reader {
                 read = self.lines.next() => read,
             };
             match read {
-                Ok(Some(Up::Trusted { version })) => {
-                    self.known.authority.on_trusted(&self.node, version);
-                }
-                Ok(Some(up)) => {
-                    if let Up::Report(report) = &up {
-                        let now_s = seconds(SystemTime::now());
-                        self.plain.add(&self.node, report, now_s);
+                Ok(Some(up)) => match &*up {
+                    Up::Trusted { version } => {
+                        self.known.authority.on_trusted(&self.node, *version);
                     }
-                    self.control.up(&self.node, self.stream, up).await;
-                }
+                    other => {
+                        if let Up::Report(report) = other {
+                            let now_s = seconds(SystemTime::now());
+                            self.plain.add(&self.node, report, now_s);
+                        }
+                        self.control.up(&self.node, self.stream, up).await;
+                    }
+                },
                 Ok(None) => break,
                 Err(error) => {
                     tracing::warn!(node = %self.node, %error, "a control stream ends");
@@ -258,16 +269,16 @@ impl LineReader {
     }
 
     /// The next message; `None` at the stream's end. Lines that are no messages are counted and
-    /// skipped. Cancelling loses nothing.
+    /// skipped. Cancelling loses nothing. Boxed, for the task of a stream has a place for it at every step of its way.
     ///
     /// # Errors
     /// A line longer than the protocol allows: the stream must end.
-    async fn next(&mut self) -> Result<Option<Up>, LineError> {
+    async fn next(&mut self) -> Result<Option<Box<Up>>, LineError> {
         loop {
             while let Some(line) = self.buffer.next_line() {
-                match decode_line(line) {
+                match decode_up(line) {
                     Ok(Up::Unknown) => self.metrics.lines_unknown.increment(1),
-                    Ok(up) => return Ok(Some(up)),
+                    Ok(up) => return Ok(Some(Box::new(up))),
                     Err(error @ LineError::TooLong(_)) => return Err(error),
                     Err(LineError::Json(_)) => self.metrics.lines_nonsense.increment(1),
                 }
@@ -287,7 +298,7 @@ impl LineReader {
 
 /// The response's body: what the control task queued, a message a line.
 pub(super) struct LineBody {
-    messages: mpsc::Receiver<Down>,
+    messages: mpsc::Receiver<Box<Down>>,
     trust: WatchStream<Arc<Trust>>,
     metrics: Arc<Metrics>,
 }
@@ -306,11 +317,11 @@ impl HttpBody for LineBody {
                 Poll::Ready(Some(message)) => message,
                 // Whom to believe is told between two messages, the first time at once.
                 Poll::Pending => match ready!(Pin::new(&mut self.trust).poll_next(context)) {
-                    Some(trust) => Down::Trust(Trust::clone(&trust)),
+                    Some(trust) => Box::new(Down::Trust(Trust::clone(&trust))),
                     None => return Poll::Pending,
                 },
             };
-            match encode_line(&message) {
+            match encode_line(&*message) {
                 Ok(line) => return Poll::Ready(Some(Ok(Frame::data(line.into())))),
                 Err(error) => {
                     self.metrics.pushes.too_long.increment(1);

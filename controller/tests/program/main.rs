@@ -13,6 +13,7 @@ mod mesh;
 mod openapi;
 mod operations;
 mod operator_tls;
+mod pressure;
 mod process;
 mod proxy;
 mod rest;

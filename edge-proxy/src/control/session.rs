@@ -53,9 +53,9 @@ pub enum SessionError {
     /// The connection broke.
     #[error("the connection broke")]
     Http(#[from] hyper::Error),
-    /// The controller said no.
+    /// The controller said no, and perhaps when to ask again.
     #[error("the controller answered {0}")]
-    Refused(StatusCode),
+    Refused(StatusCode, Option<Duration>),
     /// A line that is too long.
     #[error("reading the stream")]
     Line(#[from] LineError),
@@ -176,7 +176,8 @@ impl Control {
         };
         let answer = answer?;
         if answer.status() != StatusCode::OK {
-            return Err(SessionError::Refused(answer.status()));
+            let hint = retry_after(answer.headers());
+            return Err(SessionError::Refused(answer.status(), hint));
         }
         Ok(Stream {
             lines,
@@ -382,6 +383,12 @@ impl Control {
             tracing::warn!(error = %crate::chain(&error), "the certificate is not renewed yet");
         }
     }
+}
+
+/// Seconds of a `Retry-After` (RFC 9110, section 10.2.3); dates are not read, for clocks differ.
+fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
+    let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
+    text.trim().parse().ok().map(Duration::from_secs)
 }
 
 fn ticker(period: Duration) -> tokio::time::Interval {

@@ -16,9 +16,21 @@ const OPEN_FILES_MAX: u64 = 40_000;
 /// # Errors
 /// Does not return otherwise: no `taskset`, or no such core.
 pub fn restart(args: &Args) -> Result<()> {
+    let mut more = vec!["--pinned".to_owned()];
+    if args.proxy_core.is_none() {
+        more.extend(["--proxy-core".to_owned(), args.proxy_core().to_string()]);
+    }
+    restart_on(args.load_core, &more)
+}
+
+/// Restarts this program on a core with as many open files as it may have, with `more` at the end of its arguments.
+///
+/// # Errors
+/// Does not return otherwise: no `taskset`, or no such core.
+pub fn restart_on(core: usize, more: &[String]) -> Result<()> {
     let program = std::env::current_exe().context("finding this program")?;
     let mut command = Command::new("taskset");
-    command.args(["-c", &args.load_core.to_string()]);
+    command.args(["-c", &core.to_string()]);
     if let Some((_, hard)) = open_files() {
         let limit = hard.min(OPEN_FILES_MAX);
         command.args(["prlimit", &format!("--nofile={limit}:{limit}")]);
@@ -26,10 +38,7 @@ pub fn restart(args: &Args) -> Result<()> {
     command
         .arg(program)
         .args(std::env::args_os().skip(1))
-        .arg("--pinned");
-    if args.proxy_core.is_none() {
-        command.args(["--proxy-core", &args.proxy_core().to_string()]);
-    }
+        .args(more);
     Err(command.exec()).context("restarting under taskset and prlimit of util-linux")
 }
 

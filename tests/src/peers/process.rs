@@ -72,6 +72,18 @@ impl Process {
         }
     }
 
+    /// Kills it and its descendants as a crash would.
+    ///
+    /// # Errors
+    /// No `/proc`, or the system refuses.
+    pub fn kill(mut self) -> Result<()> {
+        if self.ended()?.is_none() {
+            signal("KILL", &self.tree()?)?;
+            self.child.wait()?;
+        }
+        Ok(())
+    }
+
     /// Asks it to end, and kills it and its descendants if they do not.
     fn end(&mut self) -> Result<()> {
         if self.ended()?.is_some() {
@@ -116,6 +128,8 @@ pub struct Cpu {
     pub total: Duration,
     /// User alone, to 10 ms.
     pub user: Duration,
+    /// Time in which its threads could have run and others had the core; zero where the kernel does not say.
+    pub waited: Duration,
 }
 
 /// Processor time of these processes with all their threads.
@@ -126,7 +140,10 @@ pub fn cpu(pids: &[u32]) -> Result<Cpu> {
     let mut sum = Cpu::default();
     for &pid in pids {
         let stat = read_stat(pid)?;
-        sum.total += threads_time(pid).unwrap_or(stat.user + stat.system);
+        let (ran, waited) = threads_time(pid).unwrap_or_default();
+        // Threads that have ended are in the ticks alone.
+        sum.total += ran.max(stat.user + stat.system);
+        sum.waited += waited;
         sum.user += stat.user;
     }
     Ok(sum)
@@ -135,13 +152,18 @@ pub fn cpu(pids: &[u32]) -> Result<Cpu> {
 /// Time on a processor of all threads that live now, from `schedstat`: finer than ticks. A thread that
 /// ends in between takes its time with it, so a proxy that starts threads per request would look too
 /// good here; none of the peers does.
-fn threads_time(pid: u32) -> Option<Duration> {
-    let mut sum_ns = 0;
+fn threads_time(pid: u32) -> Option<(Duration, Duration)> {
+    let (mut ran_ns, mut waited_ns) = (0, 0);
     for entry in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
         let text = fs::read_to_string(entry.ok()?.path().join("schedstat")).ok()?;
-        sum_ns += text.split_whitespace().next()?.parse::<u64>().ok()?;
+        let mut fields = text.split_whitespace().map(str::parse::<u64>);
+        ran_ns += fields.next()?.ok()?;
+        waited_ns += fields.next()?.ok()?;
     }
-    Some(Duration::from_nanos(sum_ns))
+    Some((
+        Duration::from_nanos(ran_ns),
+        Duration::from_nanos(waited_ns),
+    ))
 }
 
 #[derive(Debug, PartialEq, Eq)]

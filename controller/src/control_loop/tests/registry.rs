@@ -255,6 +255,30 @@ fn a_restarted_controller_goes_on_without_a_jump() {
     }
 }
 
+/// Half a minute until the last is there: longer than anybody may be silent.
+#[test]
+fn while_nodes_come_back_nobody_is_taken_for_dead() {
+    let mut grid = settled(5, 3);
+    let hot = grid.hot(8.0);
+    (0..8).for_each(|_| _ = grid.period(&hot));
+    let before = rows(&grid);
+    let mut again = Grid::new(5, 103, 0);
+    again.mesh.restore_plan(grid.mesh.export_plan());
+    again.now += Duration::from_secs(60);
+    again.have = std::mem::take(&mut grid.have);
+    let away = 24;
+    for back in 0..away {
+        again.mesh.on_hello(&hello(back), again.now);
+        let stats = again.period(|index| hot(index).filter(|_| index <= back));
+        assert_eq!(stats.nodes_silent, 0, "{back} are back");
+        let jump = jump_ppm(&before, &rows(&again));
+        assert!(jump < 150_000, "{back} are back: {jump} ppm");
+    }
+    let ticks = (0..8).map(|_| again.period(|index| hot(index).filter(|_| index < away)));
+    let silent: Vec<usize> = ticks.map(|stats| stats.nodes_silent).collect();
+    assert_eq!((silent[0], silent[7]), (0, 1), "{silent:?}");
+}
+
 #[test]
 fn policies_decide() {
     let mut grid = settled(5, 9);

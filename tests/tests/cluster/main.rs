@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used)] // A test that meets an error has failed; here is where.
 
+mod control_load;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
