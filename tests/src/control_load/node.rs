@@ -232,7 +232,11 @@ impl Node {
                 count(&figures.pings);
                 None
             }
-            Down::Certificate(_) | Down::Unknown => None,
+            Down::Certificate(_)
+            | Down::Tap(_)
+            | Down::Untap { .. }
+            | Down::Errand(_)
+            | Down::Unknown => None,
         }
     }
 
