@@ -10,10 +10,10 @@
 use std::sync::Arc;
 
 use isobar_mesh_api::names::{NodeId, ServiceName};
-use isobar_mesh_api::resource::route::GATEWAY_API_VERSION;
+use isobar_mesh_api::resource::route::{GATEWAY_API_ALPHA, GATEWAY_API_VERSION};
 use isobar_mesh_api::resource::{
     AccessPolicySpec, GrpcRouteSpec, HttpRouteSpec, Metadata, NodeSpec, Resource, ServiceSpec,
-    TrafficPolicySpec, WeightPolicySpec,
+    TcpRouteSpec, TrafficPolicySpec, WeightPolicySpec,
 };
 use isobar_mesh_api::route::{Route, RouteKind};
 use serde::de::DeserializeOwned;
@@ -55,11 +55,13 @@ pub enum Kind {
     HttpRoute,
     /// Where gRPC calls go.
     GrpcRoute,
+    /// Where connections of a listener go.
+    TcpRoute,
 }
 
 impl Kind {
     /// All kinds, in the order in which they are restored.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Node,
         Kind::Service,
         Kind::WeightPolicy,
@@ -67,6 +69,7 @@ impl Kind {
         Kind::AccessPolicy,
         Kind::HttpRoute,
         Kind::GrpcRoute,
+        Kind::TcpRoute,
     ];
 
     /// As written in `kind`.
@@ -79,6 +82,7 @@ impl Kind {
             Kind::AccessPolicy => "AccessPolicy",
             Kind::HttpRoute => RouteKind::Http.as_str(),
             Kind::GrpcRoute => RouteKind::Grpc.as_str(),
+            Kind::TcpRoute => RouteKind::Tcp.as_str(),
         }
     }
 
@@ -92,6 +96,7 @@ impl Kind {
             Kind::AccessPolicy => Tree::AccessPolicies,
             Kind::HttpRoute => Tree::HttpRoutes,
             Kind::GrpcRoute => Tree::GrpcRoutes,
+            Kind::TcpRoute => Tree::TcpRoutes,
         }
     }
 }
@@ -197,12 +202,8 @@ pub fn decode(value: Value) -> Result<Declared, FieldProblem> {
     let metadata: Metadata = field("#/metadata", metadata)?;
     let spec = fields.remove("spec");
     let spec = spec.ok_or_else(|| FieldProblem::new("#/spec", "is missing"))?;
-    if kind.ends_with("Route")
-        && let Some(version) = fields.remove("apiVersion")
-        && version != GATEWAY_API_VERSION
-    {
-        let detail = format!("must be {GATEWAY_API_VERSION:?}");
-        return Err(FieldProblem::new("#/apiVersion", detail));
+    if kind.ends_with("Route") {
+        check_version(&kind, fields.remove("apiVersion"))?;
     }
     // Status is ours; what is read from the API can be written back.
     fields.remove("status");
@@ -240,6 +241,10 @@ pub fn decode(value: Value) -> Result<Declared, FieldProblem> {
             metadata,
             spec: field::<GrpcRouteSpec>("#/spec", spec)?,
         },
+        "TCPRoute" => Resource::TcpRoute {
+            metadata,
+            spec: field::<TcpRouteSpec>("#/spec", spec)?,
+        },
         other => {
             let other: String = other.chars().take(64).collect();
             let known = Kind::ALL.map(Kind::as_str).join(", ");
@@ -250,6 +255,21 @@ pub fn decode(value: Value) -> Result<Declared, FieldProblem> {
     declare(resource)
 }
 
+/// A route may say which of the Gateway API's versions it is written in.
+fn check_version(kind: &str, version: Option<Value>) -> Result<(), FieldProblem> {
+    let known = match kind {
+        "TCPRoute" => GATEWAY_API_ALPHA,
+        _ => GATEWAY_API_VERSION,
+    };
+    match version {
+        Some(version) if version != known => {
+            let detail = format!("must be {known:?}");
+            Err(FieldProblem::new("#/apiVersion", detail))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Checks a resource that is already typed.
 ///
 /// # Errors
@@ -257,7 +277,8 @@ pub fn decode(value: Value) -> Result<Declared, FieldProblem> {
 pub fn declare(mut resource: Resource) -> Result<Declared, FieldProblem> {
     if let Resource::Service { metadata, .. }
     | Resource::HttpRoute { metadata, .. }
-    | Resource::GrpcRoute { metadata, .. } = &mut resource
+    | Resource::GrpcRoute { metadata, .. }
+    | Resource::TcpRoute { metadata, .. } = &mut resource
         && metadata.namespace.is_empty()
     {
         metadata.namespace = "default".to_owned();

@@ -41,6 +41,8 @@ pub enum Tree {
     HttpRoutes,
     /// Declared gRPC routes, by `namespace/name`.
     GrpcRoutes,
+    /// Declared TCP routes, by `namespace/name`.
+    TcpRoutes,
     /// The certificate authority, under one key.
     Authority,
     /// Revoked nodes, by name.
@@ -76,6 +78,7 @@ impl Tree {
             Tree::AccessPolicies => "access-policies",
             Tree::HttpRoutes => "http-routes",
             Tree::GrpcRoutes => "grpc-routes",
+            Tree::TcpRoutes => "tcp-routes",
             Tree::Authority => "authority",
             Tree::Revocations => "revocations",
             Tree::Enrolled => "enrolled",

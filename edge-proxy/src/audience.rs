@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use http::Request;
+use http::request::Parts;
 use isobar_mesh_api::names::NodeId;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -76,15 +76,15 @@ impl Audience {
 }
 
 /// What is remembered of a request from now on; nothing, when nobody could want to hear of it.
-fn story<T>(
+fn story(
     audience: Option<Arc<Audience>>,
     tapping: Option<Tapping>,
     worker: &Worker,
-    request: &Request<T>,
+    head: &Parts,
     direction: Direction,
     about: impl FnOnce(&mut Asked),
 ) -> Option<Arc<Story>> {
-    let headers = request.headers();
+    let headers = &head.headers;
     let log = audience.as_ref().and_then(|audience| audience.log.as_ref());
     let tracer = audience
         .as_ref()
@@ -99,7 +99,7 @@ fn story<T>(
     if !is_drawn && !may_pick && !may_trace && tapping.is_none() {
         return None;
     }
-    let mut asked = Asked::new(request, direction);
+    let mut asked = Asked::new(head, direction);
     asked.is_drawn = is_drawn;
     about(&mut asked);
     if let Some(log) = log {
@@ -186,19 +186,12 @@ impl AudienceCell {
 }
 
 /// The story of a request that enters here, if anybody wants to hear it.
-pub(crate) fn story_of_client<T>(
-    downstream: &Downstream,
-    request: &Request<T>,
-) -> Option<Arc<Story>> {
+pub(crate) fn story_of_client(downstream: &Downstream, head: &Parts) -> Option<Arc<Story>> {
     let worker = &downstream.worker;
     let proxy = &worker.proxy;
     let audience = proxy.audience.load();
     let tapping = match proxy.taps.is_any() {
-        true => Some(
-            proxy
-                .taps
-                .begin_request(&proxy.config.node, request.headers()),
-        ),
+        true => Some(proxy.taps.begin_request(&proxy.config.node, &head.headers)),
         false => None,
     };
     if audience.is_none() && tapping.is_none() {
@@ -208,27 +201,23 @@ pub(crate) fn story_of_client<T>(
         audience,
         tapping,
         worker,
-        request,
+        head,
         downstream.direction,
         |asked| {
-            asked.client = Some(downstream.client.address(request.headers()));
-            asked.scheme = downstream.client.scheme(request.headers());
+            asked.client = Some(downstream.client.address(&head.headers));
+            asked.scheme = downstream.client.scheme(&head.headers);
         },
     )
 }
 
 /// The story of a request that another node sends.
-pub(crate) fn story_of_peer<T>(
-    worker: &Worker,
-    peer: &Peer,
-    request: &Request<T>,
-) -> Option<Arc<Story>> {
+pub(crate) fn story_of_peer(worker: &Worker, peer: &Peer, head: &Parts) -> Option<Arc<Story>> {
     let audience = worker.proxy.audience.load()?;
     story(
         Some(audience),
         None,
         worker,
-        request,
+        head,
         Direction::Mesh,
         |asked| {
             asked.home = Some(peer.home.clone());

@@ -84,7 +84,7 @@ pub(crate) fn request(
     let called = Called {
         host: headers::host(&head.uri, &head.headers),
         path: Some(head.uri.path()),
-        port: Some(downstream.port),
+        port: Some(downstream.ends.destination.port()),
         head: Some(head),
     };
     let verdict = guard.judge(&caller, &called);

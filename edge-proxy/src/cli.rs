@@ -9,7 +9,9 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::listener::Intercept;
 use crate::config::{Config, ConfigError};
+use crate::intercept::Catch;
 use crate::{intercept, listener, log_level, program};
 
 /// What still blocks a thread when the program ends has this long.
@@ -22,6 +24,7 @@ const EXAMPLES: &str = "Examples:
   isobar-proxy --config /etc/isobar/proxy.toml
   isobar-proxy --config proxy.toml --log debug
   isobar-proxy check --config proxy.toml
+  isobar-proxy intercept --mode redirect --inbound 7413 --outbound 7414 --exempt-uid 65532
   ISOBAR_LOG=isobar_edge_proxy::control=debug isobar-proxy --config proxy.toml";
 
 #[derive(Debug, Parser)]
@@ -43,25 +46,61 @@ enum Command {
         #[arg(long, short, value_name = "FILE")]
         config: PathBuf,
     },
-    /// Prints the rules that bring connections to intercepting listeners
+    /// Puts the rules into force that bring connections to intercepting listeners
     Intercept(InterceptArgs),
 }
 
-/// What `intercept` needs.
+/// What `intercept` needs: a configuration whose listeners say it, or the listeners' ports.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
 struct InterceptArgs {
-    /// The configuration, TOML
-    #[arg(long, short, value_name = "FILE")]
-    config: PathBuf,
+    /// The configuration, TOML: what its listeners intercept
+    #[arg(long, short, value_name = "FILE", group = "what")]
+    config: Option<PathBuf>,
+    /// How connections come to --inbound and --outbound
+    #[arg(long, value_enum, default_value_t = Mode::Redirect)]
+    mode: Mode,
+    /// The listener's port for what arrives for applications here
+    #[arg(long, value_name = "PORT", group = "what")]
+    inbound: Option<u16>,
+    /// The listener's port for what leaves applications (with tproxy: for what passes through)
+    #[arg(long, value_name = "PORT", group = "what")]
+    outbound: Option<u16>,
+    /// Only what arrives at these ports
+    #[arg(
+        long,
+        value_name = "PORT,…",
+        value_delimiter = ',',
+        requires = "inbound"
+    )]
+    inbound_ports: Vec<u16>,
+    /// Only what goes to these ports
+    #[arg(
+        long,
+        value_name = "PORT,…",
+        value_delimiter = ',',
+        requires = "outbound"
+    )]
+    outbound_ports: Vec<u16>,
+    /// Never what arrives at these ports
+    #[arg(long, value_name = "PORT,…", value_delimiter = ',', default_values_t = intercept::OWN_PORTS)]
+    own_ports: Vec<u16>,
     /// The user that the proxy runs as: its own connections are left alone
-    #[arg(long, value_name = "UID")]
+    #[arg(long, value_name = "UID", default_value_t = intercept::PROXY_UID)]
     exempt_uid: u32,
-    /// Puts the rules into force
+    /// Says what would be done, as a script
     #[arg(long, conflicts_with = "remove")]
-    apply: bool,
+    print: bool,
     /// Takes the rules off this machine
-    #[arg(long)]
+    #[arg(long, group = "what")]
     remove: bool,
+}
+
+/// `--mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    Redirect,
+    Tproxy,
 }
 
 #[derive(Debug, clap::Args)]
@@ -106,12 +145,35 @@ fn ended(outcome: anyhow::Result<()>) -> ExitCode {
 }
 
 fn intercept(args: &InterceptArgs) -> anyhow::Result<()> {
-    let config = Config::read(&args.config)?;
-    let rules = intercept::rules(&config.listeners, args.exempt_uid)?;
-    match (args.apply, args.remove) {
-        (true, _) => rules.apply()?,
-        (_, true) => intercept::remove()?,
-        _ => print!("{}", rules.script()),
+    if args.remove {
+        return Ok(intercept::remove()?);
+    }
+    let how = match args.mode {
+        Mode::Redirect => Intercept::Redirect,
+        Mode::Tproxy => Intercept::Tproxy,
+    };
+    let catch = |inbound, to, ports: &[u16]| Catch {
+        how,
+        inbound,
+        ports: ports.to_vec(),
+        to,
+    };
+    let mut catches = Vec::new();
+    if let Some(path) = &args.config {
+        catches.extend(Config::read(path)?.listeners.iter().filter_map(Catch::of));
+    }
+    let inbound = args.inbound.map(|to| catch(true, to, &args.inbound_ports));
+    let outbound = args
+        .outbound
+        .map(|to| catch(false, to, &args.outbound_ports));
+    catches.extend(inbound.into_iter().chain(outbound));
+    // Who connects to the listeners themselves means them.
+    let mut own_ports = args.own_ports.clone();
+    own_ports.extend(catches.iter().map(|catch| catch.to));
+    let rules = intercept::rules(&catches, args.exempt_uid, &own_ports)?;
+    match args.print {
+        true => print!("{}", rules.script()),
+        false => rules.apply()?,
     }
     Ok(())
 }
@@ -144,7 +206,9 @@ fn check(path: &Path) -> ExitCode {
 
 fn run(args: Run) -> anyhow::Result<()> {
     let set = || std::env::var(log_level::VARIABLE).ok();
-    let levels = args.log.or_else(|| set().filter(|levels| !levels.is_empty()));
+    let levels = args
+        .log
+        .or_else(|| set().filter(|levels| !levels.is_empty()));
     let levels = levels.unwrap_or_else(|| log_level::DEFAULT.to_owned());
     log_level::install(&levels, args.log_json)?;
     let path = args.config.context("no configuration was named")?;

@@ -42,6 +42,7 @@ use crate::proxy_protocol::{self, Begin, Ends};
 use crate::tcp;
 use crate::tls::Termination;
 
+mod connect;
 pub mod counts;
 pub mod http;
 mod look;
@@ -82,10 +83,12 @@ pub struct Downstream {
     pub client: Client,
     /// Who it is, where that is known.
     pub identity: Option<Known>,
-    /// The port at which it came in.
-    pub port: u16,
+    /// Whom it comes from and whom it was for.
+    pub ends: Ends,
     /// Whether it is a client or an application of this node.
     pub direction: Direction,
+    /// Whether it may ask for a service's bytes by `CONNECT`.
+    pub may_connect: bool,
 }
 
 impl Downstream {
@@ -214,11 +217,12 @@ async fn front(
             worker: Arc::clone(worker),
             client: Client::new(listener.forwarded, ends.source.ip(), is_trusted, is_tls),
             identity: identity.clone(),
-            port: ends.destination.port(),
+            ends,
             direction: match listener.name == OUTBOUND {
                 true => Direction::Outbound,
                 false => Direction::Ingress,
             },
+            may_connect: listener.connect,
         })
     };
     match purpose {

@@ -6,7 +6,8 @@
 //! when it heard and tells the next one what is left.
 
 use http::header::HeaderMap;
-use http::{HeaderValue, Request, Version};
+use http::request::Parts;
+use http::{HeaderValue, Version};
 
 use crate::expiry::NEVER_US;
 use crate::headers;
@@ -41,18 +42,18 @@ impl Deadline {
 }
 
 /// What the client gave, in microseconds.
-pub fn told_by_client<B>(request: &Request<B>) -> Option<u64> {
+pub fn told_by_client(head: &Parts) -> Option<u64> {
     // gRPC is HTTP/2; others need not be searched.
-    match request.version() {
-        Version::HTTP_2 => parse_grpc(request.headers().get(headers::GRPC_TIMEOUT)?),
+    match head.version {
+        Version::HTTP_2 => parse_grpc(head.headers.get(headers::GRPC_TIMEOUT)?),
         _ => None,
     }
 }
 
 /// What a peer gave, in microseconds.
-pub fn told_by_hop<B>(request: &Request<B>) -> Option<u64> {
-    let grpc = told_by_client(request);
-    let hop = request.headers().get(headers::TIMEOUT).and_then(parse_hop);
+pub fn told_by_hop(head: &Parts) -> Option<u64> {
+    let grpc = told_by_client(head);
+    let hop = head.headers.get(headers::TIMEOUT).and_then(parse_hop);
     grpc.into_iter().chain(hop).min()
 }
 

@@ -5,7 +5,7 @@
 //! [`Drain`]; nothing that serves a request is spawned outside.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,8 @@ pub struct Drain {
     /// Cancelled when idle connections have had their time.
     idle_over: CancellationToken,
     connections: TaskTracker,
+    /// Most that were open at once since somebody asked.
+    most_open: Arc<AtomicUsize>,
 }
 
 impl Drain {
@@ -61,6 +63,12 @@ impl Drain {
         F: Future<Output = ()> + Send + 'static,
     {
         self.connections.spawn(connection);
+        self.most_open.fetch_max(self.open(), Relaxed);
+    }
+
+    /// Most connections that were open at once since this was last asked.
+    pub fn take_most_open(&self) -> usize {
+        self.most_open.swap(self.open(), Relaxed)
     }
 
     /// Connections that are open.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCs
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::balance::Peak;
@@ -249,7 +250,7 @@ impl EndpointLive {
         self.recover(now_us);
     }
 
-    /// Opens a connection on the calling worker's runtime.
+    /// Opens a connection for HTTP/1.1 on the calling worker's runtime; it begins with `greeting`.
     ///
     /// # Errors
     /// Not reached within `wait_max`; the endpoint is passed over for [`DOWN_US`].
@@ -257,25 +258,13 @@ impl EndpointLive {
         &self,
         clock: Clock,
         wait_max: Duration,
+        greeting: &[u8],
     ) -> Result<Connection, EndpointError> {
-        let opened = tokio::time::timeout(wait_max, self.open()).await;
-        let failed = match opened {
-            Ok(Ok(stream)) => {
-                self.down.store(0, Relaxed);
-                return Ok(Connection::new(stream, clock));
-            }
-            Ok(Err(error)) => error,
-            Err(_) => std::io::ErrorKind::TimedOut.into(),
-        };
-        self.down_until_us.store(clock.now_us() + DOWN_US, Relaxed);
-        self.down.store(1, Relaxed);
-        Err(EndpointError::Connect {
-            address: self.address.clone(),
-            source: failed,
-        })
+        let stream = self.open_tcp(clock, wait_max, greeting).await?;
+        Ok(Connection::new(stream, clock))
     }
 
-    /// Opens a connection for anything but HTTP.
+    /// Opens a connection for anything else.
     ///
     /// # Errors
     /// As [`EndpointLive::connect`].
@@ -283,8 +272,9 @@ impl EndpointLive {
         &self,
         clock: Clock,
         wait_max: Duration,
+        greeting: &[u8],
     ) -> Result<TcpStream, EndpointError> {
-        let opened = tokio::time::timeout(wait_max, self.open()).await;
+        let opened = tokio::time::timeout(wait_max, self.open(greeting)).await;
         let opened = opened.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
         match opened {
             Ok(stream) => {
@@ -302,12 +292,15 @@ impl EndpointLive {
         }
     }
 
-    async fn open(&self) -> std::io::Result<TcpStream> {
-        let stream = match self.numeric {
+    async fn open(&self, greeting: &[u8]) -> std::io::Result<TcpStream> {
+        let mut stream = match self.numeric {
             Some(address) => TcpStream::connect(address).await?,
             None => TcpStream::connect(&self.address).await?,
         };
         stream.set_nodelay(true)?;
+        if !greeting.is_empty() {
+            stream.write_all(greeting).await?;
+        }
         Ok(stream)
     }
 

@@ -53,7 +53,7 @@ impl Client {
     /// The address that a request comes from: the client's, or, when it is a proxy that is believed, the one that it says.
     pub fn source(&self, headers: &HeaderMap) -> IpAddr {
         let told = || {
-            let list = headers.get(FOR).filter(|_| self.is_trusted)?;
+            let list = self.is_trusted.then(|| headers.get(FOR))??;
             // What it said, and then itself, as `set` left it.
             let mut before = list.to_str().ok()?.rsplit(',').skip(1);
             before.next()?.trim().parse().ok()
@@ -63,7 +63,10 @@ impl Client {
 
     /// What the client of a request speaks, `http` or `https`, by the word of who is believed.
     pub fn scheme(&self, headers: &HeaderMap) -> &'static str {
-        let told = headers.get(PROTO).filter(|_| self.is_trusted);
+        let told = match self.is_trusted {
+            true => headers.get(PROTO),
+            false => None,
+        };
         match told.unwrap_or(&self.proto) == "https" {
             true => "https",
             false => "http",
@@ -73,7 +76,10 @@ impl Client {
     /// Who sends a request: of a client that is believed, whom it names last; else the client itself. Before
     /// [`Client::set`].
     pub fn address(&self, headers: &HeaderMap) -> IpAddr {
-        let lists = headers.get_all(&FOR).iter().filter(|_| self.is_trusted);
+        if !self.is_trusted {
+            return self.ip;
+        }
+        let lists = headers.get_all(&FOR).iter();
         let last = lists.filter_map(|list| list.to_str().ok()).next_back();
         let last = last.and_then(|list| list.rsplit(',').next());
         let told = last.and_then(|text| text.trim().parse::<IpAddr>().ok());

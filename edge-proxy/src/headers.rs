@@ -42,9 +42,7 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 /// Makes a request's head fit to be sent on: origin form, `Host` set, HTTP/1.1, nothing that
 /// belongs to the connection it came on or that only the mesh may say.
 pub fn clean_request(head: &mut request::Parts) {
-    strip_reserved(&mut head.headers);
-    strip_hop_by_hop(&mut head.headers);
-    head.headers.remove(PROXY_AUTHORIZATION);
+    strip(&mut head.headers, one_hop::PROXY_AUTHORIZATION);
     let authority = head.uri.authority().map(http::uri::Authority::as_str);
     if let Some(authority) = authority {
         // RFC 9112, section 3.2.2: the authority of the target replaces what `Host` said.
@@ -67,20 +65,16 @@ pub fn copy(method: &Method, uri: &Uri, headers: &HeaderMap) -> request::Parts {
 }
 
 /// Bytes of a request's target and header lines, as they are sent on.
-pub fn len<T>(request: &http::Request<T>) -> usize {
+pub fn len(head: &request::Parts) -> usize {
     let line = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
-    let target = request
-        .uri()
-        .path_and_query()
-        .map_or(1, |p| p.as_str().len());
-    target + request.headers().iter().map(line).sum::<usize>()
+    let target = head.uri.path_and_query();
+    let target = target.map_or(1, |target| target.as_str().len());
+    target + head.headers.iter().map(line).sum::<usize>()
 }
 
 /// Makes a response's head fit to be sent on.
 pub fn clean_response(head: &mut response::Parts) {
-    strip_reserved(&mut head.headers);
-    strip_hop_by_hop(&mut head.headers);
-    head.headers.remove(PROXY_AUTHENTICATE);
+    strip(&mut head.headers, one_hop::PROXY_AUTHENTICATE);
     head.version = Version::HTTP_11;
 }
 
@@ -88,11 +82,14 @@ pub fn clean_response(head: &mut response::Parts) {
 pub fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
     let named = uri.authority().map(http::uri::Authority::as_str);
     let host = named.or_else(|| headers.get(HOST).and_then(|h| h.to_str().ok()))?;
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    let ported = host
-        .rsplit_once(':')
-        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
-    Some(ported.map_or(host, |(host, _)| host))
+    // Hosts are short: a look from the end is over sooner than a search begins.
+    let host = match host.bytes().rposition(|b| b == b'@') {
+        Some(at) => &host[at + 1..],
+        None => host,
+    };
+    let digits = host.bytes().rev().take_while(u8::is_ascii_digit).count();
+    let named = host[..host.len() - digits].strip_suffix(':');
+    Some(named.unwrap_or(host))
 }
 
 /// Says on a moved TCP connection whom it came from and whom it was for.
@@ -104,47 +101,108 @@ pub(crate) fn set_ends(headers: &mut HeaderMap, ends: Ends) {
     }
 }
 
-fn strip_reserved(headers: &mut HeaderMap) {
-    // Almost no request carries one: a look at the names costs less than five removals.
-    let carries = headers
+/// What [`set_ends`] said.
+pub(crate) fn ends(headers: &HeaderMap) -> Option<Ends> {
+    let text = headers.get(CLIENT)?.to_str().ok()?;
+    let (source, destination) = text.split_once(' ')?;
+    Some(Ends {
+        source: source.parse().ok()?,
+        destination: destination.parse().ok()?,
+    })
+}
+
+/// What of a head does not pass, each a bit. One look at all names costs less than a removal of each.
+mod one_hop {
+    pub(super) const CONNECTION: u16 = 1;
+    pub(super) const TE: u16 = 2;
+    pub(super) const TRANSFER_ENCODING: u16 = 4;
+    pub(super) const UPGRADE: u16 = 8;
+    pub(super) const KEEP_ALIVE: u16 = 16;
+    pub(super) const PROXY_CONNECTION: u16 = 32;
+    pub(super) const PROXY_AUTHORIZATION: u16 = 64;
+    pub(super) const PROXY_AUTHENTICATE: u16 = 128;
+    pub(super) const RESERVED: u16 = 256;
+
+    /// The bit of a name, in lower case; 0 = it passes.
+    pub(super) fn of(name: &str) -> u16 {
+        // Few names share their length with one of these.
+        match (name.len(), name) {
+            (2, "te") => TE,
+            (7, "upgrade") => UPGRADE,
+            (10, "connection") => CONNECTION,
+            (10, "keep-alive") => KEEP_ALIVE,
+            (16, "proxy-connection") => PROXY_CONNECTION,
+            (17, "transfer-encoding") => TRANSFER_ENCODING,
+            (18, "proxy-authenticate") => PROXY_AUTHENTICATE,
+            (19, "proxy-authorization") => PROXY_AUTHORIZATION,
+            _ if name.starts_with("isobar-") => RESERVED,
+            _ => 0,
+        }
+    }
+}
+
+/// Takes off what belongs to the connection or to the mesh, and `also`.
+fn strip(headers: &mut HeaderMap, also: u16) {
+    let found = headers
         .keys()
-        .any(|name| name.as_str().starts_with("isobar-") && RESERVED.contains(name));
-    if carries {
+        .fold(0, |found, name| found | one_hop::of(name.as_str()));
+    if found == 0 {
+        return;
+    }
+    if found & one_hop::RESERVED != 0 {
         for name in RESERVED {
+            headers.remove(name);
+        }
+    }
+    if found & one_hop::CONNECTION != 0 {
+        strip_named(headers);
+    }
+    if found & one_hop::TE != 0 {
+        let te = headers.get(TE).map(HeaderValue::as_bytes);
+        if !te.is_some_and(|te| te.eq_ignore_ascii_case(b"trailers")) {
+            headers.remove(TE);
+        }
+    }
+    if found & one_hop::TRANSFER_ENCODING != 0 {
+        // RFC 9112, section 6.3: a length beside a coding is not to be believed.
+        headers.remove(http::header::CONTENT_LENGTH);
+        headers.remove(TRANSFER_ENCODING);
+    }
+    for (bit, name) in [
+        (one_hop::KEEP_ALIVE, KEEP_ALIVE),
+        (one_hop::PROXY_CONNECTION, PROXY_CONNECTION),
+        (one_hop::UPGRADE, UPGRADE),
+        (one_hop::PROXY_AUTHORIZATION & also, PROXY_AUTHORIZATION),
+        (one_hop::PROXY_AUTHENTICATE & also, PROXY_AUTHENTICATE),
+    ] {
+        if found & bit != 0 {
             headers.remove(name);
         }
     }
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
-        headers.remove(CONNECTION);
-        for name in named {
-            // What frames the message or names its target is not the connection's to take away.
-            if name != http::header::CONTENT_LENGTH && name != HOST {
-                headers.remove(name);
-            }
+/// Takes off `Connection` and what it names.
+fn strip_named(headers: &mut HeaderMap) {
+    // Options of the connection that are no headers, or are taken off in any case.
+    let is_plain = |name: &&str| {
+        let plain = ["close", "keep-alive", "upgrade", "te"];
+        !plain.iter().any(|plain| name.eq_ignore_ascii_case(plain))
+    };
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(is_plain)
+        .filter_map(|name| name.parse().ok())
+        .collect();
+    headers.remove(CONNECTION);
+    for name in named {
+        // What frames the message or names its target is not the connection's to take away.
+        if name != http::header::CONTENT_LENGTH && name != HOST {
+            headers.remove(name);
         }
-    }
-    let trailers_wanted = headers
-        .get(TE)
-        .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    if !trailers_wanted {
-        headers.remove(TE);
-    }
-    if headers.contains_key(TRANSFER_ENCODING) {
-        // RFC 9112, section 6.3: a length beside a coding is not to be believed.
-        headers.remove(http::header::CONTENT_LENGTH);
-    }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE] {
-        headers.remove(name);
     }
 }
 

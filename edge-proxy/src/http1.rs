@@ -31,6 +31,7 @@ pub mod server;
 pub mod tunnel;
 pub mod upload;
 pub(crate) mod watch;
+mod writing;
 
 /// Largest head of a message, in bytes; a longer request is refused (431), a longer answer is a 502.
 pub const HEAD_LEN_MAX: usize = 64 * 1024;

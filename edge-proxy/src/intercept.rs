@@ -1,11 +1,12 @@
 //! The rules that bring connections to an intercepting listener: `isobar-proxy intercept`.
 //!
 //! ```text
-//! redirect   an application's connection leaves, and is sent to the listener instead (nat, output)
-//! tproxy     a connection passes through or arrives, and is given to the listener as it is (mangle, prerouting)
+//! redirect   what leaves an application, or arrives for one, is sent to the listener instead (nat, output, prerouting)
+//! tproxy     what passes through this machine, or arrives, is given to the listener as it is (mangle, prerouting)
 //! ```
 //!
-//! What the proxy itself opens must not come back to it: with `redirect` its user is exempt.
+//! What the proxy itself opens must not come back to it: with `redirect` its user is exempt. What is for the proxy's own
+//! ports is left alone when what arrives is intercepted.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -20,18 +21,57 @@ pub const MARK: u32 = 0x150;
 /// The routing table for marked packets.
 pub const ROUTES: u32 = 150;
 
+/// The user that the proxy runs as in its image.
+pub const PROXY_UID: u32 = 65532;
+/// Ports that are the proxy's own: ingress, mesh, outbound, admin. What arrives at them is for it.
+pub const OWN_PORTS: [u16; 4] = [7410, 7411, 7412, 7419];
+
 /// Why rules are not made or applied.
 #[derive(Debug, thiserror::Error)]
 pub enum InterceptError {
     /// No listener intercepts.
-    #[error("no listener has intercept = \"redirect\" or \"tproxy\"")]
-    NoListener,
+    #[error(
+        "nothing to intercept: name --inbound or --outbound, or a listener with intercept = \"redirect\" or \"tproxy\""
+    )]
+    Nothing,
     /// A program is missing.
-    #[error("running {0}")]
+    #[error("running {0}; install nftables and iproute2, or run what --print says where they are")]
     Run(String, #[source] std::io::Error),
     /// A program says no.
     #[error("{0}: {1}")]
     Refused(String, String),
+}
+
+/// Connections of one direction, and the listener that gets them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catch {
+    /// How they come there.
+    pub how: Intercept,
+    /// Whether they arrive for an application of this machine; else they leave one, or pass through.
+    pub inbound: bool,
+    /// Ports they go to; empty: all.
+    pub ports: Vec<u16>,
+    /// The listener's port.
+    pub to: u16,
+}
+
+impl Catch {
+    /// What an intercepting listener of a configuration catches: what leaves, or passes through.
+    pub fn of(listener: &ListenerConfig) -> Option<Catch> {
+        (listener.intercept != Intercept::Off).then(|| Catch {
+            how: listener.intercept,
+            inbound: false,
+            ports: listener.intercept_ports.clone(),
+            to: listener.address.port(),
+        })
+    }
+
+    fn of_ports(&self) -> String {
+        match self.ports.is_empty() {
+            true => "meta l4proto tcp ".to_owned(),
+            false => format!("tcp dport {{ {} }} ", list(&self.ports)),
+        }
+    }
 }
 
 /// What is to be done for all intercepting listeners.
@@ -43,56 +83,55 @@ pub struct Rules {
     pub ip: Vec<String>,
 }
 
-/// The rules for these listeners; connections of user `exempt_uid` are left alone.
+/// The rules for all that is to be caught. Connections of user `exempt_uid` are left alone when they leave, those to
+/// `own_ports` when they arrive.
 ///
 /// # Errors
-/// None of them intercepts.
-pub fn rules(listeners: &[ListenerConfig], exempt_uid: u32) -> Result<Rules, InterceptError> {
-    let of = |kind: Intercept| {
-        listeners
-            .iter()
-            .filter(move |listener| listener.intercept == kind)
+/// Nothing is to be caught.
+pub fn rules(
+    catches: &[Catch],
+    exempt_uid: u32,
+    own_ports: &[u16],
+) -> Result<Rules, InterceptError> {
+    if catches.iter().all(|catch| catch.how == Intercept::Off) {
+        return Err(InterceptError::Nothing);
+    }
+    let lines = |how: Intercept, inbound: bool| {
+        let of = move |catch: &&Catch| catch.how == how && catch.inbound == inbound;
+        let caught = catches.iter().filter(of);
+        caught.map(move |catch| match how {
+            Intercept::Tproxy => tproxy(catch),
+            _ => format!("    {}redirect to :{}\n", catch.of_ports(), catch.to),
+        })
     };
-    let (redirects, tproxies) = (of(Intercept::Redirect), of(Intercept::Tproxy));
-    let mut output = String::new();
-    for listener in redirects {
-        let ports = ports(listener);
-        let port = listener.address.port();
-        // Writing to a string does not fail.
-        let _ = writeln!(output, "    {ports}redirect to :{port}");
-    }
-    let mut prerouting = String::new();
-    for listener in tproxies {
-        let (ports, port) = (ports(listener), listener.address.port());
-        for family in ["ip", "ip6"] {
-            let any = if family == "ip" { "ipv4" } else { "ipv6" };
-            let _ = writeln!(
-                prerouting,
-                "    meta nfproto {any} {ports}tproxy {family} to :{port} meta mark set {MARK:#x} accept"
-            );
-        }
-    }
-    if output.is_empty() && prerouting.is_empty() {
-        return Err(InterceptError::NoListener);
-    }
-    let mut nft = format!("table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n");
-    if !output.is_empty() {
+    let own = match own_ports.is_empty() {
+        true => String::new(),
+        false => format!("    tcp dport {{ {} }} return\n", list(own_ports)),
+    };
+    let redirect = |inbound| lines(Intercept::Redirect, inbound).collect::<String>();
+    let (arriving, leaving) = (redirect(true), redirect(false));
+    let mut chains = String::new();
+    // Writing to a string does not fail.
+    if !leaving.is_empty() {
         let _ = write!(
-            nft,
-            "  chain output {{\n    type nat hook output priority dstnat; policy accept;\n    \
-             meta skuid {exempt_uid} return\n    fib daddr type local return\n{output}  }}\n"
+            chains,
+            "  chain output {{\n    type nat hook output priority -100; policy accept;\n    \
+             meta skuid {exempt_uid} return\n    fib daddr type local return\n{leaving}  }}\n"
         );
     }
+    if !arriving.is_empty() {
+        let _ = write!(
+            chains,
+            "  chain arriving {{\n    type nat hook prerouting priority -100; policy accept;\n    \
+             iif lo return\n    fib daddr type != local return\n{own}{arriving}  }}\n"
+        );
+    }
+    let given = |inbound| lines(Intercept::Tproxy, inbound).collect::<String>();
+    let (here, through) = (given(true), given(false));
     let mut ip = Vec::new();
-    if !prerouting.is_empty() {
-        let _ = write!(
-            nft,
-            "  chain prerouting {{\n    type filter hook prerouting priority mangle; policy accept;\n    \
-             meta l4proto tcp socket transparent 1 meta mark set {MARK:#x} accept\n    \
-             fib daddr type local return\n{prerouting}  }}\n"
-        );
-        for family in ["-4", "-6"] {
-            let any = if family == "-4" { "0.0.0.0/0" } else { "::/0" };
+    if !here.is_empty() || !through.is_empty() {
+        give(&mut chains, &own, &here, &through);
+        for (family, any) in [("-4", "0.0.0.0/0"), ("-6", "::/0")] {
             ip.push(format!(
                 "{family} rule add fwmark {MARK:#x} lookup {ROUTES}"
             ));
@@ -101,20 +140,42 @@ pub fn rules(listeners: &[ListenerConfig], exempt_uid: u32) -> Result<Rules, Int
             ));
         }
     }
-    nft.push_str("}\n");
+    let nft = format!(
+        "table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n{chains}}}\n"
+    );
     Ok(Rules { nft, ip })
 }
 
-fn ports(listener: &ListenerConfig) -> String {
-    let ports: Vec<String> = listener
-        .intercept_ports
-        .iter()
-        .map(u16::to_string)
-        .collect();
-    match ports.is_empty() {
-        true => "meta l4proto tcp ".to_owned(),
-        false => format!("tcp dport {{ {} }} ", ports.join(", ")),
+/// The chains that give connections to a listener as they are: those for this machine, and those that pass through.
+fn give(chains: &mut String, own: &str, here: &str, through: &str) {
+    let mut jump = "";
+    // Writing to a string does not fail.
+    if !here.is_empty() {
+        jump = "    fib daddr type local iif != lo jump here\n";
+        let _ = write!(chains, "  chain here {{\n{own}{here}  }}\n");
     }
+    let _ = write!(
+        chains,
+        "  chain prerouting {{\n    type filter hook prerouting priority -150; policy accept;\n    \
+         meta l4proto tcp socket transparent 1 meta mark set {MARK:#x} accept\n{jump}    \
+         fib daddr type local return\n{through}  }}\n"
+    );
+}
+
+/// One line per family: a rule gives to a socket of its own.
+fn tproxy(catch: &Catch) -> String {
+    let (ports, port) = (catch.of_ports(), catch.to);
+    let line = |(any, family)| {
+        format!(
+            "    meta nfproto {any} {ports}tproxy {family} to :{port} meta mark set {MARK:#x} accept\n"
+        )
+    };
+    [("ipv4", "ip"), ("ipv6", "ip6")].map(line).concat()
+}
+
+fn list(ports: &[u16]) -> String {
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    ports.join(", ")
 }
 
 impl Rules {
@@ -189,37 +250,72 @@ fn run(
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use super::*;
-    use crate::config::listener::ListenerProtocol;
 
-    fn listener(intercept: Intercept, port: u16, ports: &[u16]) -> ListenerConfig {
-        let address = SocketAddr::from(([0, 0, 0, 0], port));
-        let mut listener = ListenerConfig::new("own", address, ListenerProtocol::Detect);
-        listener.intercept = intercept;
-        listener.intercept_ports = ports.to_vec();
-        listener
+    fn catch(how: Intercept, inbound: bool, ports: &[u16], to: u16) -> Catch {
+        Catch {
+            how,
+            inbound,
+            ports: ports.to_vec(),
+            to,
+        }
     }
 
     #[test]
-    fn what_the_rules_say() {
-        let redirect = rules(&[listener(Intercept::Redirect, 7413, &[80, 5432])], 977).unwrap();
+    fn what_leaves_is_redirected() {
+        let redirect = catch(Intercept::Redirect, false, &[80, 5432], 7413);
+        let rules = rules(&[redirect], 977, &OWN_PORTS).unwrap();
         let expected = "table inet isobar\ndelete table inet isobar\ntable inet isobar {\n  chain output {\n    \
-            type nat hook output priority dstnat; policy accept;\n    meta skuid 977 return\n    \
+            type nat hook output priority -100; policy accept;\n    meta skuid 977 return\n    \
             fib daddr type local return\n    tcp dport { 80, 5432 } redirect to :7413\n  }\n}\n";
-        assert_eq!(redirect.nft, expected);
-        assert!(redirect.ip.is_empty());
-        let tproxy = rules(&[listener(Intercept::Tproxy, 7414, &[])], 0).unwrap();
+        assert_eq!(rules.nft, expected);
+        assert!(rules.ip.is_empty());
+    }
+
+    #[test]
+    fn what_arrives_is_redirected_but_for_the_proxys_own() {
+        let both = [
+            catch(Intercept::Redirect, true, &[], 7413),
+            catch(Intercept::Redirect, false, &[], 7414),
+        ];
+        let nft = rules(&both, 977, &OWN_PORTS).unwrap().nft;
+        let arriving = "iif lo return\n    fib daddr type != local return\n    \
+            tcp dport { 7410, 7411, 7412, 7419 } return\n    meta l4proto tcp redirect to :7413\n";
+        assert!(nft.contains(arriving), "{nft}");
+        assert!(
+            nft.contains("return\n    meta l4proto tcp redirect to :7414\n"),
+            "{nft}"
+        );
+    }
+
+    #[test]
+    fn what_passes_through_is_given() {
+        let through = catch(Intercept::Tproxy, false, &[], 7414);
+        let tproxy = rules(std::slice::from_ref(&through), 0, &[]).unwrap();
         let rule =
             "meta nfproto ipv4 meta l4proto tcp tproxy ip to :7414 meta mark set 0x150 accept";
         assert!(tproxy.nft.contains(rule), "{}", tproxy.nft);
         assert_eq!(tproxy.ip[0], "-4 rule add fwmark 0x150 lookup 150");
+        let script = tproxy.script();
         assert!(
-            tproxy
-                .script()
-                .ends_with("ip -6 route add local ::/0 dev lo table 150\n")
+            script.ends_with("ip -6 route add local ::/0 dev lo table 150\n"),
+            "{script}"
         );
-        assert!(rules(&[listener(Intercept::Off, 1, &[])], 0).is_err());
+        let here = catch(Intercept::Tproxy, true, &[80], 7415);
+        let nft = rules(&[through, here], 0, &[7411]).unwrap().nft;
+        assert!(
+            nft.contains("chain here {\n    tcp dport { 7411 } return\n"),
+            "{nft}"
+        );
+        assert!(
+            nft.contains("fib daddr type local iif != lo jump here"),
+            "{nft}"
+        );
+    }
+
+    #[test]
+    fn nothing_is_an_error() {
+        assert!(rules(&[], 0, &[]).is_err());
+        assert!(rules(&[catch(Intercept::Off, false, &[], 1)], 0, &[]).is_err());
     }
 }

@@ -132,6 +132,8 @@ pub struct Listener {
     pub trusted_sources: Sources,
     /// Who gets a TCP connection that nothing else decides about.
     pub service: Option<ServiceName>,
+    /// Whether HTTP clients may ask for a service's bytes by `CONNECT`.
+    pub connect: bool,
     /// How connections that were going elsewhere come here.
     pub intercept: Intercept,
     /// What endpoints are told of clients.
@@ -189,6 +191,7 @@ impl Listener {
             proxy_protocol: listener.proxy_protocol,
             trusted_sources: trusted_sources.clone(),
             service: listener.service.clone(),
+            connect: listener.connect,
             intercept: listener.intercept,
             forwarded: config.forwarded,
             detect_wait_max: Duration::from_millis(listener.detect_wait_ms_max),

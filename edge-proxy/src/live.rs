@@ -147,6 +147,11 @@ impl Default for Counters {
     }
 }
 
+/// Adds to a count that one worker alone writes: others only read it, so it needs no locked instruction. Wraps.
+pub(crate) fn bump(count: &AtomicU64, by: u64) {
+    count.store(count.load(Relaxed).wrapping_add(by), Relaxed);
+}
+
 /// Requests sent to one node, since the start.
 #[derive(Debug, Default)]
 pub struct MovedOutLive {

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use isobar_mesh_api::resource::route::{GATEWAY_API_VERSION, GrpcRouteSpec, HttpRouteSpec};
+use isobar_mesh_api::resource::route::{
+    GATEWAY_API_ALPHA, GATEWAY_API_VERSION, GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec,
+};
 use isobar_mesh_api::resource::{Metadata, Resource};
 use isobar_mesh_api::route::{Route, RouteKind};
 use serde::de::{Error, MapAccess, Visitor};
@@ -31,6 +33,7 @@ impl LocalRoute {
         let route = match &written {
             Resource::HttpRoute { metadata, spec } => Route::from_http(metadata, spec),
             Resource::GrpcRoute { metadata, spec } => Route::from_grpc(metadata, spec),
+            Resource::TcpRoute { metadata, spec } => Route::from_tcp(metadata, spec),
             other => return Err(E::custom(format!("{} is not a route", other.kind()))),
         };
         let name = &written.metadata().name;
@@ -59,6 +62,7 @@ struct Keys;
 enum Spec {
     Http(HttpRouteSpec),
     Grpc(GrpcRouteSpec),
+    Tcp(TcpRouteSpec),
 }
 
 impl<'de> Visitor<'de> for Keys {
@@ -74,7 +78,8 @@ impl<'de> Visitor<'de> for Keys {
             match (key.as_str(), kind) {
                 ("apiVersion", _) => {
                     let version: String = map.next_value()?;
-                    if version != GATEWAY_API_VERSION {
+                    // The kind is not known yet.
+                    if version != GATEWAY_API_VERSION && version != GATEWAY_API_ALPHA {
                         let problem = format!("apiVersion must be {GATEWAY_API_VERSION:?}");
                         return Err(A::Error::custom(problem));
                     }
@@ -83,6 +88,7 @@ impl<'de> Visitor<'de> for Keys {
                 ("metadata", _) => metadata = Some(map.next_value::<Metadata>()?),
                 ("spec", Some(RouteKind::Http)) => spec = Some(Spec::Http(map.next_value()?)),
                 ("spec", Some(RouteKind::Grpc)) => spec = Some(Spec::Grpc(map.next_value()?)),
+                ("spec", Some(RouteKind::Tcp)) => spec = Some(Spec::Tcp(map.next_value()?)),
                 ("spec", None) => return Err(A::Error::custom("kind must stand before spec")),
                 (other, _) => return Err(A::Error::unknown_field(other, KEYS)),
             }
@@ -92,6 +98,7 @@ impl<'de> Visitor<'de> for Keys {
         LocalRoute::new(match spec {
             Spec::Http(spec) => Resource::HttpRoute { metadata, spec },
             Spec::Grpc(spec) => Resource::GrpcRoute { metadata, spec },
+            Spec::Tcp(spec) => Resource::TcpRoute { metadata, spec },
         })
     }
 }

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::header::EXPECT;
-use http::{Request, request};
+use http::request::Parts;
 use http_body_util::BodyExt;
 
 use crate::body::{Again, RequestBody};
 use crate::proxy::Worker;
 use crate::request::Exchange;
+use crate::route::is_grpc;
 use crate::routes::ServiceRoute;
 
 /// Copies under way at once, in the whole proxy.
@@ -37,7 +38,7 @@ pub(crate) struct Copies {
     /// Who gets one.
     pub(crate) services: Vec<Arc<ServiceRoute>>,
     /// As the rule made it, before it was changed for a backend.
-    pub(crate) head: request::Parts,
+    pub(crate) head: Parts,
 }
 
 impl Mirrors {
@@ -70,23 +71,24 @@ pub(crate) fn send(worker: &Arc<Worker>, copies: Copies, again: &Again) {
             continue;
         }
         mirrors.sent.fetch_add(1, Relaxed);
-        let request = Request::from_parts(head.clone(), RequestBody::of(body.clone()));
+        let (head, body) = (head.clone(), RequestBody::of(body.clone()));
         let worker = Arc::clone(worker);
         let drain = worker.proxy.drain.clone();
         drain.spawn(async move {
             let _place = Place(&worker.proxy.mirrors.under_way);
             // What comes of it is of interest to nobody.
-            let _ = tokio::time::timeout(WAIT_MAX, copy(&worker, &service, request)).await;
+            let _ = tokio::time::timeout(WAIT_MAX, copy(&worker, &service, head, body)).await;
         });
     }
 }
 
-async fn copy(worker: &Worker, service: &Arc<ServiceRoute>, request: Request<RequestBody>) {
+async fn copy(worker: &Worker, service: &Arc<ServiceRoute>, head: Parts, body: RequestBody) {
     let mut exchange = Exchange::new(worker, service, service.traffic.waits, None);
-    exchange.take_rank(request.headers());
+    exchange.take_rank(&head.headers);
+    exchange.grpc = is_grpc(&head.headers);
     exchange.counters().entered.fetch_add(1, Relaxed);
     let choice = exchange.choose(None);
-    match exchange.place(choice, request).await {
+    match exchange.place(choice, Box::new(head), body).await {
         Ok(response) => {
             let mut body = response.into_body();
             while let Some(Ok(_)) = body.frame().await {}

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::atomic::Ordering::Relaxed;
 
 use http::header::HeaderMap;
+use http::request::Parts;
 use http::{HeaderValue, Request, Response};
 use isobar_mesh_api::hop::LoadHint;
 
@@ -24,7 +25,7 @@ pub(crate) enum Moved {
     /// It serves the request.
     Answered(Response<ResponseBody>),
     /// It did not take the request; here it is, whole.
-    Back(Request<RequestBody>),
+    Back(Box<Parts>, RequestBody),
     /// The request cannot be sent again.
     Lost(Answer),
 }
@@ -34,18 +35,19 @@ pub(crate) async fn ask(
     exchange: &Exchange<'_>,
     neighbour: usize,
     cause: Cause,
-    request: Request<RequestBody>,
+    head: Box<Parts>,
+    body: RequestBody,
 ) -> Moved {
     let (proxy, route) = (&exchange.worker.proxy, exchange.route);
     let worker = exchange.worker.index;
     let Some(node) = route.neighbours.get(neighbour) else {
-        return Moved::Back(request);
+        return Moved::Back(head, body);
     };
     let mut sender = match node.sender(worker, &proxy.identity, proxy.clock).await {
         Ok(sender) => sender,
         Err(error) => {
             tracing::debug!(error = %crate::chain(&error), "a neighbour cannot be asked");
-            return Moved::Back(request);
+            return Moved::Back(head, body);
         }
     };
     let counts = route.moved_out(neighbour);
@@ -54,14 +56,14 @@ pub(crate) async fn ask(
         Cause::Spill => counts.spill.fetch_add(1, Relaxed),
     };
     route.load.sent(neighbour);
-    let (request, again) = exchange.keep(request, true);
-    let (head, body) = request.into_parts();
-    let mut there = Request::from_parts(head.clone(), body);
-    let mut observation = Observation::moved(exchange, neighbour, cause);
+    let (body, again) = exchange.keep(body, true);
+    let mut there = Request::from_parts(Parts::clone(&head), body);
+    let now_us = proxy.clock.now_us();
+    let mut observation = Observation::moved(exchange, neighbour, cause, now_us);
     mark(there.headers_mut(), exchange, observation.begun_us());
     observation.tell(there.headers_mut());
     let back = |again: Again| match again.take() {
-        Some(body) => Moved::Back(Request::from_parts(head, body)),
+        Some(body) => Moved::Back(head, body),
         None => Moved::Lost(Answer::NotTaken),
     };
     let sending = pin!(sender.try_send_request(there));

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 
-use http::{HeaderMap, response};
+use http::{HeaderMap, StatusCode, response};
 
 use crate::clock::Clock;
 use crate::endpoint::{EndpointLive, Verdict};
@@ -25,10 +25,10 @@ use crate::golden::{Kind, Outcome};
 use crate::headers;
 use crate::http1::client::Connection;
 use crate::limit::Limit;
-use crate::live::{MovedOutLive, ServiceLive};
+use crate::live::{MovedOutLive, ServiceLive, bump};
 use crate::pick::Cause;
 use crate::proxy::Worker;
-use crate::request::Exchange;
+use crate::request::{Exchange, is_answer_to_call};
 use crate::routes::ServiceRoute;
 use crate::story::{Story, To};
 
@@ -45,6 +45,8 @@ pub struct Observation {
     outcome: End,
     /// Whether the endpoint's circuit knows.
     is_told: bool,
+    /// It will know when the answer's trailers say how the call ended.
+    awaits_status: bool,
     /// When the answer was over, if the connection goes on after it.
     answered_us: Option<u64>,
     /// With an endpoint: its slot if it is of this node, where its connection goes, and the
@@ -137,38 +139,55 @@ enum End {
 }
 
 impl Observation {
-    /// A request that an endpoint of this node gets now.
-    pub(crate) fn at_home(exchange: &Exchange<'_>, class: Class, slot: Slot) -> Observation {
+    /// A request that an endpoint of this node gets now, at `now_us`.
+    pub(crate) fn at_home(
+        exchange: &Exchange<'_>,
+        class: Class,
+        slot: Slot,
+        now_us: u64,
+    ) -> Observation {
         let to = || To::Endpoint(Arc::clone(slot.endpoint()), slot.is_probe());
-        let mut observation = Observation::away(exchange, Outcome::Home, to);
+        let mut observation = Observation::away(exchange, Outcome::Home, to, now_us);
         let counters = &observation.live.worker(observation.worker).counters;
-        counters.begun.fetch_add(1, Relaxed);
-        counters
-            .begun_us_sum
-            .fetch_add(observation.begun_us, Relaxed);
+        bump(&counters.begun, 1);
+        bump(&counters.begun_us_sum, observation.begun_us);
         observation.class = class;
         observation.slot = Some(slot);
         observation
     }
 
-    /// A request that a neighbour gets now, by its index in the snapshot.
-    pub(crate) fn moved(exchange: &Exchange<'_>, neighbour: usize, cause: Cause) -> Observation {
+    /// A request that a neighbour gets now, at `now_us`, by its index in the snapshot.
+    pub(crate) fn moved(
+        exchange: &Exchange<'_>,
+        neighbour: usize,
+        cause: Cause,
+        now_us: u64,
+    ) -> Observation {
         let route = exchange.route;
         let to = || To::Node(Arc::clone(&route.neighbours[neighbour]), cause);
-        let mut observation = Observation::away(exchange, Outcome::Moved, to);
+        let mut observation = Observation::away(exchange, Outcome::Moved, to, now_us);
         observation.moved = Some(Arc::clone(route.moved_out(neighbour)));
         observation
     }
 
-    /// A request that the upstream of last resort gets now.
-    pub(crate) fn at_cloud(exchange: &Exchange<'_>, cloud: &Arc<EndpointLive>) -> Observation {
-        Observation::away(exchange, Outcome::Cloud, || To::Cloud(Arc::clone(cloud)))
+    /// A request that the upstream of last resort gets now, at `now_us`.
+    pub(crate) fn at_cloud(
+        exchange: &Exchange<'_>,
+        cloud: &Arc<EndpointLive>,
+        now_us: u64,
+    ) -> Observation {
+        let to = || To::Cloud(Arc::clone(cloud));
+        Observation::away(exchange, Outcome::Cloud, to, now_us)
     }
 
-    fn away(exchange: &Exchange<'_>, by: Outcome, to: impl FnOnce() -> To) -> Observation {
+    fn away(
+        exchange: &Exchange<'_>,
+        by: Outcome,
+        to: impl FnOnce() -> To,
+        begun_us: u64,
+    ) -> Observation {
         let (worker, route) = (exchange.worker, exchange.route);
         let clock = worker.proxy.clock;
-        let begun_us = clock.now_us();
         let story = exchange.story.map(|story| {
             let place = story.tries(to(), begun_us);
             (Arc::clone(story), place)
@@ -191,6 +210,7 @@ impl Observation {
             class: Class::Own,
             outcome: End::Abandoned,
             is_told: false,
+            awaits_status: false,
             answered_us: None,
             slot: None,
             endpoint: None,
@@ -247,9 +267,28 @@ impl Observation {
         if head.status.is_server_error() {
             self.outcome = End::CompletedInError;
         }
+        let is_call = is_answer_to_call(&head.headers);
+        let grpc = is_call.then(|| grpc_status(&head.headers)).flatten();
+        let is_probe = self.slot.as_ref().is_some_and(Slot::is_probe);
+        // A call's status comes behind its messages. What comes of a probe is waited for by others.
+        self.awaits_status =
+            is_call && grpc.is_none() && head.status == StatusCode::OK && !is_probe;
+        if !self.awaits_status {
+            self.tell_circuit(Verdict::of(head.status, grpc));
+        }
+    }
+
+    /// What stands behind the answer's body.
+    pub fn trailers(&mut self, trailers: &HeaderMap) {
+        if std::mem::take(&mut self.awaits_status) {
+            self.tell_circuit(Verdict::of(StatusCode::OK, grpc_status(trailers)));
+        }
+    }
+
+    /// Tells the endpoint's circuit.
+    fn tell_circuit(&mut self, verdict: Verdict) {
         if let Some(slot) = &self.slot {
             self.is_told = true;
-            let verdict = Verdict::of(head.status, grpc_status(head));
             let circuit = &slot.endpoint().circuit;
             circuit.answered(self.worker, verdict, slot.is_probe(), self.clock);
         }
@@ -257,12 +296,7 @@ impl Observation {
 
     /// An endpoint took a TCP connection; that is all that can be said of it.
     pub fn connected(&mut self) {
-        if let Some(slot) = &self.slot {
-            self.is_told = true;
-            let verdict = Verdict::of(http::StatusCode::OK, None);
-            let circuit = &slot.endpoint().circuit;
-            circuit.answered(self.worker, verdict, slot.is_probe(), self.clock);
-        }
+        self.tell_circuit(Verdict::Good);
     }
 
     /// The connection speaks another protocol from now on. It keeps its slot until it ends, but how long that takes says
@@ -279,6 +313,9 @@ impl Observation {
     /// The answer ended as it should, on a connection that can be used again.
     pub fn completed(mut self, connection: Option<Connection>) -> Over {
         self.connection = connection;
+        if self.awaits_status {
+            self.tell_circuit(Verdict::Good);
+        }
         if self.outcome == End::Abandoned {
             self.outcome = End::Completed;
         }
@@ -337,10 +374,9 @@ impl Observation {
     }
 }
 
-/// `grpc-status` of a head, when it has one: that is a call without an answer.
-pub(crate) fn grpc_status(head: &response::Parts) -> Option<u16> {
-    // Every other answer has a body, and its status is in the trailers.
-    let value = head.headers.get(headers::GRPC_STATUS)?;
+/// `grpc-status`: in a head, of a call without an answer; else in the trailers.
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    let value = headers.get(headers::GRPC_STATUS)?;
     value.to_str().ok()?.parse().ok()
 }
 
@@ -374,13 +410,15 @@ impl Drop for Observation {
         let Some(slot) = self.slot.take() else {
             return;
         };
-        counters.ended.fetch_add(1, Relaxed);
-        counters.ended_us_sum.fetch_add(now_us, Relaxed);
+        bump(&counters.ended, 1);
+        bump(&counters.ended_us_sum, now_us);
         let circuit = &slot.endpoint().circuit;
         if completed {
-            counters.completed.fetch_add(1, Relaxed);
-            counters.latency_sum_us.fetch_add(latency_us, Relaxed);
-            counters.latency_min_us.fetch_min(latency_us, Relaxed);
+            bump(&counters.completed, 1);
+            bump(&counters.latency_sum_us, latency_us);
+            if latency_us < counters.latency_min_us.load(Relaxed) {
+                counters.latency_min_us.fetch_min(latency_us, Relaxed);
+            }
             self.live.note_latency(latency_us);
             slot.endpoint().note_latency(latency_us, true, now_us);
             circuit.completed(self.worker, latency_us);

@@ -334,10 +334,15 @@ async fn certificates(proxy: Arc<Proxy>) {
 
 async fn upkeep(proxy: Arc<Proxy>) {
     let mut tide = Tide::default();
+    let mut is_first = true;
     loop {
         tokio::time::sleep(UPKEEP_EVERY).await;
-        if tide.has_ebbed(proxy.drain.open()) {
+        let drain = &proxy.drain;
+        if tide.has_ebbed(drain.take_most_open(), drain.open()) {
             memory::give_back();
+        }
+        if std::mem::take(&mut is_first) {
+            memory::forget_start();
         }
     }
 }

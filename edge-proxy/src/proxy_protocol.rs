@@ -219,6 +219,13 @@ pub fn write_binary(ends: Ends) -> Vec<u8> {
     header
 }
 
+/// A header of version 2 of a proxy that speaks for itself: `LOCAL`.
+pub fn write_local() -> Vec<u8> {
+    let mut header = V2_BEGIN.to_vec();
+    header.extend([0x20, 0, 0, 0]);
+    header
+}
+
 fn mapped(ip: IpAddr) -> Ipv6Addr {
     match ip {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, request};
+use isobar_mesh_api::identity::SpiffeId;
 use isobar_mesh_api::resource::traffic_policy::{RateLimit, RateOf, RateScope};
 use isobar_mesh_api::snapshot::RateShare;
 use isobar_mesh_api::weight::WHOLE_PPM;
@@ -45,6 +46,7 @@ enum By {
     Service,
     Route,
     Source,
+    Identity,
     Header(HeaderName),
 }
 
@@ -69,6 +71,8 @@ pub struct Asking<'a> {
     pub head: &'a request::Parts,
     /// The client's address.
     pub source: IpAddr,
+    /// The workload that it comes from, when that is known.
+    pub identity: Option<&'a SpiffeId>,
     /// Which rule of which route it followed, as a hash; 0 = none.
     pub rule: u64,
     /// The clock, in microseconds.
@@ -151,6 +155,7 @@ impl By {
             RateOf::Service => By::Service,
             RateOf::Route => By::Route,
             RateOf::Source => By::Source,
+            RateOf::Identity => By::Identity,
             // A checked name is a header's; without one all requests are alike.
             RateOf::Header => {
                 HeaderName::from_bytes(limit.header.as_bytes()).map_or(By::Service, By::Header)
@@ -165,6 +170,10 @@ impl Limited {
             By::Service => return self.live.take_one(&self.rate, asking.now_us),
             By::Route => asking.rule,
             By::Source => of_address(asking.source),
+            By::Identity => match asking.identity {
+                Some(identity) => hash::of(identity.to_string().as_bytes()),
+                None => of_address(asking.source),
+            },
             By::Header(name) => of_header(&asking.head.headers, name),
         };
         let buckets = &self.live.by_key;
@@ -247,6 +256,7 @@ mod tests {
             let asking = Asking {
                 head: &head,
                 source: source.parse().unwrap(),
+                identity: None,
                 rule,
                 now_us: 1_000_000,
             };

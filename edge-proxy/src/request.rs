@@ -33,12 +33,13 @@ use crate::golden::{Direction, Kind};
 use crate::headers;
 use crate::http1::Upgrade;
 use crate::limit::Limit;
-use crate::live::{Chooser, Counters};
+use crate::live::{Chooser, Counters, bump};
 use crate::mirror;
 use crate::moved::{self, Moved};
 use crate::observe::Conclusion;
 use crate::pick::{Choice, Now};
 use crate::proxy::Worker;
+use crate::proxy_protocol::Ends;
 use crate::rates::Asking;
 use crate::route::{Rule, is_grpc};
 use crate::routes::ServiceRoute;
@@ -53,6 +54,8 @@ pub const NEIGHBOURS_TRIED_MAX: usize = 2;
 
 mod at_home;
 mod send;
+
+pub(crate) use send::is_answer_to_call;
 
 /// A request and where it is going.
 pub(crate) struct Exchange<'a> {
@@ -70,6 +73,10 @@ pub(crate) struct Exchange<'a> {
     pub(crate) key: Option<u64>,
     /// Whether that keeps it on one node as well.
     pub(crate) keeps_node: bool,
+    /// Whom it comes from and whom it was for, when that is known.
+    pub(crate) ends: Option<Ends>,
+    /// Whether its client speaks gRPC.
+    pub(crate) grpc: bool,
     /// What is remembered of it, if anybody wants to hear.
     pub(crate) story: Option<&'a Arc<Story>>,
 }
@@ -101,12 +108,24 @@ impl From<Response<ResponseBody>> for Served {
 /// A request that entered the mesh here: from a client, or from an application on this node.
 pub async fn entered(
     downstream: &Downstream,
-    request: Request<RequestBody>,
+    head: Box<Parts>,
+    body: RequestBody,
 ) -> Response<ResponseBody> {
-    let kind = Kind::new(downstream.direction, request.method());
-    let story = audience::story_of_client(downstream, &request);
-    let served = enter(downstream, request, story.as_ref()).await;
+    let kind = Kind::new(downstream.direction, &head.method);
+    let story = audience::story_of_client(downstream, &head);
+    let served = enter(downstream, head, body, story.as_ref()).await;
     finish(&downstream.worker, kind, served, story)
+}
+
+/// The answer to a request for a connection that nobody gets.
+pub(crate) fn not_connected(
+    downstream: &Downstream,
+    head: &Parts,
+    answer: Answer,
+) -> Response<ResponseBody> {
+    let kind = Kind::new(downstream.direction, &head.method);
+    let story = audience::story_of_client(downstream, head);
+    finish(&downstream.worker, kind, answer.response().into(), story)
 }
 
 /// Notes what came of a request, now or when its answer ends.
@@ -130,15 +149,12 @@ fn finish(
 
 async fn enter(
     downstream: &Downstream,
-    request: Request<RequestBody>,
+    mut head: Box<Parts>,
+    body: RequestBody,
     story: Option<&Arc<Story>>,
 ) -> Served {
     let worker = &*downstream.worker;
-    if request.method() == Method::CONNECT {
-        return Answer::Method.response().into();
-    }
-    let told_us = deadline::told_by_client(&request);
-    let (mut head, body) = request.into_parts();
+    let told_us = deadline::told_by_client(&head);
     headers::clean_request(&mut head);
     let address = downstream.client.address(&head.headers);
     downstream.client.set(&mut head.headers);
@@ -154,11 +170,14 @@ async fn enter(
         Err(instead) => return instead.into(),
     };
     let mut exchange = Exchange::new(worker, &way.service, way.waits(), told_us);
+    exchange.ends = Some(downstream.ends);
+    exchange.grpc = way.grpc;
     exchange.remember(story, way.rule());
     if !way.service.rates.is_empty() {
         let asking = Asking {
             head: &head,
             source: downstream.client.source(&head.headers),
+            identity: downstream.caller(),
             rule: way.rule_hash(),
             now_us: exchange.arrived_us,
         };
@@ -170,18 +189,17 @@ async fn enter(
     }
     exchange.take_rank(&head.headers);
     let key = exchange.take_key(way.key.take(), &head.headers, &downstream.client, scheme);
-    let request = Request::from_parts(head, body);
-    exchange.counters().entered.fetch_add(1, Relaxed);
+    bump(&exchange.counters().entered, 1);
     // Between nodes there is no way for a change of protocol.
-    let choice = match request.extensions().get::<Upgrade>() {
+    let choice = match head.extensions.get::<Upgrade>() {
         None => exchange.choose(None),
         Some(_) => Choice::Home,
     };
     let placed = match way.copies.take() {
-        None => exchange.place(choice, request).await,
+        None => exchange.place(choice, head, body).await,
         Some(copies) => {
-            let (request, again) = exchange.keep(request, true);
-            let placed = exchange.place(choice, request).await;
+            let (body, again) = exchange.keep(body, true);
+            let placed = exchange.place(choice, head, body).await;
             mirror::send(&downstream.worker, copies, &again);
             placed
         }
@@ -204,44 +222,49 @@ pub async fn moved_in(
     peer: &Peer,
     request: Request<RequestBody>,
 ) -> Response<ResponseBody> {
-    let path = request.uri().path();
+    let (head, body) = request.into_parts();
+    let path = head.uri.path();
     let is_load = path != hop::PROBE_PATH && !bench::is_for(path);
-    let is_told_of = request.method() != Method::CONNECT && is_load;
+    let is_told_of = head.method != Method::CONNECT && is_load;
     if !is_told_of {
-        return take_in(worker, peer, request, None).await.response;
+        return take_in(worker, peer, head, body, None).await.response;
     }
-    let kind = Kind::new(Direction::Mesh, request.method());
-    let story = audience::story_of_peer(worker, peer, &request);
-    let served = take_in(worker, peer, request, story.as_ref()).await;
+    let kind = Kind::new(Direction::Mesh, &head.method);
+    let story = audience::story_of_peer(worker, peer, &head);
+    let served = take_in(worker, peer, head, body, story.as_ref()).await;
     finish(worker, kind, served, story)
 }
 
 async fn take_in(
     worker: &Worker,
     peer: &Peer,
-    request: Request<RequestBody>,
+    head: Parts,
+    body: RequestBody,
     story: Option<&Arc<Story>>,
 ) -> Served {
     let identity = worker.proxy.identity.get();
     if identity.is_none_or(|own| own.revoked.contain(&peer.home, peer.begins_s)) {
         return Answer::ForeignHome.response().into();
     }
-    if bench::is_for(request.uri().path()) {
+    if bench::is_for(head.uri.path()) {
+        let request = Request::from_parts(head, body);
         return bench::answer(worker, peer, request).await.into();
     }
-    let service = request.headers().get(headers::SERVICE);
+    let service = head.headers.get(headers::SERVICE);
     let service = service.and_then(|name| ServiceName::new(name.to_str().ok()?).ok());
     let route = service.and_then(|name| worker.proxy.table.load().by_name(&name).cloned());
     let Some(route) = route else {
         return Answer::NotOfMesh.response().into();
     };
-    let told_us = deadline::told_by_hop(&request);
+    let told_us = deadline::told_by_hop(&head);
     let mut exchange = Exchange::new(worker, &route, route.traffic.waits, told_us);
-    exchange.key = session::told(request.headers());
-    exchange.take_rank(request.headers());
+    exchange.key = session::told(&head.headers);
+    exchange.take_rank(&head.headers);
+    exchange.grpc = is_grpc(&head.headers);
+    exchange.ends = headers::ends(&head.headers);
     exchange.remember(story, None);
     let arrived_us = exchange.arrived_us;
-    let response = exchange.moved_in(peer, request).await;
+    let response = exchange.moved_in(peer, head, body).await;
     let of = Some((route, arrived_us));
     Served { response, of }
 }
@@ -284,18 +307,24 @@ impl<'a> Exchange<'a> {
             rank: 0,
             key: None,
             keeps_node: false,
+            ends: None,
+            grpc: false,
             story: None,
         }
     }
 
     /// Serves a request that came from its home, or refuses it.
-    async fn moved_in(&self, peer: &Peer, request: Request<RequestBody>) -> Response<ResponseBody> {
+    async fn moved_in(
+        &self,
+        peer: &Peer,
+        mut head: Parts,
+        body: RequestBody,
+    ) -> Response<ResponseBody> {
         let (worker, route) = (self.worker, self.route);
         let answer = |answer: Answer| self.with_load(answer.response());
-        if request.uri().path() == hop::PROBE_PATH {
+        if head.uri.path() == hop::PROBE_PATH {
             return self.probed();
         }
-        let (mut head, body) = request.into_parts();
         if let Err(instead) = take(worker, peer, route, &head) {
             return answer(instead);
         }
@@ -314,9 +343,8 @@ impl<'a> Exchange<'a> {
             };
         }
         headers::clean_request(&mut head);
-        let grpc = is_grpc(&head.headers);
-        let request = Request::from_parts(head, body);
-        match self.at_home(Class::Moved, request).await {
+        let (head, now_us) = (Box::new(head), self.arrived_us);
+        match self.at_home(Class::Moved, head, body, now_us).await {
             Ok(response) => {
                 counters.accepted.fetch_add(1, Relaxed);
                 self.with_load(response)
@@ -329,7 +357,7 @@ impl<'a> Exchange<'a> {
             Err(other) => {
                 counters.accepted.fetch_add(1, Relaxed);
                 self.count_limit(other);
-                self.with_load(other.to(grpc))
+                self.with_load(other.to(self.grpc))
             }
         }
     }
@@ -371,25 +399,28 @@ impl<'a> Exchange<'a> {
     pub(crate) async fn place(
         &self,
         mut choice: Choice,
-        mut request: Request<RequestBody>,
+        mut head: Box<Parts>,
+        mut body: RequestBody,
     ) -> Result<Response<ResponseBody>, Answer> {
-        if let Some(limit) = self.too_large(&request) {
+        if let Some(limit) = self.too_large(&head, &body) {
             return Err(Answer::limited(limit));
         }
+        let mut now_us = self.arrived_us;
         for _ in 0..NEIGHBOURS_TRIED_MAX {
             let (neighbour, cause) = match choice {
                 Choice::Home => break,
-                Choice::Cloud => return self.at_cloud(request).await,
+                Choice::Cloud => return self.at_cloud(head, body).await,
                 Choice::Move { neighbour, cause } => (neighbour, cause),
             };
-            match moved::ask(self, neighbour, cause, request).await {
+            match moved::ask(self, neighbour, cause, head, body).await {
                 Moved::Answered(response) => return Ok(response),
                 Moved::Lost(answer) => return Err(answer),
-                Moved::Back(whole) => request = whole,
+                Moved::Back(whole, kept) => (head, body) = (whole, kept),
             }
+            now_us = self.worker.proxy.clock.now_us();
             choice = self.choose(Some(neighbour));
         }
-        self.at_home(Class::Own, request).await
+        self.at_home(Class::Own, head, body, now_us).await
     }
 
     /// Who serves; `refused` is who did not.
@@ -398,7 +429,10 @@ impl<'a> Exchange<'a> {
         let now = Now {
             home: route.home_load(),
             neighbours: &route.load,
-            now_us: proxy.clock.now_us(),
+            now_us: match refused {
+                None => self.arrived_us,
+                Some(_) => proxy.clock.now_us(),
+            },
         };
         if now.home.in_flight >= now.home.workers && route.pick.spill().next().is_some() {
             route.live.note_pressed(now.now_us);

@@ -19,6 +19,7 @@
 //! the plain one goes on.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -53,6 +54,8 @@ pub struct RouteTable {
     any: Option<Host>,
     /// Every rule once, in order.
     rules: Vec<Arc<Rule>>,
+    /// By a listener's name, where its connections go.
+    tcp: BTreeMap<String, Arc<Rule>>,
 }
 
 /// What a host name leads to.
@@ -127,6 +130,11 @@ impl RouteTable {
     /// Every rule once.
     pub fn rules(&self) -> &[Arc<Rule>] {
         &self.rules
+    }
+
+    /// Where connections of a listener go, if a route says it.
+    pub fn tcp(&self, listener: &str) -> Option<&Arc<Rule>> {
+        self.tcp.get(listener)
     }
 
     /// Where a request for `host` goes.

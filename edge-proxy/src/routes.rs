@@ -110,6 +110,15 @@ impl Routes {
         self.table.rules()
     }
 
+    /// The service that the next connection of a listener goes to; `None`: no route says it. The inner `None`: a route's
+    /// share for a service that does not exist.
+    pub fn tcp(&self, listener: &str, worker: usize) -> Option<Option<&Arc<ServiceRoute>>> {
+        let rule = self.table.tcp(listener)?;
+        let backend = rule.next(worker).backend;
+        let place = backend.and_then(|backend| rule.backends.get(backend)?.service);
+        Some(place.and_then(|place| self.services.get(place)))
+    }
+
     /// The service of this name.
     pub fn by_name(&self, name: &ServiceName) -> Option<&Arc<ServiceRoute>> {
         self.services.get(*self.by_name.get(name)?)

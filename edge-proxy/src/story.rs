@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::header::{CONTENT_LENGTH, HOST, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use isobar_mesh_api::names::NodeId;
 
 use crate::answer::Answer;
@@ -76,16 +77,16 @@ pub struct Asked {
 
 impl Asked {
     /// Reads a request as it came.
-    pub(crate) fn new<T>(request: &Request<T>, direction: Direction) -> Asked {
-        let header = |name| request.headers().get(name).cloned();
+    pub(crate) fn new(head: &Parts, direction: Direction) -> Asked {
+        let header = |name| head.headers.get(name).cloned();
         Asked {
             direction,
             client: None,
             home: None,
             scheme: "http",
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            version: request.version(),
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
             host: header(HOST),
             user_agent: header(USER_AGENT),
             len: header(CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok()),

@@ -10,7 +10,8 @@
 //! and the same spill, holds one of its endpoint's workers, and is counted when it ends.
 //!
 //! - [`copy`]: bytes both ways, half-closed both ways, without a buffer while nothing comes;
-//! - [`tunnel`]: a moved connection, at both ends.
+//! - [`tunnel`]: a moved connection, at both ends;
+//! - `connect`: one that an HTTP client asked for.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::authorise;
+use crate::config::listener::ListenerProtocol;
 use crate::connection::Stream;
 use crate::connection::counts::Refusal;
 use crate::endpoint::{EndpointError, EndpointLive};
@@ -35,6 +37,7 @@ use crate::proxy::Worker;
 use crate::proxy_protocol::Ends;
 use crate::request::{Exchange, NEIGHBOURS_TRIED_MAX};
 
+pub(crate) mod connect;
 pub mod copy;
 pub mod tunnel;
 
@@ -105,7 +108,17 @@ pub(crate) async fn entered(
         Target::Service(service) => service,
         Target::Outside(address) => return outside(worker, address, stream).await.map_err(refused),
     };
-    let route = worker.proxy.table.load().by_name(&service).cloned();
+    let route = {
+        let routes = worker.proxy.table.load();
+        let by_route = match listener.protocol {
+            ListenerProtocol::Tcp => routes.tcp(&listener.name, worker.index),
+            _ => None,
+        };
+        // A route that names the listener goes before the listener's own word.
+        by_route
+            .unwrap_or_else(|| routes.by_name(&service))
+            .cloned()
+    };
     let route = route.ok_or(Refusal::NoService).map_err(refused)?;
     let (source, port) = (ends.source.ip(), ends.destination.port());
     if !authorise::tcp(&worker.proxy, &route, source, port, identity.as_deref()) {
@@ -116,6 +129,7 @@ pub(crate) async fn entered(
     let rule = route.balancer.key.as_ref();
     exchange.key = rule.and_then(|rule| rule.of_connection(ends.source.ip()));
     exchange.keeps_node = route.balancer.keeps_node;
+    exchange.ends = Some(ends);
     exchange.counters().entered.fetch_add(1, Relaxed);
     match place(&exchange, ends).await {
         Ok(Placed {
@@ -171,7 +185,7 @@ async fn place(exchange: &Exchange<'_>, ends: Ends) -> Result<Placed, bool> {
                 let upstream = Upstream::Tunnel(tunnel);
                 return Ok(Placed {
                     upstream,
-                    observation,
+                    observation: *observation,
                 });
             }
             Asked::Refused => choice = exchange.choose(Some(neighbour)),
@@ -192,7 +206,7 @@ async fn at_home(exchange: &Exchange<'_>, class: Class) -> Result<(TcpStream, Ob
     let mut avoid = None;
     // When one endpoint cannot be reached, one other is tried.
     for attempt in 0..route.endpoints.len().min(2) {
-        let slot = exchange
+        let (slot, _) = exchange
             .slot(class, avoid.as_ref())
             .await
             .map_err(|_| true)?;
@@ -200,7 +214,8 @@ async fn at_home(exchange: &Exchange<'_>, class: Class) -> Result<(TcpStream, Ob
             exchange.counters().served_home.fetch_add(1, Relaxed);
         }
         let endpoint = Arc::clone(slot.endpoint());
-        let mut observation = Observation::at_home(exchange, class, slot);
+        let mut observation =
+            Observation::at_home(exchange, class, slot, exchange.worker.proxy.clock.now_us());
         match connect(exchange, &endpoint).await {
             Ok(stream) => {
                 observation.connected();
@@ -219,7 +234,8 @@ async fn at_home(exchange: &Exchange<'_>, class: Class) -> Result<(TcpStream, Ob
 async fn at_cloud(exchange: &Exchange<'_>) -> Option<Placed> {
     let cloud = exchange.route.cloud.as_ref()?;
     exchange.counters().cloud.fetch_add(1, Relaxed);
-    let observation = Observation::at_cloud(exchange, cloud);
+    let now_us = exchange.worker.proxy.clock.now_us();
+    let observation = Observation::at_cloud(exchange, cloud, now_us);
     let upstream = Upstream::Tcp(connect(exchange, cloud).await.ok()?);
     Some(Placed {
         upstream,
@@ -232,8 +248,9 @@ async fn connect(
     endpoint: &EndpointLive,
 ) -> Result<TcpStream, EndpointError> {
     let wait_max = Duration::from_micros(exchange.route.traffic.waits.connect_us);
+    let greeting = exchange.greeting();
     endpoint
-        .open_tcp(exchange.worker.proxy.clock, wait_max)
+        .open_tcp(exchange.worker.proxy.clock, wait_max, &greeting)
         .await
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use isobar_mesh_api::resource::TrafficPolicySpec;
 use isobar_mesh_api::resource::span::Span;
-use isobar_mesh_api::resource::traffic_policy::{Sizes, Timeouts};
+use isobar_mesh_api::resource::traffic_policy::{EndpointProtocol, Sizes, Timeouts};
 use isobar_mesh_api::snapshot::QueueLimits;
 
 use crate::circuit;
@@ -19,6 +19,8 @@ use crate::route::rule;
 pub struct Traffic {
     /// As it was written.
     pub spec: Arc<TrafficPolicySpec>,
+    /// Whether the endpoints speak HTTP/2, whatever is asked.
+    pub speaks_http2: bool,
     /// How long things may take.
     pub waits: Waits,
     /// What is tried again.
@@ -77,6 +79,7 @@ impl Traffic {
     /// Resolves a checked policy.
     pub fn new(spec: Arc<TrafficPolicySpec>) -> Traffic {
         Traffic {
+            speaks_http2: spec.endpoints.protocol == EndpointProtocol::Http2,
             waits: Waits::new(&spec.timeouts),
             retries: retry::Rules::new(&spec.retries),
             circuit: circuit::Rules::new(&spec.circuit),

@@ -20,6 +20,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
+#[path = "life/intercept.rs"]
+mod intercept;
+
 /// A process that is killed when the test ends, whatever happens.
 struct Proxy(Child);
 

@@ -10,6 +10,8 @@ mod access;
 mod access_log;
 #[path = "proxy/balance.rs"]
 mod balance;
+#[path = "proxy/connect.rs"]
+mod connect;
 #[path = "proxy/control.rs"]
 mod control;
 #[path = "proxy/drain.rs"]
@@ -44,6 +46,8 @@ mod strict;
 mod support;
 #[path = "proxy/tcp.rs"]
 mod tcp;
+#[path = "proxy/towards.rs"]
+mod towards;
 #[path = "proxy/traces.rs"]
 mod traces;
 #[path = "proxy/upgrade.rs"]

@@ -17,7 +17,7 @@ pub mod traffic_policy;
 pub mod weight_policy;
 
 pub use access_policy::{AccessPolicy, AccessPolicySpec};
-pub use route::{GrpcRouteSpec, HttpRouteSpec};
+pub use route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
 pub use span::Span;
 pub use traffic_policy::TrafficPolicySpec;
 pub use weight_policy::{Algorithm, CapacitySource, WeightPolicySpec};
@@ -91,6 +91,14 @@ pub enum Resource {
         /// What it says.
         spec: GrpcRouteSpec,
     },
+    /// Where connections of a listener go.
+    #[serde(rename = "TCPRoute")]
+    TcpRoute {
+        /// Its name, namespace and labels.
+        metadata: Metadata,
+        /// What it says.
+        spec: TcpRouteSpec,
+    },
     /// How requests are treated.
     TrafficPolicy {
         /// Its name and labels.
@@ -116,6 +124,7 @@ impl Resource {
             | Resource::WeightPolicy { metadata, .. }
             | Resource::HttpRoute { metadata, .. }
             | Resource::GrpcRoute { metadata, .. }
+            | Resource::TcpRoute { metadata, .. }
             | Resource::TrafficPolicy { metadata, .. }
             | Resource::AccessPolicy { metadata, .. } => metadata,
         }
@@ -129,6 +138,7 @@ impl Resource {
             | Resource::WeightPolicy { metadata, .. }
             | Resource::HttpRoute { metadata, .. }
             | Resource::GrpcRoute { metadata, .. }
+            | Resource::TcpRoute { metadata, .. }
             | Resource::TrafficPolicy { metadata, .. }
             | Resource::AccessPolicy { metadata, .. } => metadata,
         }
@@ -142,6 +152,7 @@ impl Resource {
             Resource::WeightPolicy { .. } => "WeightPolicy",
             Resource::HttpRoute { .. } => "HTTPRoute",
             Resource::GrpcRoute { .. } => "GRPCRoute",
+            Resource::TcpRoute { .. } => "TCPRoute",
             Resource::TrafficPolicy { .. } => "TrafficPolicy",
             Resource::AccessPolicy { .. } => "AccessPolicy",
         }

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::names::{NameError, ServiceName};
 use crate::resource::Metadata;
 use crate::resource::route::{
-    FieldError, GrpcRouteSpec, GrpcRule, HttpFilter, HttpRouteSpec, HttpRule, check_grpc,
-    check_http,
+    FieldError, GrpcRouteSpec, GrpcRule, HttpFilter, HttpRouteSpec, HttpRule, TcpRouteSpec,
+    TcpRule, check_grpc, check_http, check_tcp,
 };
 
 /// Largest route, in bytes of its JSON: it must fit a line of the control stream with room to spare.
@@ -24,6 +24,9 @@ pub enum RouteKind {
     /// For gRPC calls.
     #[serde(rename = "GRPCRoute")]
     Grpc,
+    /// For connections.
+    #[serde(rename = "TCPRoute")]
+    Tcp,
 }
 
 impl RouteKind {
@@ -32,6 +35,7 @@ impl RouteKind {
         match self {
             RouteKind::Http => "HTTPRoute",
             RouteKind::Grpc => "GRPCRoute",
+            RouteKind::Tcp => "TCPRoute",
         }
     }
 }
@@ -64,6 +68,9 @@ pub struct Route {
     /// Host names it is for; empty for any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     hostnames: Vec<String>,
+    /// Names of the listeners whose connections it is for; only of a `TCPRoute`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    listeners: Vec<String>,
     /// What happens to which requests.
     #[serde(default)]
     rules: Vec<HttpRule>,
@@ -78,6 +85,8 @@ struct Text {
     created: String,
     #[serde(default)]
     hostnames: Vec<String>,
+    #[serde(default)]
+    listeners: Vec<String>,
     #[serde(default)]
     rules: Vec<HttpRule>,
 }
@@ -98,6 +107,7 @@ impl TryFrom<Text> for Route {
             },
             created: text.created,
             hostnames: spec.hostnames,
+            listeners: text.listeners,
             rules: spec.rules,
         })
     }
@@ -142,6 +152,18 @@ impl Route {
         Route::new(RouteKind::Grpc, metadata, &spec.hostnames, rules)
     }
 
+    /// A `TCPRoute`.
+    ///
+    /// # Errors
+    /// The first thing found wrong.
+    pub fn from_tcp(metadata: &Metadata, spec: &TcpRouteSpec) -> Result<Route, RouteError> {
+        check_tcp(spec)?;
+        let rules = spec.rules.iter().map(TcpRule::to_http).collect();
+        let mut route = Route::new(RouteKind::Tcp, metadata, &[], rules)?;
+        route.listeners = spec.listeners();
+        Ok(route)
+    }
+
     fn new(
         kind: RouteKind,
         metadata: &Metadata,
@@ -166,6 +188,7 @@ impl Route {
             key: RouteKey { kind, name },
             created: metadata.creation_timestamp.clone().unwrap_or_default(),
             hostnames: hostnames.to_vec(),
+            listeners: Vec::new(),
             rules,
         };
         let len = serde_json::to_vec(&route).map_or(usize::MAX, |json| json.len());
@@ -188,6 +211,11 @@ impl Route {
     /// Host names it is for, lower case, exact or `*.suffix`; empty for any.
     pub fn hostnames(&self) -> &[String] {
         &self.hostnames
+    }
+
+    /// Names of the listeners whose connections it is for; only of a `TCPRoute`.
+    pub fn listeners(&self) -> &[String] {
+        &self.listeners
     }
 
     /// What happens to which requests.

@@ -332,6 +332,7 @@ fn edges_of(row: &Value) -> Vec<Value> {
 pub async fn routes(client: &Client, format: Format) -> Outcome {
     let mut routes = client.list("/v1/http-routes").await?;
     routes.extend(client.list("/v1/grpc-routes").await?);
+    routes.extend(client.list("/v1/tcp-routes").await?);
     format.print(&json!({ "items": routes }), || {
         let mut table = Table::new([
             "KIND",

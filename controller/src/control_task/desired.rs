@@ -122,7 +122,9 @@ impl Desired {
         let since = Some(since.unwrap_or_else(|| now.to_owned()));
         let mut resource = (*declared.resource).clone();
         match &mut resource {
-            Resource::HttpRoute { metadata, .. } | Resource::GrpcRoute { metadata, .. } => {
+            Resource::HttpRoute { metadata, .. }
+            | Resource::GrpcRoute { metadata, .. }
+            | Resource::TcpRoute { metadata, .. } => {
                 metadata.creation_timestamp = since;
             }
             _ => return declared,
@@ -161,7 +163,7 @@ impl Desired {
                 control_loop.set_traffic_policies(self.traffic_policies());
             }
             (Kind::AccessPolicy, _) => control_loop.set_access_policies(self.access_policies()),
-            (Kind::HttpRoute | Kind::GrpcRoute, _) => {
+            (Kind::HttpRoute | Kind::GrpcRoute | Kind::TcpRoute, _) => {
                 if let Some(Meaning::Route(route)) = declared.map(|d| d.meaning) {
                     control_loop.remove_route(route.key());
                 }
@@ -361,6 +363,7 @@ impl Desired {
             Kind::AccessPolicy => ("access policies", declared, ACCESS_POLICIES_MAX),
             Kind::HttpRoute => ("HTTP routes", declared, ROUTES_MAX),
             Kind::GrpcRoute => ("gRPC routes", declared, ROUTES_MAX),
+            Kind::TcpRoute => ("TCP routes", declared, ROUTES_MAX),
         };
         match have >= max {
             true => Err(MemoryLimit { what, max }),

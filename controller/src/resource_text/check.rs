@@ -73,6 +73,7 @@ pub(super) fn check(resource: &Resource) -> Result<(Key, Meaning), FieldProblem>
         }
         Resource::HttpRoute { metadata, spec } => route(Route::from_http(metadata, spec))?,
         Resource::GrpcRoute { metadata, spec } => route(Route::from_grpc(metadata, spec))?,
+        Resource::TcpRoute { metadata, spec } => route(Route::from_tcp(metadata, spec))?,
     };
     Ok((Key { kind, name }, meaning))
 }
@@ -88,6 +89,7 @@ fn route(made: Result<Route, RouteError>) -> Result<(Kind, String, Meaning), Fie
     let kind = match route.key().kind {
         RouteKind::Http => Kind::HttpRoute,
         RouteKind::Grpc => Kind::GrpcRoute,
+        RouteKind::Tcp => Kind::TcpRoute,
     };
     let name = route.key().name.to_string();
     Ok((kind, name, Meaning::Route(Arc::new(route))))

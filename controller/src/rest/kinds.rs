@@ -51,7 +51,7 @@ impl KindRow {
 }
 
 /// All kinds.
-pub const KINDS: [KindRow; 7] = [
+pub const KINDS: [KindRow; 8] = [
     KindRow::global("/v1/nodes", Kind::Node),
     KindRow::namespaced("/v1/services", Kind::Service),
     KindRow::global("/v1/weight-policies", Kind::WeightPolicy),
@@ -59,6 +59,7 @@ pub const KINDS: [KindRow; 7] = [
     KindRow::global("/v1/access-policies", Kind::AccessPolicy),
     KindRow::namespaced("/v1/http-routes", Kind::HttpRoute),
     KindRow::namespaced("/v1/grpc-routes", Kind::GrpcRoute),
+    KindRow::namespaced("/v1/tcp-routes", Kind::TcpRoute),
 ];
 
 /// The parts of a resource's name, as they stand in the path.

@@ -61,6 +61,14 @@ async fn each_kind_is_created_read_replaced_listed_and_deleted() {
             "{rules: [{matches: [{method: {service: shop.Cart}}]}]}",
             "{rules: [{matches: [{method: {method: Add}}]}]}",
         ),
+        (
+            "/v1/tcp-routes",
+            "shop/db",
+            "TCPRoute",
+            "{name: db, namespace: shop}",
+            "{parentRefs: [{name: isobar, sectionName: db}], rules: [{backendRefs: [{name: db}]}]}",
+            "{parentRefs: [{name: isobar, sectionName: db}], rules: [{backendRefs: [{name: db, weight: 9}, {name: db-next}]}]}",
+        ),
     ];
     for (list, name, kind, metadata, first, second) in cases {
         let path = format!("{list}/{name}");
@@ -148,6 +156,7 @@ async fn bad_input_is_refused_with_its_field() {
         "/v1/traffic-policies",
         "/v1/http-routes",
         "/v1/grpc-routes",
+        "/v1/tcp-routes",
     ] {
         let (_, left) = mesh.rest(Method::GET, list, "").await;
         assert_eq!(left, json!({"items": []}));

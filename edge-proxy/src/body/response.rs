@@ -17,9 +17,12 @@ use crate::limit::Limit;
 use crate::observe::{Conclusion, Observation, Over};
 use crate::story::Story;
 
-/// A response's body on its way downstream, with what is to be noted when it ends.
+/// A response's body on its way downstream, with what is to be noted when it ends. In a box: it passes through many hands.
 #[derive(Debug)]
-pub struct ResponseBody {
+pub struct ResponseBody(Box<State>);
+
+#[derive(Debug)]
+struct State {
     content: Content,
     observation: Option<Observation>,
     source: Source,
@@ -66,22 +69,21 @@ enum Content {
 impl ResponseBody {
     /// A body of the proxy's own.
     pub fn full(bytes: Bytes) -> ResponseBody {
-        ResponseBody {
+        ResponseBody(Box::new(State {
             content: Content::Own(Some(bytes)),
             observation: None,
             source: Source::Route,
             story: None,
             left: u64::MAX,
             watch: None,
-        }
+        }))
     }
 
     /// The body of an answer that the proxy chose.
     pub(crate) fn answer(bytes: Bytes, answer: Answer) -> ResponseBody {
-        ResponseBody {
-            source: Source::Own(answer),
-            ..ResponseBody::full(bytes)
-        }
+        let mut body = ResponseBody::full(bytes);
+        body.0.source = Source::Own(answer);
+        body
     }
 
     /// A neighbour's, passed on as it comes; `observation` ends with it.
@@ -95,23 +97,23 @@ impl ResponseBody {
     }
 
     fn with(content: Content, observation: Observation) -> ResponseBody {
-        let mut body = ResponseBody {
+        let mut state = Box::new(State {
             content,
             left: observation.body_len_max(),
             observation: Some(observation),
             source: Source::Upstream(None),
             story: None,
             watch: None,
-        };
-        if body.has_come() {
-            body.ended();
+        });
+        if state.has_come() {
+            state.ended();
         }
-        body
+        ResponseBody(state)
     }
 
     /// What came of the request, and how long it took, is noted when the answer is over; that may be now.
     pub(crate) fn conclude(&mut self, conclusion: Conclusion<'_>) {
-        let outcome = match (&mut self.observation, self.source) {
+        let outcome = match (&mut self.0.observation, self.0.source) {
             (Some(observation), _) => return observation.conclude(&conclusion),
             (None, Source::Upstream(over)) => {
                 let over = over.unwrap_or_else(|| conclusion.lost());
@@ -125,22 +127,22 @@ impl ResponseBody {
 
     /// Has what is remembered of the request end with this body.
     pub(crate) fn end_story(&mut self, story: Arc<Story>, status: StatusCode) {
-        let answer = match self.source {
+        let answer = match self.0.source {
             Source::Own(answer) => Some(answer),
             _ => None,
         };
         story.answered(status, answer);
-        self.story = Some(story);
+        self.0.story = Some(story);
     }
 
     /// All of it, if it is here already; then it was the last of it.
     pub(crate) fn take_whole(&mut self) -> Option<Bytes> {
-        let whole = match &mut self.content {
+        let whole = match &mut self.0.content {
             Content::Http1(reply) => reply.take_whole(),
             Content::Own(full) => full.take(),
             Content::Http2(_) => None,
         };
-        if let (Some(story), Some(bytes)) = (&self.story, &whole) {
+        if let (Some(story), Some(bytes)) = (&self.0.story, &whole) {
             story.sent(bytes.len());
         }
         whole
@@ -148,16 +150,19 @@ impl ResponseBody {
 
     /// The connection to an endpoint that speaks another protocol from now on, and what ends with it.
     pub(crate) fn take_tunnel(&mut self) -> Option<(Connection, Observation)> {
-        let Content::Http1(reply) = &mut self.content else {
+        let state = &mut *self.0;
+        let Content::Http1(reply) = &mut state.content else {
             return None;
         };
         let connection = reply.take_tunnel()?;
-        self.watch = None;
-        let mut observation = self.observation.take()?;
+        state.watch = None;
+        let mut observation = state.observation.take()?;
         observation.switched();
         Some((connection, observation))
     }
+}
 
+impl State {
     /// Whether the endpoint's or neighbour's part is over.
     fn has_come(&self) -> bool {
         match &self.content {
@@ -222,7 +227,7 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
+        let this = &mut *self.get_mut().0;
         let polled = match &mut this.content {
             Content::Own(full) => {
                 let whole = full.take();
@@ -253,6 +258,11 @@ impl Body for ResponseBody {
                         return Poll::Ready(Some(Err(BodyError::TooLarge)));
                     }
                 }
+                if let (Some(trailers), Some(observation)) =
+                    (frame.trailers_ref(), &mut this.observation)
+                {
+                    observation.trailers(trailers);
+                }
                 if let Some(watch) = &mut this.watch {
                     watch.moved = true;
                 }
@@ -275,11 +285,11 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.content.is_end_stream()
+        self.0.content.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
+        match &self.0.content {
             Content::Own(full) => {
                 SizeHint::with_exact(full.as_ref().map_or(0, |bytes| bytes.len() as u64))
             }

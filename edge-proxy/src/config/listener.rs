@@ -47,6 +47,9 @@ pub struct ListenerConfig {
     /// Whose word counts, in the PROXY protocol and in forwarding headers; by default the proxy's own list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trusted_sources: Option<Sources>,
+    /// Whether HTTP clients may ask for a service's bytes by `CONNECT`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub connect: bool,
     /// How connections that were going elsewhere come here.
     #[serde(default)]
     pub intercept: Intercept,
@@ -131,6 +134,7 @@ impl ListenerConfig {
             by_destination: BTreeMap::new(),
             proxy_protocol: ProxyProtocol::Off,
             trusted_sources: None,
+            connect: false,
             intercept: Intercept::Off,
             intercept_ports: Vec::new(),
             detect_wait_ms_max: detect_wait_ms_default(),

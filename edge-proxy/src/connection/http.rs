@@ -6,14 +6,14 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use super::pace::{Due, Pace};
-use super::{Downstream, Peer, Stream};
+use super::{Downstream, Peer, Stream, connect};
 use crate::body::{RequestBody, ResponseBody};
 use crate::drain::Drain;
 use crate::http1::fault::{Fault, Side};
@@ -37,13 +37,22 @@ pub(super) async fn http2(downstream: Arc<Downstream>, stream: Stream) -> Result
     let service = service_fn(move |request: Request<Incoming>| {
         let (downstream, request) = (Arc::clone(&downstream), request.map(RequestBody::new));
         let turn = turns.begin();
+        // Of a connection that a request becomes; the request's own ends with its answer.
+        let tunnel = (*request.method() == Method::CONNECT).then(|| turns.begin());
         async move {
-            let response = request::entered(&downstream, request).await;
+            let response = match tunnel {
+                None => {
+                    let (head, body) = request.into_parts();
+                    request::entered(&downstream, Box::new(head), body).await
+                }
+                Some(turn) => Box::pin(connect::serve(&downstream, request, turn)).await,
+            };
             Ok::<_, Infallible>(response.map(|body| turn.answer(body)))
         }
     });
-    let connection =
-        http2_server(CLIENT_STREAMS_MAX).serve_connection(TokioIo::new(stream), service);
+    let mut server = http2_server(CLIENT_STREAMS_MAX);
+    server.enable_connect_protocol();
+    let connection = server.serve_connection(TokioIo::new(stream), service);
     let drain = &proxy.drain;
     let connection = drained(drain, drain.begun(), connection, |c| c.graceful_shutdown());
     let ended = paced(&proxy, &pace, connection).await;

@@ -126,6 +126,11 @@ impl Turn {
         Paced { body, turn: self }
     }
 
+    /// What it was for has ended otherwise, and not by being given up.
+    pub fn end(mut self) {
+        self.ended = true;
+    }
+
     /// The client has something to take.
     fn given(&self) {
         let now_us = self.pace.clock.now_us();

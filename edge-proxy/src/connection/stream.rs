@@ -40,6 +40,15 @@ impl Stream {
         }
     }
 
+    /// Ready when there may be something to read, or an end; costs no system call. `cx` is woken then.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Stream::Tcp(stream) => stream.poll_read_ready(cx).map(|_| ()),
+            // TLS may hold what came already.
+            Stream::Tls(_) => Poll::Ready(()),
+        }
+    }
+
     /// What was agreed on by ALPN.
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {

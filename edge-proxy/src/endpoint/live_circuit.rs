@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::circuit::{Admit, Cause, Circuit, Rules, State, Tally};
 use crate::clock::Clock;
+use crate::live::bump;
 use crate::outlier;
 use crate::traffic::Traffic;
 
@@ -216,7 +217,7 @@ impl LiveCircuit {
             }
             Verdict::Good => {}
         }
-        tally.ended.fetch_add(1, Relaxed);
+        bump(&tally.ended, 1);
         if self.is_marked.load(Relaxed) {
             let mut kept = self.lock();
             let Kept { circuit, rules, .. } = &mut *kept;
@@ -228,14 +229,14 @@ impl LiveCircuit {
     /// An answer ended as it should.
     pub fn completed(&self, worker: usize, latency_us: u64) {
         let tally = &self.workers[worker];
-        tally.completed.fetch_add(1, Relaxed);
-        tally.latency_sum_us.fetch_add(latency_us, Relaxed);
+        bump(&tally.completed, 1);
+        bump(&tally.latency_sum_us, latency_us);
     }
 
     /// The endpoint failed: no connection, a broken one, no answer in time, or an answer that says so.
     pub fn failed(&self, worker: usize, is_probe: bool, clock: Clock) {
         let tally = &self.workers[worker];
-        tally.ended.fetch_add(1, Relaxed);
+        bump(&tally.ended, 1);
         tally.failed.fetch_add(1, Relaxed);
         tally.errors.fetch_add(1, Relaxed);
         self.note_error();

@@ -47,7 +47,7 @@ impl EndpointLive {
         if let Some(sender) = shared.ready() {
             return Ok(sender);
         }
-        let stream = self.open_tcp(clock, wait_max).await?;
+        let stream = self.open_tcp(clock, wait_max, &[]).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)

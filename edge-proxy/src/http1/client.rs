@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{Response, StatusCode, request};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::net::TcpStream;
@@ -47,7 +47,7 @@ impl Connection {
     }
 
     /// What it is made of.
-    pub(super) fn link(&self) -> &Arc<Link> {
+    pub(crate) fn link(&self) -> &Arc<Link> {
         &self.link
     }
 }
@@ -266,7 +266,7 @@ fn take_answer(io: &mut Io, len: usize, request: &request::Parts) -> Result<Answ
             .filter(|&end| end <= copied),
         _ => None,
     };
-    io.input.advance(body.unwrap_or(len));
+    head::consume(&mut io.input, body.unwrap_or(len));
     if status.is_informational() {
         return Ok(Answer { head, body: None });
     }
@@ -364,6 +364,11 @@ impl Reply {
             Content::Whole(bytes) => Some(std::mem::take(bytes)),
             _ => None,
         }
+    }
+
+    /// Nothing else will be asked on its connection.
+    pub fn close_behind(&mut self) {
+        self.keep_alive = false;
     }
 
     /// The connection, once the body has come, if it can be used again.

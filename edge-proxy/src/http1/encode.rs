@@ -103,7 +103,7 @@ fn put(output: &mut Output, data: Bytes, tail: &'static [u8]) {
 
 /// How a request's body is sent, given what its head says and how long it is known to be.
 pub fn request_length(headers: &HeaderMap, exact: Option<u64>) -> BodyLength {
-    match announced(headers).or(exact) {
+    match exact.or_else(|| announced(headers)) {
         Some(len) => BodyLength::Exactly(len),
         None => BodyLength::Chunked,
     }
@@ -116,8 +116,10 @@ pub fn request(text: &mut BytesMut, head: &request::Parts, length: BodyLength) {
     let target = head.uri.path_and_query();
     text.put_slice(target.map_or("/", |target| target.as_str()).as_bytes());
     text.put_slice(b" HTTP/1.1\r\n");
-    let mut cookies = false;
+    let (mut cookies, mut has_host, mut has_length) = (false, false, false);
     for (name, value) in &head.headers {
+        has_host |= *name == HOST;
+        has_length |= *name == CONTENT_LENGTH;
         if *name != COOKIE {
             line(text, name.as_str(), value.as_bytes());
         } else if !cookies {
@@ -131,7 +133,7 @@ pub fn request(text: &mut BytesMut, head: &request::Parts, length: BodyLength) {
             text.put_slice(b"\r\n");
         }
     }
-    if !head.headers.contains_key(HOST) {
+    if !has_host {
         text.put_slice(b"host: \r\n");
     }
     if let Some(Upgrade(protocol)) = head.extensions.get() {
@@ -140,7 +142,7 @@ pub fn request(text: &mut BytesMut, head: &request::Parts, length: BodyLength) {
     }
     match length {
         BodyLength::Chunked => text.put_slice(b"transfer-encoding: chunked\r\n"),
-        BodyLength::Exactly(len) if len > 0 && !head.headers.contains_key(CONTENT_LENGTH) => {
+        BodyLength::Exactly(len) if len > 0 && !has_length => {
             content_length(text, len);
         }
         _ => {}
@@ -174,10 +176,13 @@ pub fn response_length(head: &response::Parts, exact: Option<u64>, terms: Terms)
 /// Appends a response's head, cleaned of what belongs to another connection.
 pub fn response(text: &mut BytesMut, head: &response::Parts, length: BodyLength, terms: Terms) {
     status_line(text, head.status);
+    let (mut has_date, mut has_length) = (false, false);
     for (name, value) in &head.headers {
+        has_date |= *name == DATE;
+        has_length |= *name == CONTENT_LENGTH;
         line(text, name.as_str(), value.as_bytes());
     }
-    if !head.headers.contains_key(DATE) && !head.status.is_informational() {
+    if !has_date && !head.status.is_informational() {
         text.put_slice(b"date: ");
         text.put_slice(&super::date::now());
         text.put_slice(b"\r\n");
@@ -192,11 +197,7 @@ pub fn response(text: &mut BytesMut, head: &response::Parts, length: BodyLength,
     }
     match length {
         BodyLength::Chunked => text.put_slice(b"transfer-encoding: chunked\r\n"),
-        BodyLength::Exactly(len)
-            if !terms.to_head
-                && !is_bodiless(head.status)
-                && !head.headers.contains_key(CONTENT_LENGTH) =>
-        {
+        BodyLength::Exactly(len) if !terms.to_head && !is_bodiless(head.status) && !has_length => {
             content_length(text, len);
         }
         _ => {}

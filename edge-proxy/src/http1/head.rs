@@ -11,13 +11,16 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
     TRANSFER_ENCODING, UPGRADE,
 };
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version, request};
 
 use super::fault::Fault;
 use super::{HEAD_LEN_MAX, HEADERS_MAX, Upgrade};
 
 /// A message's head and body are taken over in one copy up to this length together, in bytes.
 pub const SMALL_LEN_MAX: usize = 4 * 1024;
+
+/// A request's map has room for so many more headers than came: those that the proxy sets, so that it need not grow.
+const SPARE: usize = 4;
 
 /// Where a message's body ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,8 +74,8 @@ impl HeadEnd {
 /// A request's head, and what it says of the connection.
 #[derive(Debug)]
 pub struct RequestHead {
-    /// The head as the rest of the proxy knows it.
-    pub request: Request<()>,
+    /// The head as the rest of the proxy knows it. In a box: it passes through many hands.
+    pub request: Box<request::Parts>,
     /// Where its body ends.
     pub length: BodyLength,
     /// Its body, if there is none or all of it came with the head.
@@ -103,7 +106,7 @@ pub fn take_request(bytes: &mut BytesMut, end: &mut HeadEnd) -> Result<Option<Re
     };
     let copied = bytes.len().min(len.max(SMALL_LEN_MAX));
     let message = Bytes::copy_from_slice(&bytes[..copied]);
-    let mut head = request(&message.slice(..len))?;
+    let mut head = read_request(&message.slice(..len))?;
     let end = match head.length {
         BodyLength::Exactly(body_len) => usize::try_from(body_len)
             .ok()
@@ -112,12 +115,20 @@ pub fn take_request(bytes: &mut BytesMut, end: &mut HeadEnd) -> Result<Option<Re
         _ => None,
     };
     head.whole = end.map(|end| message.slice(len..end));
-    bytes.advance(end.unwrap_or(len));
+    consume(bytes, end.unwrap_or(len));
     Ok(Some(head))
 }
 
+/// Takes bytes off the beginning. A buffer that becomes empty is as large as it was.
+pub fn consume(bytes: &mut BytesMut, len: usize) {
+    match len == bytes.len() {
+        true => bytes.clear(),
+        false => bytes.advance(len),
+    }
+}
+
 /// Reads the head of a request, its empty line included.
-fn request(head: &Bytes) -> Result<RequestHead, Fault> {
+fn read_request(head: &Bytes) -> Result<RequestHead, Fault> {
     let mut lines = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut []);
     let read = parsed.parse_with_uninit_headers(head, &mut lines);
@@ -131,7 +142,7 @@ fn request(head: &Bytes) -> Result<RequestHead, Fault> {
     let method = Method::from_bytes(method.as_bytes()).map_err(|_| Fault::FirstLine)?;
     let uri = target(&method, head.slice_ref(path.as_bytes()))?;
     let version = version(minor);
-    let (headers, said) = headers(head, parsed.headers)?;
+    let (headers, said) = headers(head, parsed.headers, SPARE)?;
     if said.hosts > 1 || (said.hosts == 0 && version == Version::HTTP_11) {
         return Err(Fault::Host);
     }
@@ -140,18 +151,18 @@ fn request(head: &Bytes) -> Result<RequestHead, Fault> {
         true => BodyLength::Chunked,
         false => BodyLength::Exactly(said.length.unwrap_or(0)),
     };
-    let mut request = Request::new(());
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.version_mut() = version;
+    let mut request = Box::new(Request::new(()).into_parts().0);
+    request.method = method;
+    request.uri = uri;
+    request.version = version;
     if said.upgrade
         && version == Version::HTTP_11
         && let Some(protocol) = headers.get(UPGRADE)
     {
         let upgrade = Upgrade(protocol.clone());
-        request.extensions_mut().insert(upgrade);
+        request.extensions.insert(upgrade);
     }
-    *request.headers_mut() = headers;
+    request.headers = headers;
     Ok(RequestHead {
         request,
         length,
@@ -192,7 +203,7 @@ pub fn response(head: &Bytes, method: &Method) -> Result<ResponseHead, Fault> {
     };
     let status = StatusCode::from_u16(code).map_err(|_| Fault::FirstLine)?;
     let version = version(minor);
-    let (headers, said) = headers(head, parsed.headers)?;
+    let (headers, said) = headers(head, parsed.headers, 0)?;
     let bodiless = status.is_informational()
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED
@@ -280,8 +291,12 @@ impl Said {
     }
 }
 
-fn headers(head: &Bytes, lines: &[httparse::Header<'_>]) -> Result<(HeaderMap, Said), Fault> {
-    let mut headers = HeaderMap::with_capacity(lines.len());
+fn headers(
+    head: &Bytes,
+    lines: &[httparse::Header<'_>],
+    spare: usize,
+) -> Result<(HeaderMap, Said), Fault> {
+    let mut headers = HeaderMap::with_capacity(lines.len() + spare);
     let mut said = Said::default();
     for line in lines {
         let (name, value) = header(head, line)?;
@@ -368,8 +383,25 @@ fn is_of_token(byte: u8) -> bool {
 }
 
 fn is_of_host(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte)
+    OF_HOST[usize::from(byte)]
 }
+
+/// Which bytes may stand in a `Host`.
+const OF_HOST: [bool; 256] = {
+    let mut of_host = [false; 256];
+    let others = b"-._~%!$&'()*+;=:[]";
+    let mut at = 0;
+    while at < others.len() {
+        of_host[others[at] as usize] = true;
+        at += 1;
+    }
+    let mut byte = 0;
+    while byte < 128 {
+        of_host[byte] |= (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    of_host
+};
 
 /// The target: a path, a whole URI, the authority for `CONNECT`, or `*` for `OPTIONS` (RFC 9112,
 /// section 3.2).

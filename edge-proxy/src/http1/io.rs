@@ -115,6 +115,11 @@ impl Io {
     /// # Errors
     /// The connection failed.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // Most of the time nothing has come: then no buffer is taken.
+        if self.stream.poll_readable(cx).is_pending() {
+            self.release();
+            return Poll::Pending;
+        }
         self.make_room();
         let room = self.input.capacity() - self.input.len();
         let read = pin!(self.stream.read_buf(&mut self.input)).poll(cx);
@@ -300,7 +305,7 @@ impl Output {
     fn advance(&mut self, mut len: usize) {
         self.moved = true;
         let of_text = len.min(self.text.len());
-        self.text.advance(of_text);
+        super::head::consume(&mut self.text, of_text);
         len -= of_text;
         let of_body = len.min(self.body.len());
         self.body.advance(of_body);

@@ -1,14 +1,15 @@
 //! Towards a client: one task per connection that reads a request, has it
 //! served, writes the answer, and begins again.
 
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::EXPECT;
-use http::{HeaderMap, Method, Request, Response, StatusCode, response};
+use http::request::Parts;
+use http::{Method, Response, StatusCode, response};
 use hyper::body::Body;
 
 use super::buffer::BUFFER_LEN;
@@ -21,13 +22,15 @@ use super::inbound::Inbound;
 use super::io::{Io, Link};
 use super::tunnel::Tunnel;
 use super::watch::{Watch, micros};
+use super::writing::Writing;
 use crate::answer::Answer;
-use crate::body::{BodyError, RequestBody, ResponseBody};
+use crate::body::{RequestBody, ResponseBody};
 use crate::connection::{Downstream, Stream};
 use crate::observe::Observation;
 use crate::proxy::Proxy;
 use crate::request;
 use crate::tcp;
+use crate::tcp::connect::{self, Opened};
 
 /// Of a body that nobody wanted, this much is taken so that the connection can go on, in bytes.
 const DISCARD_LEN_MAX: usize = 64 * 1024;
@@ -58,6 +61,9 @@ struct Session<'a> {
     watch: Watch<'a>,
 }
 
+/// A request's head and body.
+type Asked = (Box<Parts>, RequestBody);
+
 /// Why no request follows.
 enum NoNext {
     /// The connection ended, or was idle for too long.
@@ -73,11 +79,13 @@ enum After {
     Linger,
     Close,
     /// Another protocol, with the endpoint behind this connection.
-    Tunnel(Connection, Observation),
+    Tunnel(Connection, Box<Observation>),
+    /// The bytes of a service.
+    Connected(Box<Opened>),
 }
 
 /// Why an exchange ends before its answer does.
-enum Stop {
+pub(super) enum Stop {
     /// The client left.
     Gone,
     /// It did something wrong, or nothing for too long.
@@ -87,14 +95,14 @@ enum Stop {
 }
 
 impl Stop {
-    const WRONG_LENGTH: Stop = Stop::Upstream(Some(Fault::Surplus));
+    pub(super) const WRONG_LENGTH: Stop = Stop::Upstream(Some(Fault::Surplus));
 }
 
 impl Session<'_> {
     async fn run(&mut self) {
         loop {
             let after = match self.next().await {
-                Ok((request, terms)) => self.exchange(request, terms).await,
+                Ok((asked, terms)) => self.exchange(asked, terms).await,
                 Err(NoNext::Over) => After::Close,
                 Err(NoNext::Refused(fault)) => self.refuse(fault).await,
             };
@@ -107,14 +115,18 @@ impl Session<'_> {
                     let (client, endpoint) =
                         (Tunnel::new(&self.link), Tunnel::new(connection.link()));
                     let worker = &self.downstream.worker;
-                    return tcp::run(worker, &live, observation, client, endpoint).await;
+                    return tcp::run(worker, &live, *observation, client, endpoint).await;
+                }
+                After::Connected(opened) => {
+                    let client = Tunnel::new(&self.link);
+                    return opened.run(&self.downstream.worker, client).await;
                 }
             }
         }
     }
 
     /// Waits for the next request.
-    async fn next(&mut self) -> Result<(Request<RequestBody>, Terms), NoNext> {
+    async fn next(&mut self) -> Result<(Asked, Terms), NoNext> {
         let limits = &self.proxy.config.limits;
         let (idle_us, head_us) = (
             micros(limits.idle_wait_max()),
@@ -162,10 +174,13 @@ impl Session<'_> {
     }
 
     /// Has one request served and its answer written.
-    async fn exchange(&mut self, request: Request<RequestBody>, terms: Terms) -> After {
+    async fn exchange(&mut self, (head, body): Asked, terms: Terms) -> After {
         let downstream = self.downstream;
+        if head.method == Method::CONNECT {
+            return Box::pin(self.connect(head, terms)).await;
+        }
         let served = {
-            let mut served = pin!(request::entered(downstream, request));
+            let mut served = pin!(request::entered(downstream, head, body));
             std::future::poll_fn(|cx| match served.as_mut().poll(cx) {
                 Poll::Ready(response) => Poll::Ready(Ok(response)),
                 Poll::Pending => self.poll_stop(cx).map(Err),
@@ -188,6 +203,39 @@ impl Session<'_> {
         match stopped {
             Stop::Fault(fault) => self.refuse(fault).await,
             Stop::Gone | Stop::Upstream(_) => After::Close,
+        }
+    }
+
+    /// Opens a service's bytes to the client, or says why not.
+    async fn connect(&mut self, head: Box<Parts>, mut terms: Terms) -> After {
+        let downstream = self.downstream;
+        let opened = {
+            let mut opening = pin!(connect::open(downstream, &head));
+            std::future::poll_fn(|cx| match opening.as_mut().poll(cx) {
+                Poll::Ready(opened) => Poll::Ready(Some(opened)),
+                Poll::Pending => self.poll_stop(cx).map(|_| None),
+            })
+            .await
+        };
+        let (response, opened) = match opened {
+            None => return After::Close,
+            Some(Ok(opened)) => {
+                // An answer to CONNECT says nothing of a body's length (RFC 9110, section 9.3.6).
+                terms.to_head = true;
+                (
+                    Response::new(ResponseBody::full(Bytes::new())),
+                    Some(opened),
+                )
+            }
+            Some(Err(answer)) => (request::not_connected(downstream, &head, answer), None),
+        };
+        match (self.respond(response, terms).await, opened) {
+            (Ok(_), Some(opened)) => After::Connected(Box::new(opened)),
+            (Ok(after), None) => after,
+            (Err(stop), _) => {
+                self.note(&stop);
+                After::Close
+            }
         }
     }
 
@@ -234,7 +282,7 @@ impl Session<'_> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS
             && let Some((connection, observation)) = body.take_tunnel()
         {
-            return Ok(After::Tunnel(connection, observation));
+            return Ok(After::Tunnel(connection, Box::new(observation)));
         }
         Ok(self.after(terms))
     }
@@ -367,7 +415,7 @@ impl Session<'_> {
 }
 
 /// A request that has come, and the terms on which it is answered.
-fn arrived(link: &Arc<Link>, io: &mut Io, head: RequestHead) -> (Request<RequestBody>, Terms) {
+fn arrived(link: &Arc<Link>, io: &mut Io, head: RequestHead) -> (Asked, Terms) {
     let RequestHead {
         mut request,
         length,
@@ -376,8 +424,8 @@ fn arrived(link: &Arc<Link>, io: &mut Io, head: RequestHead) -> (Request<Request
         expects_continue,
     } = head;
     let terms = Terms {
-        to_head: request.method() == Method::HEAD,
-        version: request.version(),
+        to_head: request.method == Method::HEAD,
+        version: request.version,
         keep_alive,
     };
     io.number += 1;
@@ -394,77 +442,7 @@ fn arrived(link: &Arc<Link>, io: &mut Io, head: RequestHead) -> (Request<Request
     };
     if expects_continue {
         // It is answered here, when the body is first wanted.
-        request.headers_mut().remove(EXPECT);
+        request.headers.remove(EXPECT);
     }
-    (request.map(|()| body), terms)
-}
-
-/// An answer's body on its way to the client.
-struct Writing {
-    encoder: Encoder,
-    trailers: Option<HeaderMap>,
-    /// Nothing more is to be appended.
-    ended: bool,
-    /// Why the rest will not come. What came before still goes out.
-    broken: Option<Stop>,
-}
-
-impl Writing {
-    fn poll(
-        &mut self,
-        link: &Link,
-        body: &mut ResponseBody,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Stop>> {
-        loop {
-            let mut io = link.lock();
-            if self.ended || self.broken.is_some() || !io.output.has_room() {
-                match io.poll_flush(cx) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => return Poll::Ready(Err(Stop::Gone)),
-                    Poll::Pending => return Poll::Pending,
-                }
-                if let Some(stop) = self.broken.take() {
-                    return Poll::Ready(Err(stop));
-                }
-                if self.ended {
-                    return Poll::Ready(Ok(()));
-                }
-            }
-            drop(io);
-            match Pin::new(&mut *body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => self.data(link, data),
-                    Err(frame) => self.trailers = frame.into_trailers().ok(),
-                },
-                Poll::Ready(Some(Err(error))) => {
-                    self.broken = Some(Stop::Upstream(match error {
-                        BodyError::Refused(fault) => Some(fault),
-                        _ => None,
-                    }));
-                }
-                Poll::Ready(None) => self.end(link),
-                Poll::Pending => {
-                    return match link.lock().poll_flush(cx) {
-                        Poll::Ready(Err(_)) => Poll::Ready(Err(Stop::Gone)),
-                        _ => Poll::Pending,
-                    };
-                }
-            }
-        }
-    }
-
-    fn data(&mut self, link: &Link, data: Bytes) {
-        let put = self.encoder.data(&mut link.lock().output, data);
-        self.broken = put.err().map(|_| Stop::WRONG_LENGTH);
-        // A client that gets exactly what was announced needs no word of the end.
-        self.ended = self.encoder.is_complete();
-    }
-
-    fn end(&mut self, link: &Link) {
-        let trailers = self.trailers.take();
-        let ended = self.encoder.end(&mut link.lock().output, trailers.as_ref());
-        self.ended = ended.is_ok();
-        self.broken = ended.err().map(|_| Stop::WRONG_LENGTH);
-    }
+    ((request, body), terms)
 }

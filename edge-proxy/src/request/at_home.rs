@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use http::header::{HeaderMap, RETRY_AFTER};
-use http::{Request, Response, request, response};
+use http::{Response, request, response};
 use hyper::body::Body;
 
 use super::Exchange;
@@ -25,7 +25,7 @@ use crate::endpoint::EndpointLive;
 use crate::gate::{Class, Slot, Terms};
 use crate::headers;
 use crate::limit::Limit;
-use crate::live::Retrying;
+use crate::live::{Retrying, bump};
 use crate::observe::{self, Observation};
 use crate::retry::{self, Failure};
 
@@ -40,30 +40,34 @@ struct Tried {
 
 impl Exchange<'_> {
     /// Waits for a slot of an endpoint of this node, sends the request there, and tries again where
-    /// that is safe.
+    /// that is safe. It is `now_us`.
     pub(super) async fn at_home(
         &self,
         class: Class,
-        request: Request<RequestBody>,
+        mut head: Box<request::Parts>,
+        body: RequestBody,
+        mut now_us: u64,
     ) -> Result<Response<ResponseBody>, Answer> {
         let (route, rules) = (self.route, &self.route.traffic.retries);
         if route.endpoints.is_empty() {
             return Err(Answer::NoEndpoint);
         }
-        let may_repeat = rules.unsafe_methods || retry::may_repeat(request.method());
-        let (request, again) = self.keep(request, rules.attempts > 1 && may_repeat);
-        let (mut head, mut body) = request.into_parts();
+        let may_repeat = rules.unsafe_methods || retry::may_repeat(&head.method);
+        let (mut body, again) = self.keep(body, rules.attempts > 1 && may_repeat);
         let mut avoid: Option<Arc<EndpointLive>> = None;
         let mut _retrying = None;
         let mut attempt = 1;
         loop {
-            let slot = self.slot(class, avoid.as_ref()).await?;
+            let (slot, has_waited) = self.slot(class, avoid.as_ref()).await?;
             if class == Class::Own && attempt == 1 {
-                self.counters().served_home.fetch_add(1, Relaxed);
+                bump(&self.counters().served_home, 1);
+            }
+            if has_waited || attempt > 1 {
+                now_us = self.worker.proxy.clock.now_us();
             }
             let endpoint = Arc::clone(slot.endpoint());
             let last = attempt >= rules.attempts;
-            let observation = Observation::at_home(self, class, slot);
+            let observation = Observation::at_home(self, class, slot, now_us);
             let tried = self
                 .try_at(&endpoint, observation, &mut head, body, &again)
                 .await;
@@ -93,46 +97,42 @@ impl Exchange<'_> {
     /// Sends the request to the upstream of last resort.
     pub(super) async fn at_cloud(
         &self,
-        request: Request<RequestBody>,
+        mut head: Box<request::Parts>,
+        body: RequestBody,
     ) -> Result<Response<ResponseBody>, Answer> {
+        let now_us = self.worker.proxy.clock.now_us();
         let Some(cloud) = &self.route.cloud else {
-            return self.at_home(Class::Own, request).await;
+            return self.at_home(Class::Own, head, body, now_us).await;
         };
         self.counters().cloud.fetch_add(1, Relaxed);
-        let (request, again) = self.keep(request, false);
-        let (mut head, body) = request.into_parts();
-        let observation = Observation::at_cloud(self, cloud);
+        let (body, again) = self.keep(body, false);
+        let observation = Observation::at_cloud(self, cloud, now_us);
         let tried = self
             .try_at(cloud, observation, &mut head, body, &again)
             .await;
         match tried.whole {
             Some(body) => {
-                self.at_home(Class::Own, Request::from_parts(head, body))
-                    .await
+                let now_us = self.worker.proxy.clock.now_us();
+                self.at_home(Class::Own, head, body, now_us).await
             }
             None => tried.outcome,
         }
     }
 
     /// What of it is larger than the service takes, as far as is known before it is sent.
-    pub(super) fn too_large(&self, request: &Request<RequestBody>) -> Option<Limit> {
+    pub(super) fn too_large(&self, head: &request::Parts, body: &RequestBody) -> Option<Limit> {
         let sizes = &self.route.traffic.sizes;
         let (head_max, body_max) = (sizes.request_head_len_max, sizes.request_body_len_max);
-        if head_max > 0 && headers::len(request) > head_max as usize {
+        if head_max > 0 && headers::len(head) > head_max as usize {
             return Some(Limit::RequestHead);
         }
-        let body_len = request.body().size_hint().lower();
-        (body_max > 0 && body_len > body_max).then_some(Limit::RequestBody)
+        (body_max > 0 && body.size_hint().lower() > body_max).then_some(Limit::RequestBody)
     }
 
     /// Bounds the body, and keeps its beginning when the request may have to be sent again.
-    pub(crate) fn keep(
-        &self,
-        request: Request<RequestBody>,
-        for_another: bool,
-    ) -> (Request<RequestBody>, Again) {
+    pub(crate) fn keep(&self, body: RequestBody, for_another: bool) -> (RequestBody, Again) {
         let sizes = &self.route.traffic.sizes;
-        let keep = Keep {
+        body.keep(Keep {
             kept_len_max: if for_another {
                 sizes.buffer_len_max as usize
             } else {
@@ -142,17 +142,15 @@ impl Exchange<'_> {
                 0 => u64::MAX,
                 max => max,
             },
-        };
-        let (head, body) = request.into_parts();
-        let (body, again) = body.keep(keep);
-        (Request::from_parts(head, body), again)
+        })
     }
 
+    /// A slot, and whether it had to be waited for.
     pub(crate) async fn slot(
         &self,
         class: Class,
         avoid: Option<&Arc<EndpointLive>>,
-    ) -> Result<Slot, Answer> {
+    ) -> Result<(Slot, bool), Answer> {
         let (route, clock) = (self.route, self.worker.proxy.clock);
         let wish = Wish {
             key: self.key,
@@ -162,7 +160,7 @@ impl Exchange<'_> {
         };
         let gate = &route.live.gate;
         if let Some(slot) = gate.try_enter(&route.balancer, wish) {
-            return Ok(slot);
+            return Ok((slot, false));
         }
         let now_us = clock.now_us();
         if route.endpoints.iter().all(|e| e.circuit.is_open()) {
@@ -183,6 +181,7 @@ impl Exchange<'_> {
             rank: self.rank,
         };
         let entered = gate.enter(class, &route.balancer, wish, terms).await;
+        let entered = entered.map(|slot| (slot, true));
         entered.map_err(|no_room| match self.deadline.is_over(clock.now_us()) {
             true => Answer::limited(self.late()),
             false => {
@@ -299,7 +298,7 @@ impl Exchange<'_> {
         let rules = &self.route.traffic.retries;
         rules.looks_at_answers().then(|| Failure::Status {
             status: head.status.as_u16(),
-            grpc: observe::grpc_status(head),
+            grpc: observe::grpc_status(&head.headers),
             says_when: head.headers.contains_key(RETRY_AFTER),
         })
     }

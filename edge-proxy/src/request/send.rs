@@ -1,21 +1,25 @@
-//! A request on its way to an endpoint: over HTTP/1.1 on a connection of its own, or, when it is a gRPC call, over
-//! HTTP/2 on one that the worker's calls share. gRPC exists on HTTP/2 alone: such a client never means anything else.
+//! A request on its way to an endpoint: over HTTP/1.1 on a connection of its own, or over HTTP/2 on one that the
+//! worker's requests share, when the service's endpoints speak that or it is a gRPC call. gRPC exists on HTTP/2 alone:
+//! such a client never means anything else.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HOST, HeaderMap, TE};
+use http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri, request};
 use hyper::body::Body as _;
+use isobar_mesh_api::resource::traffic_policy::TellClient;
 
 use super::Exchange;
 use crate::body::{RequestBody, ResponseBody};
 use crate::endpoint::EndpointLive;
+use crate::http1::Upgrade;
 use crate::http1::client::{self, Reply, Sent};
 use crate::http1::fault::{Fault, Side};
 use crate::moved::was_not_processed;
 use crate::observe::Observation;
+use crate::proxy_protocol;
 
 /// A request that could not be sent is sent on at most this many connections.
 const CONNECTIONS_TRIED_MAX: usize = 4;
@@ -63,9 +67,20 @@ impl Exchange<'_> {
         head: &request::Parts,
         body: RequestBody,
     ) -> Sending {
-        match is_call(&head.headers) {
+        match self.route.traffic.speaks_http2 || (self.grpc && is_call(&head.headers)) {
             true => self.send_shared(endpoint, head, body).await,
             false => self.send_alone(endpoint, head, body).await,
+        }
+    }
+
+    /// What a new connection to an endpoint begins with: by the PROXY protocol, whom it is for.
+    pub(crate) fn greeting(&self) -> Vec<u8> {
+        match (self.route.traffic.spec.endpoints.proxy_protocol, self.ends) {
+            (TellClient::Off, _) => Vec::new(),
+            (TellClient::V1, Some(ends)) => proxy_protocol::write_line(ends),
+            (TellClient::V1, None) => b"PROXY UNKNOWN\r\n".to_vec(),
+            (TellClient::V2, Some(ends)) => proxy_protocol::write_binary(ends),
+            (TellClient::V2, None) => proxy_protocol::write_local(),
         }
     }
 
@@ -77,12 +92,20 @@ impl Exchange<'_> {
         mut body: RequestBody,
     ) -> Sending {
         let worker = self.worker;
+        // A connection that was announced for one client is no other's.
+        let is_shared = self.route.traffic.spec.endpoints.proxy_protocol == TellClient::Off;
         for _ in 0..CONNECTIONS_TRIED_MAX {
-            let connection = match endpoint.idle_connection(worker.index) {
+            let idle = match is_shared {
+                true => endpoint.idle_connection(worker.index),
+                false => None,
+            };
+            let connection = match idle {
                 Some(connection) => connection,
                 None => {
                     let wait_max = Duration::from_micros(self.route.traffic.waits.connect_us);
-                    match endpoint.connect(worker.proxy.clock, wait_max).await {
+                    let greeting = self.greeting();
+                    let opened = endpoint.connect(worker.proxy.clock, wait_max, &greeting);
+                    match opened.await {
                         Ok(connection) => connection,
                         Err(error) => {
                             tracing::debug!(error = %crate::chain(&error), "an endpoint is down");
@@ -93,7 +116,12 @@ impl Exchange<'_> {
             };
             match client::send(connection, head, body).await {
                 Sent::Answered(response) => {
-                    return Sending::Answered(response.map(Content::Http1));
+                    return Sending::Answered(response.map(|mut reply| {
+                        if !is_shared {
+                            reply.close_behind();
+                        }
+                        Content::Http1(reply)
+                    }));
                 }
                 Sent::Unsent(whole) => body = whole,
                 Sent::Lost(error) => {
@@ -126,7 +154,7 @@ impl Exchange<'_> {
                     return Sending::Unsent(body);
                 }
             };
-            let Some(request) = in_http2(head, body) else {
+            let Some(request) = in_http2(head, endpoint.address(), body) else {
                 return Sending::Malformed;
             };
             let mut failure = match sender.try_send_request(request).await {
@@ -151,19 +179,33 @@ impl Exchange<'_> {
 
 /// Whether it is a gRPC call (gRPC over HTTP/2, "Requests"). gRPC-Web is made for HTTP/1.1 and is none.
 fn is_call(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).map(|kind| kind.as_bytes());
-    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
-    matches!(rest, Some([] | [b'+' | b';', ..])) && headers.contains_key(TE)
+    is_answer_to_call(headers) && headers.contains_key(TE)
 }
 
-/// The request as HTTP/2 has it: its host in its target.
-fn in_http2(head: &request::Parts, body: RequestBody) -> Option<Request<RequestBody>> {
+/// Whether an answer is a call's: then its status comes behind its messages.
+pub(crate) fn is_answer_to_call(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(|kind| kind.as_bytes());
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    matches!(rest, Some([] | [b'+' | b';', ..]))
+}
+
+/// The request as HTTP/2 has it: its host in its target, by default the endpoint's `address`. `None` when its host is none, or
+/// when it would change to a protocol that has no way over HTTP/2.
+fn in_http2(
+    head: &request::Parts,
+    address: &str,
+    body: RequestBody,
+) -> Option<Request<RequestBody>> {
+    if head.extensions.get::<Upgrade>().is_some() {
+        return None;
+    }
     let mut request = Request::new(body);
-    let host = head.headers.get(HOST)?;
+    let host = head.headers.get(HOST);
+    let host = host.map_or(address.as_bytes(), HeaderValue::as_bytes);
     let target = head.uri.path_and_query().cloned();
     *request.uri_mut() = Uri::builder()
         .scheme(Scheme::HTTP)
-        .authority(Authority::try_from(host.as_bytes()).ok()?)
+        .authority(Authority::try_from(host).ok()?)
         .path_and_query(target.unwrap_or(PathAndQuery::from_static("/")))
         .build()
         .ok()?;

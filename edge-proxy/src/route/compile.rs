@@ -74,9 +74,12 @@ impl RouteTable {
         let kept = before.map_or(&[][..], |table| table.rules());
         let kept: BTreeMap<_, &Arc<Rule>> = kept.iter().map(|r| ((&r.route, r.place), r)).collect();
         let mut builder = Builder::default();
-        let mut rules = Vec::new();
+        let (mut rules, mut tcp) = (Vec::new(), BTreeMap::new());
         for route in in_order {
-            builder.claim(route);
+            let is_tcp = route.key().kind == RouteKind::Tcp;
+            if !is_tcp {
+                builder.claim(route);
+            }
             for (place, written) in route.rules().iter().enumerate() {
                 let same = kept.get(&(route.key(), place));
                 let turns = match same {
@@ -87,10 +90,20 @@ impl RouteTable {
                 };
                 let rule = Arc::new(compile_rule(route, place, written, &places, turns));
                 rules.push(Arc::clone(&rule));
-                builder.add(route, written, &rule);
+                if !is_tcp {
+                    builder.add(route, written, &rule);
+                }
+                for listener in route.listeners().iter().filter(|_| is_tcp) {
+                    // The oldest wins.
+                    tcp.entry(listener.clone())
+                        .or_insert_with(|| Arc::clone(&rule));
+                }
             }
         }
-        builder.finish(services.named, rules)
+        RouteTable {
+            tcp,
+            ..builder.finish(services.named, rules)
+        }
     }
 }
 
@@ -210,6 +223,7 @@ impl Builder {
             suffixes: Lookup::new(suffixes.map(|(name, host)| (name[2..].to_owned(), host))),
             any,
             rules,
+            tcp: BTreeMap::new(),
         }
     }
 }

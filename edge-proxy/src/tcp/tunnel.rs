@@ -31,7 +31,7 @@ impl copy::Abort for Tunnel {
 /// What came of asking a neighbour.
 pub(super) enum Asked {
     /// It serves the connection.
-    Opened(Box<Tunnel>, Observation),
+    Opened(Box<Tunnel>, Box<Observation>),
     /// It did not take it.
     Refused,
     /// It broke off; what it did is not known.
@@ -66,7 +66,8 @@ pub(super) async fn ask(
     let mut request = Request::new(RequestBody::empty());
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = Uri::from_static(AUTHORITY);
-    let observation = Observation::moved(exchange, neighbour, cause);
+    let now_us = proxy.clock.now_us();
+    let observation = Observation::moved(exchange, neighbour, cause, now_us);
     moved::mark(request.headers_mut(), exchange, observation.begun_us());
     headers::set_ends(request.headers_mut(), ends);
     let response = match sender.try_send_request(request).await {
@@ -87,7 +88,9 @@ pub(super) async fn ask(
         return Asked::Refused;
     }
     match hyper::upgrade::on(response).await {
-        Ok(upgraded) => Asked::Opened(Box::new(TokioIo::new(upgraded)), observation),
+        Ok(upgraded) => {
+            Asked::Opened(Box::new(TokioIo::new(upgraded)), Box::new(observation))
+        }
         Err(error) => {
             tracing::debug!(node = %node.node, %error, "a tunnel did not open");
             Asked::Lost

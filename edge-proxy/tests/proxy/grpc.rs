@@ -22,7 +22,7 @@ use crate::wire::before;
 
 /// A server of calls that speaks HTTP/2 alone. `/shop.Cart/Echo` sends each message back as it comes,
 /// `/shop.Cart/Count` says how many bytes came, `/shop.Cart/Many` sends three messages to one,
-/// `/shop.Cart/Fail` has a status and nothing else.
+/// `/shop.Cart/Fail` has a status and nothing else, `/shop.Cart/Gone` has `UNAVAILABLE` behind its answer.
 struct CallEndpoint {
     address: SocketAddr,
     task: JoinHandle<()>,
@@ -84,7 +84,8 @@ async fn serve(request: Request<Incoming>) -> Result<Response<Body>, hyper::Erro
                 let _ = sender.send(Frame::data(message.into())).await;
             }
         }
-        let _ = sender.send(Frame::trailers(trailers("0"))).await;
+        let status = if path.ends_with("/Gone") { "14" } else { "0" };
+        let _ = sender.send(Frame::trailers(trailers(status))).await;
     });
     Ok(answer.body(Messages(receiver).boxed()).unwrap())
 }
@@ -185,5 +186,34 @@ async fn a_call_to_an_endpoint_without_http2_is_unavailable() {
     assert_eq!(answered(response.unwrap()).await.1, "14");
     // Whatever is no call goes over HTTP/1.1 as ever.
     assert_eq!(proxy.get("/").await.2, "a");
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn a_status_behind_the_messages_counts_for_the_circuit() {
+    let endpoint = call_endpoint().await;
+    let policy = r#"{"circuit": {"consecutive_failures": 3, "open_base": "1m"}, "retries": {"attempts": 1}}"#;
+    let proxy = crate::resilience::proxy(&[endpoint.address], policy).await;
+    let mut client = connect_http2(proxy.addresses.ingress).await;
+    let state = async |proxy: &TestProxy| {
+        let (_, circuits) = proxy.admin("GET", "/circuits").await;
+        let circuits: serde_json::Value = serde_json::from_str(&circuits).unwrap();
+        circuits[0]["state"].as_str().unwrap().to_owned()
+    };
+    for (method, status) in [
+        ("Gone", "14"),
+        ("Gone", "14"),
+        ("Echo", "0"),
+        ("Gone", "14"),
+        ("Gone", "14"),
+    ] {
+        let response = client.send_request(call(method, full("x"))).await.unwrap();
+        assert_eq!(answered(response).await.1, status);
+    }
+    // A good one was among them.
+    assert_eq!(state(&proxy).await, "closed");
+    let response = client.send_request(call("Gone", full("x"))).await.unwrap();
+    assert_eq!(answered(response).await.1, "14");
+    assert_eq!(state(&proxy).await, "open");
     proxy.end().await;
 }

@@ -88,7 +88,10 @@ async fn an_endpoint_that_is_much_worse_than_its_siblings_is_left_alone() {
 async fn errors_in_a_row_are_enough_and_no_more_than_a_share_is_left_alone() {
     let bad = [
         FaultyEndpoint::start(BROKEN).await,
-        FaultyEndpoint::start(Act::Answer("200 OK\r\ngrpc-status: 13\r\n")).await,
+        FaultyEndpoint::start(Act::Answer(
+            "200 OK\r\ncontent-type: application/grpc\r\ngrpc-status: 13\r\n",
+        ))
+        .await,
         FaultyEndpoint::start(Act::Answer("503 Away\r\n")).await,
     ];
     let good = FaultyEndpoint::start(GOOD).await;

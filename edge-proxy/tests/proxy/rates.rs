@@ -1,13 +1,20 @@
 //! How many requests are let in.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, StatusCode};
-use isobar_mesh_api::snapshot::RateShare;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use isobar_edge_proxy::config::Workload;
+use isobar_edge_proxy::config::sources::Sources;
+use isobar_mesh_api::message::LocalService;
+use isobar_mesh_api::snapshot::{Endpoint, RateShare};
+use tokio::net::TcpSocket;
 
 use crate::resilience::{assert_limited, assert_metric, proxy};
 use crate::support::{
-    Authority, HOST, TestEndpoint, TestProxy, connect_http2, full, send, snapshot,
+    Authority, HOST, TestEndpoint, TestProxy, config, connect_http2, full, send, service, snapshot,
 };
 
 async fn get(proxy: &TestProxy, path: &str, user: Option<&str>) -> (StatusCode, HeaderMap) {
@@ -103,5 +110,59 @@ async fn of_a_rate_of_the_mesh_a_node_keeps_its_part() {
     let share = "isobar_proxy_rate_limit_share_ratio{service=\"shop/cart\",limit=\"all\"} 0.5\n";
     let (_, metrics) = proxy.admin("GET", "/metrics").await;
     assert!(metrics.contains(share), "{metrics}");
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn by_identity_a_workload_has_one_rate_wherever_it_is() {
+    let endpoint = TestEndpoint::start("a").await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config("a", &dir);
+    config.services.push(LocalService {
+        service: service(),
+        hosts: vec![HOST.to_owned()],
+        endpoints: vec![Endpoint {
+            address: endpoint.address.to_string(),
+            workers: 8,
+        }],
+        capacity_rps: None,
+    });
+    config.workloads = vec![Workload {
+        identity: "spiffe://isobar.local/ns/web/sa/front".to_owned(),
+        addresses: Sources::new(vec![
+            "127.0.0.2".parse().unwrap(),
+            "127.0.0.3".parse().unwrap(),
+        ]),
+    }];
+    let policy =
+        r#"{"rate_limits": [{"name": "caller", "requests": 2, "per": "1h", "by": "identity"}]}"#;
+    config
+        .traffic_policies
+        .push(serde_json::from_str(policy).unwrap());
+    let proxy = TestProxy::start(config, dir).await;
+    let get_from = async |ip: [u8; 4]| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from((ip, 0))).unwrap();
+        let stream = socket.connect(proxy.addresses.ingress).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get("/")
+            .header("host", HOST)
+            .body(full(""))
+            .unwrap();
+        sender
+            .send_request(request)
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
+    };
+    // One workload at two addresses, and two strangers.
+    let asked = [2, 3, 2, 3, 4, 4, 4, 5];
+    let mut seen = Vec::new();
+    for last in asked {
+        seen.push(get_from([127, 0, 0, last]).await);
+    }
+    assert_eq!(seen, [200, 200, 429, 429, 200, 200, 429, 200]);
     proxy.end().await;
 }

@@ -306,3 +306,54 @@ async fn a_connection_that_does_not_end_is_cut_at_the_deadline() {
     proxy.end().await;
     assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0);
 }
+
+#[tokio::test]
+async fn a_route_says_where_connections_of_a_listener_go() {
+    let (old, new) = (Greeter::start().await, Greeter::start().await);
+    let next = ServiceName::new("shop/db-next").unwrap();
+    let proxy = with_listener(old.address, to_database(), |config| {
+        let mut to_next = local(new.address);
+        to_next.service = next;
+        config.services = vec![local(old.address), to_next];
+        let route = serde_json::json!({
+            "kind": "TCPRoute", "metadata": { "name": "db", "namespace": "shop" },
+            "spec": {
+                "parentRefs": [{ "name": "isobar", "sectionName": "own" }],
+                "rules": [{ "backendRefs": [
+                    { "name": "db", "weight": 3 }, { "name": "db-next", "weight": 1 },
+                    { "name": "nobody", "weight": 1 },
+                ] }],
+            },
+        });
+        let other = serde_json::json!({
+            "kind": "TCPRoute", "metadata": { "name": "other", "namespace": "shop" },
+            "spec": {
+                "parentRefs": [{ "name": "isobar", "sectionName": "other" }],
+                "rules": [{ "backendRefs": [{ "name": "nobody" }] }],
+            },
+        });
+        config.routes = vec![
+            serde_json::from_value(route).unwrap(),
+            serde_json::from_value(other).unwrap(),
+        ];
+    })
+    .await;
+    let mut refused = 0;
+    for _ in 0..10 {
+        let mut stream = TcpStream::connect(proxy.own()).await.unwrap();
+        let mut heard = [0; 5];
+        match stream.read_exact(&mut heard).await {
+            Ok(_) => assert_eq!(&heard, b"hello"),
+            Err(_) => refused += 1,
+        }
+    }
+    // Exact shares; that of a service that does not exist is refused.
+    assert_eq!(refused, 2);
+    for (service, count) in [("shop/db", 6), ("shop/db-next", 2)] {
+        let name = "isobar_proxy_requests_served_home_total";
+        proxy
+            .metric(&format!("{name}{{service=\"{service}\"}} {count}"))
+            .await;
+    }
+    proxy.end().await;
+}

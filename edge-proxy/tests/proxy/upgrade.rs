@@ -11,7 +11,7 @@ fn get(path: &str, lines: &str) -> String {
 }
 
 /// An endpoint that changes the protocol and then says everything twice.
-async fn switching() -> WireEndpoint {
+pub async fn switching() -> WireEndpoint {
     WireEndpoint::start(|mut wire| async move {
         let head = wire.head().await;
         assert_eq!(header(&head, "upgrade"), Some("websocket"), "{head}");
@@ -189,7 +189,7 @@ async fn http_1_0_is_answered_in_its_own_way() {
 }
 
 #[tokio::test]
-async fn connect_is_not_forwarded() {
+async fn connect_is_refused_where_it_is_not_allowed() {
     let endpoint = TestEndpoint::start("a").await;
     let proxy = before(endpoint.address, |_| ()).await;
     let mut client = Wire::connect(proxy.addresses.ingress).await;

@@ -1,4 +1,4 @@
-//! What `HTTPRoute` and `GRPCRoute` have in common: the Gateway API's own shapes (`v1`), in its own camel case.
+//! What `HTTPRoute`, `GRPCRoute` and `TCPRoute` have in common: the Gateway API's own shapes (`v1`), in its own camel case.
 //!
 //! What is not supported is refused by name, never ignored: unknown fields and values are errors, and so
 //! are known ones that mean nothing here (a backend's `port`: endpoints have addresses). Besides the Gateway
@@ -12,20 +12,24 @@ mod check;
 mod filter;
 mod grpc;
 mod http;
+mod tcp;
 
 pub use super::span::Span;
-pub use check::{FieldError, RegexError, check_grpc, check_http, whole_regex};
+pub use check::{FieldError, RegexError, check_grpc, check_http, check_tcp, whole_regex};
 pub use filter::{
     Fault, FaultAbort, FaultDelay, Fraction, Header, HeaderModifier, HttpFilter, PathModifier,
     RequestMirror, RequestRedirect, Scheme, UrlRewrite, share_ppm,
 };
 pub use grpc::{GrpcMatch, GrpcMethodMatch, GrpcRouteSpec, GrpcRule};
 pub use http::{HttpMatch, HttpMethod, HttpRouteSpec, HttpRule, PathMatch, PathMatchType};
+pub use tcp::{TcpRouteSpec, TcpRule};
 
 /// The one Gateway there is: the client ports of all proxies of the mesh.
 pub const GATEWAY_NAME: &str = "isobar";
-/// The group and version of all route kinds, as `apiVersion` has it.
+/// The group and version of `HTTPRoute` and `GRPCRoute`, as `apiVersion` has it.
 pub const GATEWAY_API_VERSION: &str = "gateway.networking.k8s.io/v1";
+/// The same of `TCPRoute`.
+pub const GATEWAY_API_ALPHA: &str = "gateway.networking.k8s.io/v1alpha2";
 /// The group of [`GATEWAY_API_VERSION`].
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
@@ -69,6 +73,9 @@ pub struct ParentRef {
     pub namespace: Option<String>,
     /// [`GATEWAY_NAME`].
     pub name: String,
+    /// For a `TCPRoute`: the name of a listener of proxies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
 }
 
 /// How a header or query parameter is compared.

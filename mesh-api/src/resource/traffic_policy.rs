@@ -19,7 +19,10 @@ mod check;
 mod endpoints;
 
 pub use check::RATE_LIMITS_MAX;
-pub use endpoints::{Balance, HashKey, HealthCheck, HealthProtocol, KeyOf, LoadBalancing, Outlier};
+pub use endpoints::{
+    Balance, EndpointProtocol, Endpoints, HashKey, HealthCheck, HealthProtocol, KeyOf,
+    LoadBalancing, Outlier, TellClient,
+};
 
 /// The spec of a `TrafficPolicy`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +35,9 @@ pub struct TrafficPolicySpec {
     /// it is for all.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// How endpoints are spoken to.
+    #[serde(skip_serializing_if = "is_default")]
+    pub endpoints: Endpoints,
     /// How long things may take.
     #[serde(skip_serializing_if = "is_default")]
     pub timeouts: Timeouts,
@@ -290,6 +296,8 @@ pub enum RateOf {
     Route,
     /// Those of one client's address.
     Source,
+    /// Those of one workload, by its identity; requests without one are those of their address.
+    Identity,
     /// Those with one value of a header; requests without it are one more such value.
     Header,
 }

@@ -74,10 +74,8 @@ fn find(args: &Args, scenarios: &[Scenario]) -> (Vec<Program>, Vec<Missing>) {
             }),
         }
     }
-    let http2 = scenarios
-        .iter()
-        .any(|s| matches!(s.work, Work::Http2 { .. }));
-    if http2 && !h2load::is_installed() {
+    let by_h2load = scenarios.iter().any(|s| s.work.is_h2loads());
+    if by_h2load && !h2load::is_installed() {
         missing.push(Missing {
             name: "h2load",
             remedy: String::from("apt-get install nghttp2-client"),
@@ -107,7 +105,7 @@ async fn run(
                 )
                 .await
             }
-            Work::Http2 { .. } if !h2load::is_installed() => {
+            work if work.is_h2loads() && !h2load::is_installed() => {
                 println!("\n{}: skipped: h2load is missing", scenario.name);
                 continue;
             }
@@ -116,7 +114,9 @@ async fn run(
                 measured.rate_rps = Some(rate_rps);
                 bench.rounds(scenario, rate_rps).await
             }
-            Work::Closed { .. } | Work::Http2 { .. } => bench.rounds(scenario, 0.0).await,
+            Work::Closed { .. } | Work::Http2 { .. } | Work::Tls { .. } => {
+                bench.rounds(scenario, 0.0).await
+            }
         };
         summary::compare(
             &mut samples,
@@ -172,6 +172,7 @@ impl Bench {
             ports: Ports {
                 http1: backend,
                 http2: None,
+                tls: None,
             },
             pids: Vec::new(),
             _running: None,
@@ -227,8 +228,11 @@ impl Bench {
 
     /// All rounds of one scenario over all targets, every second round backwards.
     async fn rounds(&self, scenario: &Scenario, rate_rps: f64) -> Vec<Samples> {
-        let able =
-            |t: &&Target| !matches!(scenario.work, Work::Http2 { .. }) || t.ports.http2.is_some();
+        let able = |t: &&Target| match scenario.work {
+            Work::Http2 { .. } => t.ports.http2.is_some(),
+            Work::Tls { .. } => t.ports.tls.is_some(),
+            _ => true,
+        };
         let targets: Vec<&Target> = self.targets.iter().filter(able).collect();
         let named = |t: &&Target| Samples {
             peer: t.name,
@@ -301,9 +305,14 @@ impl Target {
                 streams,
             } => {
                 let address = self.ports.http2.context("does no HTTP/2")?;
-                let (start, before) = (Instant::now(), process::cpu(&self.pids)?);
-                let requests = h2load::run(address, connections, streams, bounds.window).await?;
-                Ok(self.figures(requests, start.elapsed(), before, process::cpu(&self.pids)?))
+                let load = h2load::Load::Http2 { streams };
+                self.by_h2load(address, load, connections, bounds.window)
+                    .await
+            }
+            Work::Tls { connections } => {
+                let address = self.ports.tls.context("does no TLS")?;
+                self.by_h2load(address, h2load::Load::Tls, connections, bounds.window)
+                    .await
             }
             Work::Open { connections } => {
                 let load = Load {
@@ -325,6 +334,18 @@ impl Target {
             }
             Work::Memory => bail!("memory is measured on fresh processes"),
         }
+    }
+
+    async fn by_h2load(
+        &self,
+        address: SocketAddr,
+        load: h2load::Load,
+        connections: usize,
+        window: Duration,
+    ) -> Result<Figures> {
+        let (start, before) = (Instant::now(), process::cpu(&self.pids)?);
+        let requests = h2load::run(address, load, connections, window).await?;
+        Ok(self.figures(requests, start.elapsed(), before, process::cpu(&self.pids)?))
     }
 
     fn figures(

@@ -1,4 +1,4 @@
-//! HTTP/2 load by h2load of nghttp2, on the load core like everything that this program starts.
+//! Load over HTTP/2 or TLS by h2load of nghttp2, on the load core like everything that this program starts.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -11,6 +11,18 @@ use super::process::Process;
 
 /// Beyond its own time, h2load may take this long to end.
 const END_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// What h2load speaks.
+#[derive(Debug, Clone, Copy)]
+pub enum Load {
+    /// HTTP/2 with prior knowledge.
+    Http2 {
+        /// Streams at once on each connection.
+        streams: usize,
+    },
+    /// HTTP/1.1 over TLS, one request at a time on each connection.
+    Tls,
+}
 
 /// Whether h2load can be started here.
 pub fn is_installed() -> bool {
@@ -29,19 +41,21 @@ pub fn is_installed() -> bool {
 /// Not installed, a request failed, or it did not end.
 pub async fn run(
     address: SocketAddr,
+    load: Load,
     connections: usize,
-    streams: usize,
     length: Duration,
 ) -> Result<u64> {
     let dir = tempfile::tempdir()?;
     let out = dir.path().join("out");
     let mut command = Command::new("h2load");
-    command.args(["-c", &connections.to_string(), "-m", &streams.to_string()]);
-    command.args([
-        "-D",
-        &format!("{}ms", length.as_millis()),
-        &format!("http://{address}/128"),
-    ]);
+    command.args(["-c", &connections.to_string()]);
+    command.args(["-D", &format!("{}ms", length.as_millis())]);
+    match load {
+        Load::Http2 { streams } => command
+            .args(["-m", &streams.to_string()])
+            .arg(format!("http://{address}/128")),
+        Load::Tls => command.args(["--h1", &format!("https://{address}/128")]),
+    };
     let file = File::create(&out)?;
     command.stdout(file.try_clone()?).stderr(file);
     let mut process = Process::start(command).context("apt-get install nghttp2-client")?;

@@ -5,6 +5,7 @@ mod haproxy;
 mod isobar;
 mod nginx;
 mod raw;
+mod tls;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -121,6 +122,8 @@ pub struct Ports {
     pub http1: SocketAddr,
     /// HTTP/2 with prior knowledge, clear text. The same as `http1` where the proxy tells them apart.
     pub http2: Option<SocketAddr>,
+    /// HTTP/1.1 over TLS that ends there.
+    pub tls: Option<SocketAddr>,
 }
 
 /// A started proxy. Ended when dropped.
@@ -142,6 +145,8 @@ struct Site<'a> {
     backend: SocketAddr,
     http1: SocketAddr,
     http2: SocketAddr,
+    /// Where TLS ends, when there is a certificate.
+    tls: Option<SocketAddr>,
     admin: SocketAddr,
     mesh: SocketAddr,
 }
@@ -164,13 +169,15 @@ impl Program {
 
     async fn start_once(&self, core: usize, backend: SocketAddr) -> Result<Running> {
         let dir = tempfile::Builder::new().prefix("isobar-peers-").tempdir()?;
-        let [http1, http2, admin, mesh] = free_addresses()?;
+        let [http1, http2, tls, admin, mesh] = free_addresses()?;
+        let tls = tls::certify(dir.path()).then_some(tls);
         let site = Site {
             dir: dir.path(),
             core,
             backend,
             http1,
             http2,
+            tls,
             admin,
             mesh,
         };
@@ -198,6 +205,7 @@ impl Program {
             Kind::Nginx | Kind::Haproxy | Kind::Envoy => Ports {
                 http1,
                 http2: Some(http2),
+                tls,
             },
         };
         let mut running = Running {

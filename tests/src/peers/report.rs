@@ -207,7 +207,7 @@ impl ScenarioReport {
             Work::Memory => MEMORY,
             Work::Open { .. } => OPEN,
             Work::Closed { .. } if self.work.is_bulk() => BULK,
-            Work::Closed { .. } | Work::Http2 { .. } => CLOSED,
+            Work::Closed { .. } | Work::Http2 { .. } | Work::Tls { .. } => CLOSED,
         };
         let rate = self
             .rate_rps

@@ -27,6 +27,11 @@ pub enum Work {
         /// Streams at once on each.
         streams: usize,
     },
+    /// HTTP/1.1 over TLS that ends at the proxy, keep-alive connections of h2load in a closed loop; small answers.
+    Tls {
+        /// Connections at once.
+        connections: usize,
+    },
     /// HTTP/1.1 keep-alive connections in an open loop, at 30 % of the slowest proxy's capacity.
     Open {
         /// Connections at once.
@@ -37,6 +42,11 @@ pub enum Work {
 }
 
 impl Work {
+    /// Whether h2load does it.
+    pub fn is_h2loads(self) -> bool {
+        matches!(self, Work::Http2 { .. } | Work::Tls { .. })
+    }
+
     /// Whether each request moves enough that bytes per CPU second say more than requests.
     pub fn is_bulk(self) -> bool {
         matches!(self, Work::Closed { send_len, answer_len, .. } if send_len + answer_len > 16 * 1024)
@@ -105,6 +115,12 @@ pub const SCENARIOS: &[Scenario] = &[
             connections: 32,
             streams: 8,
         },
+    ),
+    line(
+        "tls-32",
+        "HTTP/1.1 over TLS 1.3, 128 B answers, 32 connections, by h2load",
+        When::Default,
+        Work::Tls { connections: 32 },
     ),
     line(
         "down-64k",

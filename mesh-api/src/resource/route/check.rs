@@ -6,8 +6,8 @@ use super::{
     BACKENDS_MAX, BackendRef, CookieLifetime, GATEWAY_GROUP, GATEWAY_NAME, GrpcRouteSpec,
     HEADER_NAME_LEN_MAX, HEADER_VALUE_LEN_MAX, HEADERS_MAX, HOSTNAMES_MAX, HttpMatch, HttpMethod,
     HttpRouteSpec, HttpRule, MATCHES_MAX, PATTERN_LEN_MAX, ParentRef, PathMatch, PathMatchType,
-    ROUTE_MATCHES_MAX, RULES_MAX, ServiceRef, SessionPersistence, SessionType, Timeouts,
-    ValueMatch, ValueMatchType, WEIGHT_MAX,
+    ROUTE_MATCHES_MAX, RULES_MAX, ServiceRef, SessionPersistence, SessionType, TcpRouteSpec,
+    Timeouts, ValueMatch, ValueMatchType, WEIGHT_MAX,
 };
 use crate::names::{NodeId, ServiceName};
 
@@ -30,6 +30,9 @@ pub struct FieldError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("is not a regular expression: {0}")]
 pub struct RegexError(String);
+
+/// Longest name of a listener, in bytes.
+const SECTION_LEN_MAX: usize = 253;
 
 type Checked = Result<(), FieldError>;
 
@@ -75,8 +78,48 @@ pub fn whole_regex(pattern: &str) -> Result<Regex, RegexError> {
 /// The first field out of its range.
 pub fn check_http(spec: &HttpRouteSpec) -> Checked {
     parents(&spec.parent_refs)?;
+    no_sections(&spec.parent_refs)?;
     hostnames(&spec.hostnames)?;
     rules(&spec.rules)
+}
+
+/// Checks a `TCPRoute`.
+///
+/// # Errors
+/// The first field out of its range.
+pub fn check_tcp(spec: &TcpRouteSpec) -> Checked {
+    parents(&spec.parent_refs)?;
+    if spec.parent_refs.is_empty() {
+        return fail("parentRefs", "must name a listener by its sectionName");
+    }
+    for (at, parent) in spec.parent_refs.iter().enumerate() {
+        let name = parent.section_name.as_deref().unwrap_or_default();
+        if name.is_empty() || name.len() > SECTION_LEN_MAX {
+            let problem = format!("must be the name of a listener, 1 to {SECTION_LEN_MAX} bytes");
+            return fail(format!("parentRefs/{at}/sectionName"), problem);
+        }
+    }
+    let [rule] = spec.rules.as_slice() else {
+        return fail("rules", "must be exactly one");
+    };
+    if let Some(at) = rule.backend_refs.iter().position(|b| !b.filters.is_empty()) {
+        let problem = "must be empty: nothing of a connection can be changed";
+        return fail(format!("rules/0/backendRefs/{at}/filters"), problem);
+    }
+    rules(&[rule.to_http()])
+}
+
+fn no_sections(parents: &[ParentRef]) -> Checked {
+    match parents
+        .iter()
+        .position(|parent| parent.section_name.is_some())
+    {
+        Some(at) => {
+            let problem = "must be absent: this kind is for all listeners";
+            fail(format!("parentRefs/{at}/sectionName"), problem)
+        }
+        None => Ok(()),
+    }
 }
 
 /// Checks a `GRPCRoute`.
@@ -85,6 +128,7 @@ pub fn check_http(spec: &HttpRouteSpec) -> Checked {
 /// The first field out of its range.
 pub fn check_grpc(spec: &GrpcRouteSpec) -> Checked {
     parents(&spec.parent_refs)?;
+    no_sections(&spec.parent_refs)?;
     hostnames(&spec.hostnames)?;
     for (at, rule) in spec.rules.iter().enumerate().take(RULES_MAX) {
         for (place, one) in rule.matches.iter().enumerate() {

@@ -277,3 +277,45 @@ fn shares_are_parts_per_million() {
         assert_eq!(share_ppm(percent, fraction), expected);
     }
 }
+
+#[test]
+fn a_tcp_route_is_for_listeners() {
+    let check = |spec: Value| {
+        let spec: TcpRouteSpec = serde_json::from_value(spec).map_err(|e| e.to_string())?;
+        check_tcp(&spec).map_err(|e| e.to_string())
+    };
+    let parent = json!([{ "name": "isobar", "sectionName": "db" }]);
+    let good = json!({ "parentRefs": parent, "rules": [{ "backendRefs": [
+        { "name": "db", "weight": 9 }, { "name": "db-next", "weight": 1 }] }] });
+    check(good).unwrap();
+    let wrong = [
+        (json!({ "rules": [{}] }), "sectionName"),
+        (
+            json!({ "parentRefs": [{ "name": "isobar" }], "rules": [{}] }),
+            "parentRefs/0/sectionName",
+        ),
+        (json!({ "parentRefs": parent, "rules": [] }), "exactly one"),
+        (
+            json!({ "parentRefs": parent, "rules": [{}, {}] }),
+            "exactly one",
+        ),
+        (
+            json!({ "parentRefs": parent, "hostnames": ["a"] }),
+            "hostnames",
+        ),
+        (
+            json!({ "parentRefs": parent, "rules": [{ "backendRefs": [{ "name": "db", "filters": [
+                { "type": "URLRewrite", "urlRewrite": { "hostname": "a" } }] }] }] }),
+            "rules/0/backendRefs/0/filters",
+        ),
+    ];
+    for (spec, word) in wrong {
+        let error = check(spec.clone()).expect_err(&spec.to_string());
+        assert!(error.contains(word), "{spec}: {error}");
+    }
+    // Only it is for single listeners.
+    refused(
+        json!({ "parentRefs": parent }),
+        &["parentRefs/0/sectionName"],
+    );
+}

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Balance, Circuit, Concurrency, HashKey, HealthCheck, KeyOf, LoadBalancing, Outlier, Queue,
-    RateLimit, RateOf, RateScope, Retries, Sizes, Timeouts, TrafficPolicySpec,
+    Balance, Circuit, Concurrency, EndpointProtocol, HashKey, HealthCheck, KeyOf, LoadBalancing,
+    Outlier, Queue, RateLimit, RateOf, RateScope, Retries, Sizes, TellClient, Timeouts,
+    TrafficPolicySpec,
 };
 use crate::resource::span::Span;
 use crate::resource::weight_policy::PolicyError;
@@ -96,6 +97,13 @@ impl TrafficPolicySpec {
     pub fn check(&self) -> Checked {
         if self.services.len() > SELECTED_MAX || self.labels.len() > SELECTED_MAX {
             return wrong("services", format!("and labels: at most {SELECTED_MAX}"));
+        }
+        let ends = &self.endpoints;
+        if ends.protocol == EndpointProtocol::Http2 && ends.proxy_protocol != TellClient::Off {
+            return wrong(
+                "endpoints/proxy_protocol",
+                "must be off with protocol http2",
+            );
         }
         self.timeouts.check()?;
         self.retries.check()?;

@@ -4,6 +4,41 @@ use serde::{Deserialize, Serialize};
 
 use crate::resource::span::Span;
 
+/// What endpoints speak.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndpointProtocol {
+    /// HTTP/1.1; gRPC calls go over HTTP/2 all the same.
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS, by prior knowledge (`kubernetes.io/h2c`).
+    Http2,
+}
+
+/// Whether endpoints are told by the PROXY protocol whom a connection comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TellClient {
+    /// They are not.
+    #[default]
+    Off,
+    /// By a line, version 1.
+    V1,
+    /// By a binary header, version 2.
+    V2,
+}
+
+/// How endpoints are spoken to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Endpoints {
+    /// What they speak. Default `http1`.
+    pub protocol: EndpointProtocol,
+    /// Whether they are told by the PROXY protocol whom a connection comes from. Each HTTP request then has a
+    /// connection of its own. Not with `http2`. Default `off`.
+    pub proxy_protocol: TellClient,
+}
+
 /// When an endpoint is so much worse than its siblings on the same node that it is left alone. Compared once
 /// in `interval`, and looked at as soon as it gives many errors in a row; a service with one endpoint here has
 /// no outlier. An error is any 5xx and gRPC `UNKNOWN`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS`.

@@ -45,6 +45,11 @@ fn what_is_wrong_is_named() {
             r#"{"outlier": {"latency_ratio": 1}}"#,
             "outlier/latency_ratio",
         ),
+        (
+            r#"{"endpoints": {"protocol": "http2", "proxy_protocol": "v2"}}"#,
+            "endpoints/proxy_protocol",
+        ),
+        (r#"{"endpoints": {"protocol": "http3"}}"#, "http3"),
         (r#"{"health_check": {"path": "x"}}"#, "health_check/path"),
         (
             r#"{"health_check": {"interval": "1ms"}}"#,

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use super::tls::{CHAIN_FILE, KEY_FILE};
 use super::{POOL_MAX, Site, on_core, on_path, version};
 
 /// The wheel that holds the program.
@@ -92,7 +93,7 @@ pub fn command(path: &Path, site: &Site<'_>) -> Result<Command> {
 fn config(site: &Site<'_>) -> serde_json::Value {
     serde_json::json!({
         "static_resources": {
-            "listeners": [listener("http1", site.http1, "HTTP1"), listener("http2", site.http2, "HTTP2")],
+            "listeners": listeners(site),
             "clusters": [{
                 "name": "backend",
                 "type": "STATIC",
@@ -108,6 +109,34 @@ fn config(site: &Site<'_>) -> serde_json::Value {
             }],
         },
     })
+}
+
+fn listeners(site: &Site<'_>) -> Vec<serde_json::Value> {
+    let mut listeners = vec![
+        listener("http1", site.http1, "HTTP1"),
+        listener("http2", site.http2, "HTTP2"),
+    ];
+    if let Some(tls) = site.tls {
+        let mut listener = listener("tls", tls, "HTTP1");
+        let file = |name| serde_json::json!({ "filename": site.dir.join(name) });
+        let context =
+            "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+        listener["filter_chains"][0]["transport_socket"] = serde_json::json!({
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": context,
+                "common_tls_context": {
+                    "tls_params": { "tls_minimum_protocol_version": "TLSv1_3" },
+                    "tls_certificates": [{
+                        "certificate_chain": file(CHAIN_FILE),
+                        "private_key": file(KEY_FILE),
+                    }],
+                },
+            },
+        });
+        listeners.push(listener);
+    }
+    listeners
 }
 
 fn listener(name: &str, at: SocketAddr, codec: &str) -> serde_json::Value {

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::tls::BOTH_FILE;
 use super::{CLIENTS_MAX, POOL_MAX, Site, on_core, on_path, version};
 
 pub fn find() -> Result<(PathBuf, String)> {
@@ -29,6 +30,13 @@ pub fn command(path: &Path, site: &Site<'_>) -> Result<Command> {
 
 fn config(site: &Site<'_>) -> String {
     let (http1, http2, backend) = (site.http1, site.http2, site.backend);
+    let tls = site.tls.map_or_else(String::new, |tls| {
+        let both = site.dir.join(BOTH_FILE);
+        format!(
+            "  bind {tls} ssl crt {} ssl-min-ver TLSv1.3 backlog 4096\n",
+            both.display()
+        )
+    });
     format!(
         "global
   nbthread 1
@@ -45,7 +53,7 @@ defaults
 frontend clients
   bind {http1} backlog 4096
   bind {http2} proto h2 backlog 4096
-  default_backend endpoints
+{tls}  default_backend endpoints
 backend endpoints
   server one {backend} pool-max-conn {POOL_MAX} pool-purge-delay 600s
 "

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::tls::{CHAIN_FILE, KEY_FILE};
 use super::{POOL_MAX, Ports, Site, on_core, version};
 
 pub fn find(given: Option<&Path>) -> Result<(PathBuf, String)> {
@@ -36,10 +37,24 @@ pub fn ports(site: &Site<'_>) -> Ports {
     Ports {
         http1: site.http1,
         http2: Some(site.http1),
+        tls: site.tls,
     }
 }
 
 fn config(site: &Site<'_>) -> String {
+    let tls = site.tls.map_or_else(String::new, |tls| {
+        format!(
+            "
+[[listeners]]
+name = \"tls\"
+address = \"{tls}\"
+protocol = \"https\"
+certificates = [{{ chain_file = \"{chain}\", key_file = \"{key}\", default = true }}]
+",
+            chain = site.dir.join(CHAIN_FILE).display(),
+            key = site.dir.join(KEY_FILE).display(),
+        )
+    });
     format!(
         "node = \"bench\"
 data_dir = \"{dir}\"
@@ -55,7 +70,7 @@ idle_wait_ms_max = 600000
 service = \"bench/small\"
 hosts = [\"*\"]
 endpoints = [{{ address = \"{backend}\", workers = {POOL_MAX} }}]
-",
+{tls}",
         dir = site.dir.display(),
         listen = site.http1,
         mesh = site.mesh,

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::tls::{CHAIN_FILE, KEY_FILE};
 use super::{CLIENTS_MAX, POOL_MAX, Site, on_core, on_path, version};
 
 /// Upstream connections, which nginx counts with the clients': one for each request under way.
@@ -42,6 +43,17 @@ fn config(site: &Site<'_>) -> String {
         .iter()
         .map(|name| format!("  {name}_temp_path {}/{name};\n", site.dir.display()))
         .collect();
+    let tls = site.tls.map_or_else(String::new, |tls| {
+        format!(
+            "    listen {tls} ssl backlog=4096;
+    ssl_certificate {chain};
+    ssl_certificate_key {key};
+    ssl_protocols TLSv1.3;
+",
+            chain = site.dir.join(CHAIN_FILE).display(),
+            key = site.dir.join(KEY_FILE).display(),
+        )
+    });
     let user = if is_root() { "user root;\n" } else { "" };
     format!(
         "daemon off;
@@ -64,7 +76,7 @@ http {{
   server {{
     listen {http1} backlog=4096;
     listen {http2} http2 backlog=4096;
-    location / {{
+{tls}    location / {{
       proxy_pass http://backend;
       proxy_http_version 1.1;
       proxy_set_header Connection \"\";

@@ -27,5 +27,9 @@ pub fn ports(process: &mut Process) -> Result<Ports> {
         .trim()
         .parse()
         .with_context(|| format!("its address {line:?}"))?;
-    Ok(Ports { http1, http2: None })
+    Ok(Ports {
+        http1,
+        http2: None,
+        tls: None,
+    })
 }
