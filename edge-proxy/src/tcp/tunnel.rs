@@ -88,9 +88,7 @@ pub(super) async fn ask(
         return Asked::Refused;
     }
     match hyper::upgrade::on(response).await {
-        Ok(upgraded) => {
-            Asked::Opened(Box::new(TokioIo::new(upgraded)), Box::new(observation))
-        }
+        Ok(upgraded) => Asked::Opened(Box::new(TokioIo::new(upgraded)), Box::new(observation)),
         Err(error) => {
             tracing::debug!(node = %node.node, %error, "a tunnel did not open");
             Asked::Lost

@@ -12,6 +12,7 @@ const KINDS = [
   { kind: "AccessPolicy", path: "/v1/access-policies", spec: { services: [], allow: [{ from: [{ namespaces: ["shop"] }] }] } },
   { kind: "HTTPRoute", path: "/v1/http-routes", namespaced: true, spec: { hostnames: ["shop.example"], rules: [{ backendRefs: [{ kind: "Service", name: "cart" }] }] } },
   { kind: "GRPCRoute", path: "/v1/grpc-routes", namespaced: true, spec: { hostnames: ["shop.example"], rules: [{ backendRefs: [{ kind: "Service", name: "cart" }] }] } },
+  { kind: "TCPRoute", path: "/v1/tcp-routes", namespaced: true, spec: { parentRefs: [{ name: "isobar", sectionName: "db" }], rules: [{ backendRefs: [{ name: "db" }] }] } },
   { kind: "Service", path: "/v1/services", namespaced: true, spec: {} },
   { kind: "Node", path: "/v1/nodes", spec: {} },
 ];
