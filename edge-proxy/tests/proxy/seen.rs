@@ -98,7 +98,7 @@ async fn answers_are_counted_by_their_route() {
     let mut plan = snapshot("a", &a, 8);
     let route = serde_json::json!({
         "kind": "HTTPRoute", "name": "shop/front",
-        "rules": [{ "backendRefs": [{ "name": "cart" }] }],
+        "rules": [{ "backendRefs": [{ "namespace": "shop", "name": "cart" }] }],
     });
     let route: Route = serde_json::from_value(route).unwrap();
     plan.routes.push(std::sync::Arc::new(route));
