@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError};
 use crate::log_level;
-use crate::program::Program;
+use crate::program::{Program, ProgramError, Term};
 use crate::reload::Reloader;
 use crate::stream::CONNECTIONS_MAX;
 
@@ -160,9 +160,21 @@ fn try_run(args: Args) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
-        let program = Program::start(config, shutdown.clone()).await?;
+        let beginning = begin(config, &shutdown);
+        tokio::pin!(beginning);
+        // Who contends for a Lease may wait for long before it begins.
+        let begun = loop {
+            tokio::select! {
+                begun = &mut beginning => break begun?,
+                _ = terminate.recv() => shutdown.cancel(),
+                _ = interrupt.recv() => shutdown.cancel(),
+            }
+        };
+        let Some((term, program)) = begun else {
+            return Ok(());
+        };
         let reloader = program.reloader();
-        let ended = program.wait();
+        let ended = term.lead(program);
         tokio::pin!(ended);
         loop {
             tokio::select! {
@@ -173,6 +185,19 @@ fn try_run(args: Args) -> anyhow::Result<()> {
             }
         }
     })
+}
+
+/// Waits until this controller leads, and starts it then; none when it was told to stop before.
+async fn begin(
+    config: Config,
+    shutdown: &CancellationToken,
+) -> Result<Option<(Term, Program)>, ProgramError> {
+    config.check()?;
+    let Some(term) = Term::begin(&config, shutdown).await? else {
+        return Ok(None);
+    };
+    let program = Program::start(config, shutdown.clone()).await?;
+    Ok(Some((term, program)))
 }
 
 /// Reads the configuration again; what is wrong with it changes nothing.

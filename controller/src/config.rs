@@ -115,6 +115,20 @@ pub struct KubernetesConfig {
     /// Whether the cluster's tokens are credentials for the REST API: `TokenReview` says whose, `SubjectAccessReview` what they
     /// may. The controller's account needs `system:auth-delegator`.
     pub operators: bool,
+    /// Where the API server calls, TLS: the admission webhook, `external.metrics.k8s.io`. Its certificate has the names of
+    /// `stream_names`. Absent: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// The proxy's image that the webhook adds to pods; by default the environment variable `ISOBAR_PROXY_IMAGE`. Without either there is
+    /// no webhook.
+    pub proxy_image: Option<String>,
+    /// The stream port as proxies in pods reach it, `host:port`; by default the first of `stream_names`, at the port of `stream_listen`.
+    pub proxy_controller: Option<String>,
+    /// Contends with other controllers for the Lease `isobar-controller` in its own namespace, and does nothing before it has it.
+    pub lease: bool,
+    /// How long the Lease lasts after its last renewal, in seconds, 3 to 300.
+    pub lease_s: u64,
+    /// Where `/livez` and `/readyz` answer over plain HTTP, also while it contends: ready is who leads. Absent: nowhere.
+    pub probe_listen: Option<SocketAddr>,
 }
 
 impl Default for KubernetesConfig {
@@ -125,6 +139,12 @@ impl Default for KubernetesConfig {
             sites_config_map: "isobar-sites".to_owned(),
             publish_enrolment: false,
             operators: false,
+            listen: None,
+            proxy_image: None,
+            proxy_controller: None,
+            lease: false,
+            lease_s: 15,
+            probe_listen: None,
         }
     }
 }
@@ -243,6 +263,12 @@ impl Config {
                     format!("has {name:?}, which is neither a DNS name nor an IP address");
                 wrong(field, problem);
             }
+        }
+        if let Some(cluster) = &self.kubernetes
+            && !(3..=300).contains(&cluster.lease_s)
+        {
+            let problem = format!("is {}; it must be from 3 to 300", cluster.lease_s);
+            wrong("kubernetes.lease_s", problem);
         }
         if self.renewal_grace_h > 8760 {
             wrong(

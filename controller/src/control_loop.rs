@@ -57,7 +57,9 @@ use stored::{Expected, Waiting};
 use crate::load_book::{SILENT_PERIODS, Standing};
 
 pub use crate::load_book::ReportError;
-pub use difference::{Load, PlanDifference, SeatDifference, ServiceDifference, Totals, difference, totals};
+pub use difference::{
+    Load, PlanDifference, SeatDifference, ServiceDifference, Totals, difference, totals,
+};
 pub use explain::{
     Binding, CapacityWhy, DemandWhy, Explanation, NeighbourWhy, OtherWhy, PolicyWhy,
 };

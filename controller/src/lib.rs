@@ -21,6 +21,7 @@
 //! - [`rest`], [`resource_text`], [`problem`]: operators come in, what they write, what they are told;
 //! - [`discovery`]: files, DNS and Consul as sources of resources and endpoints;
 //! - [`picture`]: what a map of the mesh needs;
+//! - [`injection`]: the proxy beside an application, in its pod;
 //! - `kubernetes`: nodes, services, policies and routes of a cluster (feature `kubernetes`);
 //! - [`store`], [`files`]: what survives a restart;
 //! - [`metrics`]: every metric by name; [`log_level`]: what is logged;
@@ -40,6 +41,7 @@ pub mod drain;
 pub mod enrolled;
 pub mod files;
 pub mod guesses;
+pub mod injection;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod load_book;

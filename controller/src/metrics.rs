@@ -48,6 +48,22 @@ const AUTHORITY_BEHIND: &str = "isobar_controller_authority_nodes_behind";
 const STORE_WRITES: &str = "isobar_controller_store_writes_total";
 const DEMAND: &str = "isobar_controller_service_demand_rps";
 const CAPACITY: &str = "isobar_controller_service_capacity_rps";
+/// What autoscalers ask for by name (`external.metrics.k8s.io`), beside what is scraped.
+pub mod external {
+    /// See `kubernetes::load`.
+    pub const DEMAND: &str = "isobar_demand_rps";
+    /// See [`DEMAND`].
+    pub const CAPACITY: &str = "isobar_capacity_rps";
+    /// See [`DEMAND`].
+    pub const UTILISATION: &str = "isobar_utilisation_ratio";
+    /// See [`DEMAND`].
+    pub const MOVED_OUT: &str = "isobar_moved_out_rps";
+    /// See [`DEMAND`].
+    pub const SHED: &str = "isobar_shed_rps";
+    /// See [`DEMAND`].
+    pub const NODES_CONNECTED: &str = "isobar_nodes_connected";
+}
+
 const WATCH_FAILURES: &str = "isobar_controller_kubernetes_watch_failures_total";
 const CONFIG_RELOADS: &str = "isobar_controller_config_reloads_total";
 const DISCOVERY_ANSWERS: &str = "isobar_controller_discovery_answers_total";

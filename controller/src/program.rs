@@ -9,8 +9,6 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-#[cfg(feature = "kubernetes")]
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, AuthorityError, AuthorityOptions};
 use crate::config::{Config, ConfigError};
-use crate::control_task::{ControlError, ControlHandle, RestoreError, keep_plans, restore};
+use crate::control_task::{ControlError, RestoreError, keep_plans, restore};
 use crate::credentials::CredentialError;
 use crate::drain::Drain;
 use crate::enrolled::Enrolled;
@@ -40,8 +38,11 @@ use crate::stream::{Admission, StreamPort};
 use crate::tls::{OwnCertificate, TlsError, server_config};
 use crate::tokens::{self, TokenError, Tokens};
 
+mod cluster;
 mod operators;
 
+use cluster::InCluster;
+pub use cluster::Term;
 use operators::{certificate_names, open_gate, open_refusals, open_rest_port};
 
 /// The file in the data directory that says where the controller listens.
@@ -63,6 +64,9 @@ pub struct Addresses {
     pub rest: SocketAddr,
     /// Control stream and enrolment.
     pub stream: SocketAddr,
+    /// What the API server of a cluster calls, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<SocketAddr>,
 }
 
 /// Why the controller did not start, or ended by itself.
@@ -128,9 +132,26 @@ pub enum ProgramError {
     #[cfg(feature = "kubernetes")]
     #[error("the Kubernetes API cannot be followed")]
     Kubernetes(#[from] crate::kubernetes::KubernetesError),
+    /// Another contender has the Lease, or it was not renewed in time.
+    #[error("this controller leads no longer; it contends again when it is started again")]
+    LeadLost,
     /// A task without which the controller is of no use has ended; the log says why.
     #[error("a part of the controller has failed")]
     PartFailed,
+}
+
+/// Runs the controller until `shutdown` is cancelled, then ends streams and requests in order. One that contends for a Lease does nothing
+/// before it leads.
+///
+/// # Errors
+/// It did not start, or a part of it failed.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ProgramError> {
+    config.check()?;
+    let Some(term) = Term::begin(&config, &shutdown).await? else {
+        return Ok(());
+    };
+    let program = Program::start(config, shutdown).await?;
+    term.lead(program).await
 }
 
 /// A running controller. Dropping it cuts everything off, as a crash would.
@@ -163,9 +184,9 @@ impl Program {
         let (task, control, plans) =
             restore(store.clone(), resources, config.period(), metrics.clone()).await?;
         let (operators, gate) = open_gate(&config, &store, &own, &identity.authority).await?;
-        let cluster = cluster(&config, &control, &metrics, &shutdown).await?;
+        let cluster = InCluster::open(&config).await?;
         let (reloader, discovery) = Reloader::new(config.clone(), control.clone(), metrics.clone());
-        let (rest_listener, stream_listener, addresses) = open_ports(&config).await?;
+        let (rest_at, stream_at, addresses) = open_ports(&config, cluster.address).await?;
         let drain = Drain::new(shutdown);
         // From here on an early return cuts off what was spawned.
         let program = Program {
@@ -176,7 +197,7 @@ impl Program {
             reloader: Arc::new(reloader),
         };
         drain.spawn_essential(task.run(drain.signal().clone()));
-        drain.spawn(cluster);
+        let accounts = cluster.spawn(&config, (&identity.authority, &control, &metrics), &drain)?;
         drain.spawn(discovery.run(drain.signal().clone()));
         drain.spawn(keep_plans(plans, store.clone(), metrics.clone()));
         drain.spawn(fold_metrics(metrics.clone(), drain.signal().clone()));
@@ -184,7 +205,7 @@ impl Program {
         identity.spawn(own, &metrics, &drain);
         let refusals = open_refusals(store, &drain).await?;
         let plain = Arc::new(PlainCalls::default());
-        let rest_port = open_rest_port(&config, rest_listener, operators, &drain)?;
+        let rest_port = open_rest_port(&config, rest_at, operators, &drain)?;
         let rest = Rest {
             control: control.clone(),
             metrics: metrics.clone(),
@@ -209,13 +230,13 @@ impl Program {
             refusals,
             plain,
             admission: Admission::default(),
+            accounts,
             control,
             metrics,
             drain: drain.clone(),
         };
-        drain.spawn_essential(port.serve(stream_listener));
+        drain.spawn_essential(port.serve(stream_at));
         program.publish_addresses()?;
-        tracing::info!(rest = %addresses.rest, stream = %addresses.stream, "listening");
         Ok(program)
     }
 
@@ -252,6 +273,8 @@ impl Program {
         // Two socket addresses always have a JSON form.
         let text = serde_json::to_vec(&self.addresses).unwrap_or_default();
         write_whole(&self.addresses_path, &text, Readers::All)?;
+        let Addresses { rest, stream, .. } = self.addresses;
+        tracing::info!(%rest, %stream, "listening");
         Ok(())
     }
 }
@@ -280,12 +303,14 @@ async fn open_store(config: &Config, metrics: &Metrics) -> Result<Arc<dyn Store>
 /// Both ports: for REST and for control streams.
 async fn open_ports(
     config: &Config,
+    cluster: Option<SocketAddr>,
 ) -> Result<(TcpListener, TcpListener, Addresses), ProgramError> {
     let rest = listen("rest_listen", config.rest_listen).await?;
     let stream = listen("stream_listen", config.stream_listen).await?;
     let addresses = Addresses {
         rest: local_address("rest_listen", &rest, config.rest_listen)?,
         stream: local_address("stream_listen", &stream, config.stream_listen)?,
+        cluster,
     };
     Ok((rest, stream, addresses))
 }
@@ -366,33 +391,6 @@ impl Identities {
         let gauges = metrics.authority.clone();
         drain.spawn(async move { keeper.keep(&gauges, &signal).await });
     }
-}
-
-/// The task that follows the cluster of the configuration; without one it has ended before it began.
-#[cfg(feature = "kubernetes")]
-async fn cluster(
-    config: &Config,
-    control: &ControlHandle,
-    metrics: &Arc<Metrics>,
-    signal: &CancellationToken,
-) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ProgramError> {
-    let Some(cluster) = &config.kubernetes else {
-        return Ok(Box::pin(std::future::ready(())));
-    };
-    let (control, metrics) = (control.clone(), metrics.clone());
-    let source = crate::kubernetes::connect(cluster, control, &config.data_dir, metrics).await?;
-    Ok(Box::pin(source.run(signal.clone())))
-}
-
-/// Built without Kubernetes, which the configuration's check refuses.
-#[cfg(not(feature = "kubernetes"))]
-async fn cluster(
-    _: &Config,
-    _: &ControlHandle,
-    _: &Arc<Metrics>,
-    _: &CancellationToken,
-) -> Result<std::future::Ready<()>, ProgramError> {
-    Ok(std::future::ready(()))
 }
 
 /// The resources of the configuration's files, in order.

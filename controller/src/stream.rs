@@ -47,7 +47,7 @@ mod enrol;
 mod session;
 
 pub use admission::Admission;
-pub use enrol::Guessed;
+pub use enrol::{AccountError, Accounts, BoxedNode, Guessed};
 
 /// Most connections at a time; further ones are closed at once.
 pub const CONNECTIONS_MAX: usize = 20_000;
@@ -87,6 +87,8 @@ pub struct StreamPort {
     pub plain: Arc<PlainCalls>,
     /// Who gets in when everybody comes at once.
     pub admission: Admission,
+    /// Whose tokens of the platform's own accounts are good, if anybody's are.
+    pub accounts: Option<Arc<dyn Accounts>>,
     /// The task that owns the control loop.
     pub control: ControlHandle,
     /// Counts.

@@ -186,7 +186,7 @@ impl Side {
             let compile = |rule: &Rule| Compiled::new(&name, rule);
             side.deny.extend(policy.spec.deny.iter().map(compile));
             side.allow.extend(policy.spec.allow.iter().map(compile));
-            let default = policy.spec.selects(service).zip(policy.spec.default());
+            let default = policy.spec.selects(service).zip(policy.spec.otherwise());
             let Some((weight, decision)) = default else {
                 continue;
             };

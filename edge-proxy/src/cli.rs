@@ -144,7 +144,9 @@ fn check(path: &Path) -> ExitCode {
 
 fn run(args: Run) -> anyhow::Result<()> {
     let set = || std::env::var(log_level::VARIABLE).ok();
-    let levels = args.log.or_else(|| set().filter(|levels| !levels.is_empty()));
+    let levels = args
+        .log
+        .or_else(|| set().filter(|levels| !levels.is_empty()));
     let levels = levels.unwrap_or_else(|| log_level::DEFAULT.to_owned());
     log_level::install(&levels, args.log_json)?;
     let path = args.config.context("no configuration was named")?;

@@ -5,13 +5,16 @@
 //! tproxy     a connection passes through or arrives, and is given to the listener as it is (mangle, prerouting)
 //! ```
 //!
-//! What the proxy itself opens must not come back to it: with `redirect` its user is exempt.
+//! What the proxy itself opens must not come back to it: with `redirect` its user is exempt. Redirecting rules are told to the kernel
+//! by the proxy itself (`kernel.rs`), so that an image with nothing in it but the proxy can make them; `tproxy` needs `nft` and `ip`.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use crate::config::listener::{Intercept, ListenerConfig};
+
+mod kernel;
 
 /// The table that the rules stand in; removed and made anew each time.
 pub const TABLE: &str = "isobar";
@@ -32,6 +35,11 @@ pub enum InterceptError {
     /// A program says no.
     #[error("{0}: {1}")]
     Refused(String, String),
+    /// The kernel says no.
+    #[error(
+        "the kernel does not take the rules; they need the capability NET_ADMIN, and nf_tables with NAT"
+    )]
+    Kernel(#[source] std::io::Error),
 }
 
 /// What is to be done for all intercepting listeners.
@@ -41,6 +49,20 @@ pub struct Rules {
     pub nft: String,
     /// Arguments of `ip`, one call each; those that are there already do no harm.
     pub ip: Vec<String>,
+    /// The redirecting part of `nft`, for the kernel.
+    redirects: Vec<Redirect>,
+    exempt_uid: u32,
+}
+
+/// Connections that are sent to a listener of this machine instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Redirect {
+    /// Those to this port; none for all.
+    port: Option<u16>,
+    /// The listener's port.
+    to: u16,
+    /// Whether the listener has no address of IPv6, to which a redirection of IPv6 would go.
+    ipv4_alone: bool,
 }
 
 /// The rules for these listeners; connections of user `exempt_uid` are left alone.
@@ -54,13 +76,7 @@ pub fn rules(listeners: &[ListenerConfig], exempt_uid: u32) -> Result<Rules, Int
             .filter(move |listener| listener.intercept == kind)
     };
     let (redirects, tproxies) = (of(Intercept::Redirect), of(Intercept::Tproxy));
-    let mut output = String::new();
-    for listener in redirects {
-        let ports = ports(listener);
-        let port = listener.address.port();
-        // Writing to a string does not fail.
-        let _ = writeln!(output, "    {ports}redirect to :{port}");
-    }
+    let (output, told) = redirecting(redirects);
     let mut prerouting = String::new();
     for listener in tproxies {
         let (ports, port) = (ports(listener), listener.address.port());
@@ -102,7 +118,35 @@ pub fn rules(listeners: &[ListenerConfig], exempt_uid: u32) -> Result<Rules, Int
         }
     }
     nft.push_str("}\n");
-    Ok(Rules { nft, ip })
+    Ok(Rules {
+        nft,
+        ip,
+        redirects: told,
+        exempt_uid,
+    })
+}
+
+/// The redirecting rules, as text and for the kernel.
+fn redirecting<'a>(listeners: impl Iterator<Item = &'a ListenerConfig>) -> (String, Vec<Redirect>) {
+    let mut output = String::new();
+    let mut told = Vec::new();
+    for listener in listeners {
+        let ports = ports(listener);
+        let (port, ipv4_alone) = (listener.address.port(), listener.address.is_ipv4());
+        let family = if ipv4_alone { "meta nfproto ipv4 " } else { "" };
+        // Writing to a string does not fail.
+        let _ = writeln!(output, "    {family}{ports}redirect to :{port}");
+        let redirect = |from: Option<u16>| Redirect {
+            port: from,
+            to: port,
+            ipv4_alone,
+        };
+        match listener.intercept_ports.as_slice() {
+            [] => told.push(redirect(None)),
+            some => told.extend(some.iter().map(|from| redirect(Some(*from)))),
+        }
+    }
+    (output, told)
 }
 
 fn ports(listener: &ListenerConfig) -> String {
@@ -130,8 +174,11 @@ impl Rules {
     /// Puts them into force on this machine.
     ///
     /// # Errors
-    /// `nft` or `ip` is missing or says no; it usually wants root.
+    /// The kernel, `nft` or `ip` says no, or one of these is missing; they usually want root.
     pub fn apply(&self) -> Result<(), InterceptError> {
+        if self.ip.is_empty() {
+            return kernel::apply(&self.redirects, self.exempt_uid);
+        }
         run("nft", &["-f", "-"], &self.nft, None)?;
         for arguments in &self.ip {
             let arguments: Vec<&str> = arguments.split(' ').collect();
@@ -202,12 +249,57 @@ mod tests {
         listener
     }
 
+    /// In a network of its own, which needs root; what the kernel shows is what it was told.
+    #[test]
+    fn the_kernel_takes_the_rules_and_takes_them_again() {
+        let program = std::env::current_exe().expect("a test has a program");
+        if std::env::var_os("ISOBAR_TEST_IN_NAMESPACE").is_some() {
+            let rules = rules(&[listener(Intercept::Redirect, 7413, &[80, 5432])], 977).unwrap();
+            rules.apply().unwrap();
+            rules.apply().unwrap();
+            let shown = Command::new("nft").args(["list", "ruleset"]).output();
+            let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
+            for rule in [
+                "type nat hook output priority -100; policy accept;",
+                "meta skuid 977 return",
+                "fib daddr type local return",
+                "meta nfproto ipv4 tcp dport 80 redirect to :7413",
+                "meta nfproto ipv4 tcp dport 5432 redirect to :7413",
+            ] {
+                assert_eq!(shown.matches(rule).count(), 1, "{rule}: {shown}");
+            }
+            remove().unwrap();
+            return;
+        }
+        let has = |program: &str| Command::new(program).arg("--version").output().is_ok();
+        let may = Command::new("unshare").args(["-n", "true"]).status();
+        if !has("nft") || !has("ip") || !may.is_ok_and(|status| status.success()) {
+            let required = std::env::var("ISOBAR_TEST_REQUIRE").as_deref() == Ok("all");
+            assert!(
+                !required,
+                "there is no nft, no ip, or no network of one's own"
+            );
+            println!("skipped: there is no nft, no ip, or no network of one's own");
+            return;
+        }
+        let test = "intercept::tests::the_kernel_takes_the_rules_and_takes_them_again";
+        let ran = Command::new("unshare")
+            .arg("-n")
+            .arg(program)
+            .args(["--exact", test, "--nocapture"])
+            .env("ISOBAR_TEST_IN_NAMESPACE", "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "{said}");
+    }
+
     #[test]
     fn what_the_rules_say() {
         let redirect = rules(&[listener(Intercept::Redirect, 7413, &[80, 5432])], 977).unwrap();
         let expected = "table inet isobar\ndelete table inet isobar\ntable inet isobar {\n  chain output {\n    \
             type nat hook output priority dstnat; policy accept;\n    meta skuid 977 return\n    \
-            fib daddr type local return\n    tcp dport { 80, 5432 } redirect to :7413\n  }\n}\n";
+            fib daddr type local return\n    meta nfproto ipv4 tcp dport { 80, 5432 } redirect to :7413\n  }\n}\n";
         assert_eq!(redirect.nft, expected);
         assert!(redirect.ip.is_empty());
         let tproxy = rules(&[listener(Intercept::Tproxy, 7414, &[])], 0).unwrap();

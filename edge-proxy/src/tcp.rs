@@ -171,7 +171,7 @@ async fn place(exchange: &Exchange<'_>, ends: Ends) -> Result<Placed, bool> {
                 let upstream = Upstream::Tunnel(tunnel);
                 return Ok(Placed {
                     upstream,
-                    observation,
+                    observation: *observation,
                 });
             }
             Asked::Refused => choice = exchange.choose(Some(neighbour)),

@@ -261,8 +261,8 @@ fn halve(positions: &[Position], nodes: &mut [u32], first: u32, parts: u32, regi
         let (least, most) = at.fold((f64::MAX, f64::MIN), |(a, b), x| (a.min(x), b.max(x)));
         most - least
     };
-    let (lat, lon): (fn(&Position) -> f64, fn(&Position) -> f64) =
-        (|p| p.lat_deg(), |p| p.lon_deg());
+    type Degrees = fn(&Position) -> f64;
+    let (lat, lon): (Degrees, Degrees) = (|p| p.lat_deg(), |p| p.lon_deg());
     let along = if span(lat) > span(lon) { lat } else { lon };
     let key = |node: u32| along(&positions[node as usize]);
     nodes.sort_by(|&a, &b| key(a).total_cmp(&key(b)).then(a.cmp(&b)));

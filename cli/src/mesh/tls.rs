@@ -149,7 +149,7 @@ impl Tls {
             .get_ref()
             .and_then(|inner| inner.downcast_ref::<Error>());
         let shown = self.verifier.shown.lock();
-        let shown = shown.unwrap_or_else(PoisonError::into_inner).clone();
+        let shown = *shown.unwrap_or_else(PoisonError::into_inner);
         let advice = match cause {
             Some(Error::InvalidCertificate(cause)) => self.advice(cause, shown),
             Some(Error::InvalidMessage(_)) => {

@@ -401,10 +401,7 @@ async fn who_was_refused_is_kept_together_and_over_a_restart() {
     };
     let said = tokio::time::timeout(PATIENCE, expired).await.unwrap();
     assert!(
-        said["detail"]
-            .as_str()
-            .unwrap()
-            .contains("token expired"),
+        said["detail"].as_str().unwrap().contains("token expired"),
         "{said}"
     );
     let door = mesh.door();

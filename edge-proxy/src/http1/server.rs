@@ -73,7 +73,7 @@ enum After {
     Linger,
     Close,
     /// Another protocol, with the endpoint behind this connection.
-    Tunnel(Connection, Observation),
+    Tunnel(Connection, Box<Observation>),
 }
 
 /// Why an exchange ends before its answer does.
@@ -103,6 +103,7 @@ impl Session<'_> {
                 After::Close => return,
                 After::Linger => return self.linger().await,
                 After::Tunnel(connection, observation) => {
+                    let observation = *observation;
                     let live = Arc::clone(observation.live());
                     let (client, endpoint) =
                         (Tunnel::new(&self.link), Tunnel::new(connection.link()));
@@ -234,7 +235,7 @@ impl Session<'_> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS
             && let Some((connection, observation)) = body.take_tunnel()
         {
-            return Ok(After::Tunnel(connection, observation));
+            return Ok(After::Tunnel(connection, Box::new(observation)));
         }
         Ok(self.after(terms))
     }

@@ -31,7 +31,7 @@ impl copy::Abort for Tunnel {
 /// What came of asking a neighbour.
 pub(super) enum Asked {
     /// It serves the connection.
-    Opened(Box<Tunnel>, Observation),
+    Opened(Box<Tunnel>, Box<Observation>),
     /// It did not take it.
     Refused,
     /// It broke off; what it did is not known.
@@ -87,7 +87,7 @@ pub(super) async fn ask(
         return Asked::Refused;
     }
     match hyper::upgrade::on(response).await {
-        Ok(upgraded) => Asked::Opened(Box::new(TokioIo::new(upgraded)), observation),
+        Ok(upgraded) => Asked::Opened(Box::new(TokioIo::new(upgraded)), Box::new(observation)),
         Err(error) => {
             tracing::debug!(node = %node.node, %error, "a tunnel did not open");
             Asked::Lost

@@ -27,7 +27,7 @@ use crate::support::{
 type Shown = (String, String);
 
 /// A node of the mesh with a TLS listener that asks who calls, and these policies.
-async fn proxy(
+async fn asking(
     endpoint: &TestEndpoint,
     authority: &Authority,
     policies: &[Value],
@@ -100,7 +100,7 @@ async fn strict_lets_in_only_who_has_shown_who_it_is() {
     let endpoint = TestEndpoint::start("home").await;
     let (ours, other) = (Authority::new(), Authority::new());
     let strict = json!({"mtls": {"mode": "strict"}});
-    let proxy = proxy(
+    let proxy = asking(
         &endpoint,
         &ours,
         std::slice::from_ref(&strict),
@@ -136,7 +136,7 @@ async fn strict_lets_in_only_who_has_shown_who_it_is() {
     assert_eq!(endpoint.served(), 2, "a refused call was served");
     proxy.end().await;
     // The same call from an address that the node knows.
-    let proxy = proxy(&endpoint, &ours, &[strict], &["127.0.0.1"]).await;
+    let proxy = asking(&endpoint, &ours, &[strict], &["127.0.0.1"]).await;
     assert_eq!(plain(&proxy, &[]).await, StatusCode::OK);
     proxy.end().await;
 }
@@ -151,7 +151,7 @@ async fn modes_are_of_services_and_ports_and_permissive_counts_by_caller() {
         json!({"namespaces": ["shop"], "mtls": {"mode": "permissive"}}),
         json!({"namespaces": ["shop"], "mtls": {"mode": "off"}}),
     ];
-    let proxy = proxy(&endpoint, &ours, &policies, &[]).await;
+    let proxy = asking(&endpoint, &ours, &policies, &[]).await;
     for _ in 0..2 {
         assert_eq!(plain(&proxy, &[]).await, StatusCode::OK);
     }
@@ -191,7 +191,7 @@ async fn a_policy_that_only_watches_says_what_strict_would_refuse() {
         json!({"mtls": {"mode": "permissive"}}),
         json!({"mtls": {"mode": "strict"}, "audit": true}),
     ];
-    let proxy = proxy(&endpoint, &ours, &policies, &[]).await;
+    let proxy = asking(&endpoint, &ours, &policies, &[]).await;
     assert_eq!(plain(&proxy, &[]).await, StatusCode::OK);
     proxy
         .metric("isobar_proxy_access_would_refuse_total 1")

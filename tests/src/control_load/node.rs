@@ -146,7 +146,7 @@ impl Node {
 
     fn report(&mut self, link: &Link, reported: &mut Instant) -> Result<(), LinkError> {
         let begins = self.begin_step();
-        let hot = self.step.left > 0 || self.number % HOT_EVERY == 0;
+        let hot = self.step.left > 0 || self.number.is_multiple_of(HOT_EVERY);
         let now = Instant::now();
         let window_us = now.duration_since(*reported).as_micros() as u64;
         let window_us = window_us.clamp(*REPORT_WINDOW_US.start(), *REPORT_WINDOW_US.end());
@@ -183,7 +183,7 @@ impl Node {
     /// Whether a step begins with this report.
     fn begin_step(&mut self) -> bool {
         let begins = self.shared.figures.stepping.load(Ordering::Relaxed)
-            && self.number % HOT_EVERY != 0
+            && !self.number.is_multiple_of(HOT_EVERY)
             && self.step.left == 0
             && self.step.told.is_none()
             && self.rng.u32(0..WHOLE_PPM) < self.shared.steps_ppm

@@ -8,6 +8,7 @@ use crate::resource::span::Span;
 /// in `interval`, and looked at as soon as it gives many errors in a row; a service with one endpoint here has
 /// no outlier. An error is any 5xx and gRPC `UNKNOWN`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Outlier {
     /// How often, `"1s"` to `"10m"`; `"0s"` = never. Default `"10s"`.
@@ -52,6 +53,7 @@ impl Default for Outlier {
 
 /// How an endpoint is asked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum HealthProtocol {
     /// `GET path`; healthy is any 2xx.
@@ -65,6 +67,7 @@ pub enum HealthProtocol {
 
 /// Endpoints are asked how they are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct HealthCheck {
     /// How. Default `http`.
@@ -104,6 +107,7 @@ impl Default for HealthCheck {
 
 /// Who among the endpoints of a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
     /// One after another.
@@ -125,6 +129,7 @@ pub enum Balance {
 
 /// What of a request is its key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum KeyOf {
     /// A cookie; the proxy sets one where there is none.
@@ -138,6 +143,7 @@ pub enum KeyOf {
 
 /// The key of a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct HashKey {
     /// What it is. Default `cookie`.
@@ -160,6 +166,7 @@ impl Default for HashKey {
 
 /// Which endpoint of a node gets a request.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct LoadBalancing {
     /// How. Default `peak_ewma`.
