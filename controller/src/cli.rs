@@ -61,7 +61,12 @@ pub struct Args {
     #[arg(long, env = "ISOBAR_CONTROLLER_REST_INSECURE")]
     pub rest_insecure: bool,
     /// DNS name or IP address under which operators reach --rest-listen; may be repeated
-    #[arg(long = "rest-name", value_name = "NAME")]
+    #[arg(
+        long = "rest-name",
+        value_name = "NAME",
+        env = "ISOBAR_CONTROLLER_REST_NAMES",
+        value_delimiter = ','
+    )]
     pub rest_names: Vec<String>,
     /// Control stream and enrolment, TLS [default: 0.0.0.0:7401]
     #[arg(long, value_name = "ADDR", env = "ISOBAR_CONTROLLER_STREAM_LISTEN")]
