@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError};
 use crate::log_level;
-use crate::program::{Program, ProgramError, Term};
+use crate::program::{LeaseTerm, Program, ProgramError};
 use crate::reload::Reloader;
 use crate::stream::CONNECTIONS_MAX;
 
@@ -196,9 +196,9 @@ fn try_run(args: Args) -> anyhow::Result<()> {
 async fn begin(
     config: Config,
     shutdown: &CancellationToken,
-) -> Result<Option<(Term, Program)>, ProgramError> {
+) -> Result<Option<(LeaseTerm, Program)>, ProgramError> {
     config.check()?;
-    let Some(term) = Term::begin(&config, shutdown).await? else {
+    let Some(term) = LeaseTerm::begin(&config, shutdown).await? else {
         return Ok(None);
     };
     let program = Program::start(config, shutdown.clone()).await?;

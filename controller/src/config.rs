@@ -17,8 +17,10 @@ use crate::files::{FileError, read_if_there};
 use crate::operator_tls::{CLIENTS_MAX, OperatorFiles, RestClient};
 
 mod discovery;
+pub mod store;
 
 pub use discovery::{ConsulConfig, DiscoveryConfig, DnsConfig};
+pub use store::{StoreConfig, StoreKind};
 
 /// What the controller is told at start.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -48,6 +50,13 @@ pub struct Config {
     /// DNS names and IP addresses under which proxies reach `stream_listen`; they go into the
     /// controller's certificate beside `localhost`, `127.0.0.1`, `::1` and the listening address.
     pub stream_names: Vec<String>,
+    /// This controller's name among several.
+    pub name: Option<String>,
+    /// Where the other controllers reach `stream_listen`, `host:port`; by default its address, or the first of `stream_names`
+    /// with its port.
+    pub stream_advertise: Option<String>,
+    /// Where the state is.
+    pub store: StoreConfig,
     /// The control period in milliseconds, 10 to 60 000.
     pub period_ms: u64,
     /// The file with the key under which the authority's private keys are stored: 32 random characters or more. By default
@@ -86,6 +95,9 @@ impl Default for Config {
             rest_clients: Vec::new(),
             stream_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7401)),
             stream_names: Vec::new(),
+            name: None,
+            stream_advertise: None,
+            store: StoreConfig::default(),
             period_ms: 1_000,
             authority_key_file: None,
             authority_algorithm: Algorithm::default(),
@@ -282,8 +294,44 @@ impl Config {
         if let Some((field, problem)) = self.rest_tls_problem() {
             wrong(field, problem.to_owned());
         }
+        if self.store.is_shared() && self.kubernetes.as_ref().is_some_and(|k| k.lease) {
+            let problem = "is on, and store.kind is etcd, where controllers elect one among themselves; leave it away";
+            wrong("kubernetes.lease", problem.to_owned());
+        }
+        if !self.can_be_found() {
+            let problem = "must say where the other controllers reach stream_listen, host:port";
+            wrong("stream_advertise", problem.to_owned());
+        }
+        let (name, advertise) = (self.name.as_deref(), self.stream_advertise.as_deref());
+        self.store.check(name, advertise, &mut found);
         self.discovery.check(&mut found);
         found
+    }
+
+    /// Whether other controllers, where there are any, find this one.
+    fn can_be_found(&self) -> bool {
+        let is_somewhere = !self.stream_listen.ip().is_unspecified();
+        let is_named = self.stream_advertise.is_some() || !self.stream_names.is_empty();
+        !self.store.is_shared() || is_somewhere || is_named
+    }
+
+    /// This controller's name, where several share the store.
+    pub fn shared_name(&self) -> Option<String> {
+        self.name.clone().filter(|_| self.store.is_shared())
+    }
+
+    /// Where other controllers reach this one, which listens at `stream`.
+    pub fn advertised(&self, stream: SocketAddr) -> String {
+        let named = || {
+            let name = self.stream_names.first()?;
+            Some(format!("{name}:{}", stream.port()))
+        };
+        let listen = || stream.to_string();
+        let own = self.stream_advertise.clone();
+        match stream.ip().is_unspecified() {
+            true => own.or_else(named).unwrap_or_else(listen),
+            false => own.unwrap_or_else(listen),
+        }
     }
 
     fn rest_problem(&self) -> Option<String> {

@@ -260,7 +260,7 @@ fn is_from(who: &Who, ranges: &Sources, caller: &Caller<'_>) -> bool {
     }) && listed(&who.namespaces, caller.identity, |text, id| {
         match &id.subject {
             Subject::Workload { namespace, .. } => namespace == text,
-            Subject::Node(_) => false,
+            Subject::Node(_) | Subject::Controller(_) => false,
         }
     }) && listed(&who.nodes, caller.node, |one, node| one == node)
         && listed(&who.regions, caller.region, |one, region| one == region)

@@ -54,6 +54,7 @@ const PURE: &[&str] = &[
     "controller/src/load_book",
     "controller/src/demand",
     "controller/src/discovery/merge",
+    "controller/src/election",
     "controller/src/capacity",
     "controller/src/neighbourhood",
     "controller/src/rate_share",

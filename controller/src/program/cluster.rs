@@ -22,51 +22,73 @@ use crate::metrics::Metrics;
 use crate::stream::Accounts;
 
 /// The cluster of the configuration, if there is one.
-#[derive(Default)]
-pub(super) struct InCluster {
+pub(crate) struct InCluster {
     #[cfg(feature = "kubernetes")]
     joined: Option<crate::kubernetes::Joined>,
+}
+
+/// The port that the API server calls, if there is one.
+#[derive(Default)]
+pub(super) struct ClusterPort {
     listener: Option<TcpListener>,
-    /// Where the API server calls.
+    /// Where it is.
     pub address: Option<SocketAddr>,
 }
 
 #[cfg(feature = "kubernetes")]
 impl InCluster {
-    /// Reads where the cluster is and takes the port that it calls.
-    pub async fn open(config: &Config) -> Result<InCluster, ProgramError> {
-        let Some(cluster) = &config.kubernetes else {
-            return Ok(InCluster::default());
+    /// Reads where the cluster is.
+    pub async fn join(config: &Config) -> Result<InCluster, ProgramError> {
+        let joined = match &config.kubernetes {
+            Some(cluster) => Some(crate::kubernetes::join(cluster).await?),
+            None => None,
         };
-        let joined = Some(crate::kubernetes::join(cluster).await?);
-        let Some(address) = cluster.listen else {
-            return Ok(InCluster {
-                joined,
-                ..InCluster::default()
-            });
+        Ok(InCluster { joined })
+    }
+
+    /// Takes the port that the cluster calls.
+    pub(super) async fn listen(&self, config: &Config) -> Result<ClusterPort, ProgramError> {
+        let asked = config
+            .kubernetes
+            .as_ref()
+            .and_then(|cluster| cluster.listen);
+        let Some(address) = asked else {
+            return Ok(ClusterPort::default());
         };
         let field = "kubernetes.listen";
         let listener = listen(field, address).await?;
-        Ok(InCluster {
-            joined,
+        Ok(ClusterPort {
             address: Some(local_address(field, &listener, address)?),
             listener: Some(listener),
         })
     }
 
-    /// Follows the cluster and serves what it calls. Returns who vouches for its accounts.
-    pub fn spawn(
-        self,
+    /// Follows the cluster until the drain's signal: for a term, as only who leads can take what it says.
+    pub fn follow(
+        &self,
         config: &Config,
-        (authority, control, metrics): (&Arc<Authority>, &ControlHandle, &Arc<Metrics>),
+        control: &ControlHandle,
+        metrics: &Arc<Metrics>,
+        drain: &Drain,
+    ) {
+        if let Some(joined) = &self.joined {
+            let source = joined.source(control.clone(), &config.data_dir, metrics.clone());
+            let signal = drain.signal().clone();
+            drain.spawn(async move { source.run(signal).await });
+        }
+    }
+
+    /// Serves what the cluster calls, whoever leads. Returns who vouches for its accounts.
+    pub(super) fn serve(
+        &self,
+        config: &Config,
+        port: ClusterPort,
+        (authority, control): (&Arc<Authority>, &ControlHandle),
         drain: &Drain,
     ) -> Result<Option<Arc<dyn Accounts>>, ProgramError> {
-        let Some(joined) = self.joined else {
+        let Some(joined) = &self.joined else {
             return Ok(None);
         };
-        let source = joined.source(control.clone(), &config.data_dir, metrics.clone());
-        let signal = drain.signal().clone();
-        drain.spawn(async move { source.run(signal).await });
         let names = certificate_names(config);
         let own = crate::tls::OwnCertificate::new(authority, names)?;
         let own = Arc::new(own);
@@ -78,7 +100,7 @@ impl InCluster {
             control: control.clone(),
             stream: stream_address(config),
         };
-        Ok(Some(joined.serve(self.listener, parts, drain)?))
+        Ok(Some(joined.serve(port.listener, parts, drain)?))
     }
 }
 
@@ -95,30 +117,39 @@ fn stream_address(config: &Config) -> String {
 #[cfg(not(feature = "kubernetes"))]
 impl InCluster {
     /// There is none.
-    pub async fn open(_: &Config) -> Result<InCluster, ProgramError> {
-        Ok(InCluster::default())
+    pub async fn join(_: &Config) -> Result<InCluster, ProgramError> {
+        Ok(InCluster {})
     }
 
     /// There is none.
-    pub fn spawn(
-        self,
+    pub(super) async fn listen(&self, _: &Config) -> Result<ClusterPort, ProgramError> {
+        Ok(ClusterPort::default())
+    }
+
+    /// There is none.
+    pub fn follow(&self, _: &Config, _: &ControlHandle, _: &Arc<Metrics>, _: &Drain) {}
+
+    /// There is none.
+    pub(super) fn serve(
+        &self,
         _: &Config,
-        _: (&Arc<Authority>, &ControlHandle, &Arc<Metrics>),
+        port: ClusterPort,
+        _: (&Arc<Authority>, &ControlHandle),
         _: &Drain,
     ) -> Result<Option<Arc<dyn Accounts>>, ProgramError> {
-        drop(self.listener);
+        drop(port.listener);
         Ok(None)
     }
 }
 
-/// The time for which this controller leads: without a Lease as long as it runs.
-pub struct Term {
+/// The time for which this controller has the cluster's Lease: without one as long as it runs.
+pub struct LeaseTerm {
     #[cfg(feature = "kubernetes")]
     contender: Option<crate::kubernetes::lease::Contender>,
     probes: Probes,
 }
 
-impl Term {
+impl LeaseTerm {
     /// Waits until this controller leads; none when it was told to stop before. What answers probes runs from here on.
     ///
     /// # Errors
@@ -126,7 +157,7 @@ impl Term {
     pub async fn begin(
         config: &Config,
         shutdown: &CancellationToken,
-    ) -> Result<Option<Term>, ProgramError> {
+    ) -> Result<Option<LeaseTerm>, ProgramError> {
         let probes = Probes::open(config, shutdown).await?;
         #[cfg(feature = "kubernetes")]
         {
@@ -134,7 +165,7 @@ impl Term {
                 Some(cluster) => crate::kubernetes::join(cluster).await?.contender(),
                 None => None,
             };
-            let mut term = Term { contender, probes };
+            let mut term = LeaseTerm { contender, probes };
             if let Some(contender) = &mut term.contender
                 && !contender.win(shutdown).await
             {
@@ -143,7 +174,7 @@ impl Term {
             Ok(Some(term))
         }
         #[cfg(not(feature = "kubernetes"))]
-        Ok(Some(Term { probes }))
+        Ok(Some(LeaseTerm { probes }))
     }
 
     /// Leads with a running program until it has ended. Who leads no longer is cut off, as by a crash: another may lead already.
