@@ -40,6 +40,10 @@ pub enum Command {
     Replay(Box<ReplayArguments>),
     /// Print the manifests of controller and proxies, for kubectl to apply
     Install(crate::install::InstallArguments),
+    /// Say what another version or other options would change in the cluster, and print what to apply and to delete
+    Upgrade(crate::upgrade::UpgradeArguments),
+    /// Put the proxy beside an application into its manifests
+    Inject(crate::inject::InjectArguments),
     /// Print what was installed, for kubectl to delete
     Uninstall(crate::install::UninstallArguments),
     /// Print a completion script for a shell

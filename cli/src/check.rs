@@ -3,32 +3,39 @@
 //! The cluster is asked through `kubectl`, whose credentials are the operator's. Each line has a code that docs/k3s.md explains.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, anyhow, bail};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::kubectl::{Cluster, NAMESPACE, names};
 use crate::{Failure, Outcome};
+
+mod health;
 
 /// Oldest minor version of Kubernetes 1 that this is meant for.
 const MINOR_MIN: u32 = 29;
 /// Processors that there are programs for.
 const ARCHITECTURES: [&str; 3] = ["amd64", "arm64", "arm"];
 /// What installing creates: group and resource.
-const CREATED: [(&str, &str); 7] = [
+const CREATED: [(&str, &str); 14] = [
     ("", "namespaces"),
     ("", "serviceaccounts"),
     ("apiextensions.k8s.io", "customresourcedefinitions"),
     ("rbac.authorization.k8s.io", "clusterroles"),
     ("rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("rbac.authorization.k8s.io", "roles"),
+    ("rbac.authorization.k8s.io", "rolebindings"),
+    ("", "services"),
+    ("", "configmaps"),
+    ("networking.k8s.io", "networkpolicies"),
+    ("policy", "poddisruptionbudgets"),
+    (
+        "admissionregistration.k8s.io",
+        "mutatingwebhookconfigurations",
+    ),
     ("apps", "daemonsets"),
     ("apps", "statefulsets"),
 ];
-/// Where everything is installed.
-const NAMESPACE: &str = "isobar-system";
-/// Most names in one line.
-const NAMED_MAX: usize = 8;
 
 /// Which cluster, and when.
 #[derive(Debug, Args)]
@@ -95,6 +102,7 @@ fn before(cluster: &Cluster<'_>, version: &Value) -> Vec<Finding> {
         gateway_api(cluster),
         architectures(cluster),
         positions(cluster),
+        health::clocks(cluster),
     ]
 }
 
@@ -105,6 +113,12 @@ fn installed(cluster: &Cluster<'_>, version: &Value) -> Vec<Finding> {
         workload(cluster, "K06", "statefulsets", "isobar-controller"),
         workload(cluster, "K07", "daemonsets", "isobar-proxy"),
         refused(cluster),
+        health::versions(cluster),
+        health::certificates(cluster),
+        health::clocks(cluster),
+        health::conflicts(cluster),
+        health::permissions(cluster),
+        health::webhook(cluster),
     ]
 }
 
@@ -251,9 +265,14 @@ fn workload(cluster: &Cluster<'_>, code: &'static str, plural: &str, name: &str)
     };
     let wanted = number(["desiredNumberScheduled", "replicas"]);
     let ready = number(["numberReady", "readyReplicas"]);
+    // Of controllers that contend for a Lease the one that leads is ready.
+    let needed = match plural {
+        "statefulsets" => wanted.min(1),
+        _ => wanted,
+    };
     let updated = number(["updatedNumberScheduled", "updatedReplicas"]);
     let seen = format!("{name}: {ready} of {wanted} ready, {updated} up to date");
-    let grade = match ready >= wanted && updated >= wanted && wanted > 0 {
+    let grade = match ready >= needed && updated >= wanted && wanted > 0 {
         true => Grade::Ok,
         false => Grade::Fail,
     };
@@ -265,7 +284,12 @@ fn workload(cluster: &Cluster<'_>, code: &'static str, plural: &str, name: &str)
 fn refused(cluster: &Cluster<'_>) -> Finding {
     let hint = "kubectl describe says which field";
     let mut all = Vec::new();
-    for plural in ["meshnodes", "weightpolicies", "trafficpolicies"] {
+    for plural in [
+        "meshnodes",
+        "weightpolicies",
+        "trafficpolicies",
+        "accesspolicies",
+    ] {
         match cluster.items(&format!("/apis/isobar.dev/v1alpha1/{plural}")) {
             Ok(items) => all.extend(items),
             Err(error) => {
@@ -290,69 +314,5 @@ fn refused(cluster: &Cluster<'_>) -> Finding {
             hint,
         ),
         Some(refused) => Finding(Grade::Fail, "K08", format!("not accepted: {refused}"), hint),
-    }
-}
-
-/// The names of the objects that fit, or none.
-fn names(objects: &[Value], fits: impl Fn(&Value) -> bool) -> Option<String> {
-    let name = |object: &Value| {
-        object["metadata"]["name"]
-            .as_str()
-            .unwrap_or("?")
-            .to_owned()
-    };
-    let fitting: Vec<String> = objects.iter().filter(|o| fits(o)).map(name).collect();
-    let more = match fitting.len().saturating_sub(NAMED_MAX) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let named: Vec<&str> = fitting.iter().map(String::as_str).take(NAMED_MAX).collect();
-    (!named.is_empty()).then(|| format!("{}{more}", named.join(", ")))
-}
-
-/// A cluster, as kubectl reaches it.
-struct Cluster<'a>(&'a str);
-
-impl Cluster<'_> {
-    fn get(&self, path: &str) -> anyhow::Result<Value> {
-        self.ask(&["get", "--request-timeout=20s", "--raw", path], None)
-    }
-
-    fn items(&self, path: &str) -> anyhow::Result<Vec<Value>> {
-        let list = self.get(path)?;
-        let items = list["items"].as_array();
-        Ok(items.cloned().unwrap_or_default())
-    }
-
-    fn may_create(&self, group: &str, resource: &str) -> anyhow::Result<bool> {
-        let attributes =
-            json!({"verb": "create", "group": group, "resource": resource, "namespace": NAMESPACE});
-        let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": attributes}});
-        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
-        let answer = self.ask(&["create", "--raw", path, "-f", "-"], Some(&review))?;
-        Ok(answer["status"]["allowed"] == true)
-    }
-
-    fn ask(&self, arguments: &[&str], input: Option<&Value>) -> anyhow::Result<Value> {
-        let mut words = self.0.split_whitespace();
-        let program = words.next().ok_or_else(|| anyhow!("--kubectl is empty"))?;
-        let mut child = Command::new(program)
-            .args(words)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("calling {program}"))?;
-        if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
-            // It may have ended already; what it said is read below.
-            let _ = stdin.write_all(input.to_string().as_bytes());
-        }
-        let ended = child.wait_with_output()?;
-        if !ended.status.success() {
-            let said = String::from_utf8_lossy(&ended.stderr);
-            bail!("{}", said.lines().last().unwrap_or("kubectl failed"));
-        }
-        serde_json::from_slice(&ended.stdout).context("reading what kubectl printed")
     }
 }

@@ -12,13 +12,16 @@ use serde_json::{Value, json};
 use crate::{Failure, Outcome};
 
 /// The base, in the order in which it must be applied.
-const BASE: [&str; 5] = [
+const BASE: [&str; 6] = [
     include_str!("../../k3s/base/namespace.yaml"),
     include_str!("../../k3s/base/crds.yaml"),
     include_str!("../../k3s/base/rbac.yaml"),
     include_str!("../../k3s/base/controller.yaml"),
     include_str!("../../k3s/base/proxy.yaml"),
+    include_str!("../../k3s/base/webhook.yaml"),
 ];
+/// For HorizontalPodAutoscalers.
+const METRICS: &str = include_str!("../../k3s/components/external-metrics/metrics.yaml");
 /// The namespace of everything that has one.
 const NAMESPACE: &str = "isobar-system";
 /// The `ConfigMap` with the table of sites.
@@ -36,6 +39,9 @@ pub struct InstallArguments {
     /// For one k3s machine: less memory, its own disk
     #[arg(long)]
     pub single_node: bool,
+    /// Serve external.metrics.k8s.io to HorizontalPodAutoscalers; not where KEDA is, which serves it
+    #[arg(long)]
+    pub external_metrics: bool,
     /// Where the images come from
     #[arg(long, value_name = "PREFIX", default_value = "docker.io/library")]
     pub registry: String,
@@ -55,6 +61,9 @@ pub struct UninstallArguments {
     /// Also the definitions of custom resources, and with them every policy that was written
     #[arg(long)]
     pub with_policies: bool,
+    /// Also external.metrics.k8s.io, if it was installed with that
+    #[arg(long)]
+    pub external_metrics: bool,
 }
 
 /// Prints the manifests.
@@ -62,13 +71,26 @@ pub struct UninstallArguments {
 /// # Errors
 /// [`Failure::Input`] for a table of sites that cannot be used.
 pub fn install(arguments: &InstallArguments) -> Outcome {
-    let mut objects = base().map_err(Failure::Run)?;
+    print(&objects(arguments)?)
+}
+
+/// What is installed with these options, in the order in which it must be applied.
+///
+/// # Errors
+/// As [`install`].
+pub fn objects(arguments: &InstallArguments) -> Result<Vec<Value>, Failure> {
+    let mut objects = base(arguments.external_metrics).map_err(Failure::Run)?;
     for object in &mut objects {
-        let image = object.pointer_mut("/spec/template/spec/containers/0/image");
-        if let Some(image) = image
-            && let Some(name) = image.as_str()
-        {
-            *image = json!(format!("{}/{name}:{}", arguments.registry, arguments.tag));
+        for place in [
+            "/spec/template/spec/containers/0/image",
+            "/spec/template/spec/containers/0/env/0/value",
+        ] {
+            let image = object.pointer_mut(place);
+            if let Some(image) = image
+                && let Some(name) = image.as_str()
+            {
+                *image = json!(format!("{}/{name}:{}", arguments.registry, arguments.tag));
+            }
         }
         if arguments.single_node {
             for_one_node(object);
@@ -77,7 +99,7 @@ pub fn install(arguments: &InstallArguments) -> Outcome {
     if let Some(file) = &arguments.sites {
         objects.push(sites(file).map_err(Failure::Input)?);
     }
-    print(&objects)
+    Ok(objects)
 }
 
 /// Prints what `kubectl delete` must take away, last installed first.
@@ -85,7 +107,7 @@ pub fn install(arguments: &InstallArguments) -> Outcome {
 /// # Errors
 /// [`Failure::Run`] when it cannot be written.
 pub fn uninstall(arguments: &UninstallArguments) -> Outcome {
-    let mut objects = base().map_err(Failure::Run)?;
+    let mut objects = base(arguments.external_metrics).map_err(Failure::Run)?;
     objects.retain(|o| arguments.with_policies || o["kind"] != "CustomResourceDefinition");
     objects.reverse();
     let name = |object: &Value| json!({"apiVersion": object["apiVersion"], "kind": object["kind"], "metadata": object["metadata"]});
@@ -94,8 +116,10 @@ pub fn uninstall(arguments: &UninstallArguments) -> Outcome {
 }
 
 /// The objects of the base.
-fn base() -> anyhow::Result<Vec<Value>> {
-    let documents = BASE.iter().flat_map(|file| file.split("\n---\n"));
+fn base(external_metrics: bool) -> anyhow::Result<Vec<Value>> {
+    let metrics = external_metrics.then_some(METRICS);
+    let files = BASE.into_iter().chain(metrics);
+    let documents = files.flat_map(|file| file.split("\n---\n"));
     // With the end of its last line, which may be a part of a value.
     let read =
         |text: &str| serde_saphyr::from_str(&format!("{text}\n")).context("reading the manifests");

@@ -6,7 +6,8 @@
 //! - [`demo`]: one night, twice, on real processes, with a verdict;
 //! - [`replay`]: a spike under several policies, simulated or real;
 //! - [`mesh`]: a running mesh, seen and steered;
-//! - [`install`], [`check`]: the manifests for Kubernetes, and whether a cluster can have them;
+//! - [`install`], [`upgrade`], [`check`], [`inject`]: the manifests for Kubernetes, what they would change, whether a cluster can have them
+//!   and works, the proxy in an application's own; [`kubectl`]: how the cluster is asked;
 //! - [`program`]: the programs themselves, as children of a replay or by hand;
 //! - [`terminal`]: what a person sees meanwhile.
 //!
@@ -20,11 +21,14 @@ use clap::{CommandFactory, Parser};
 pub mod arguments;
 pub mod check;
 pub mod demo;
+pub mod inject;
 pub mod install;
+pub mod kubectl;
 pub mod mesh;
 pub mod program;
 pub mod replay;
 pub mod terminal;
+pub mod upgrade;
 
 use arguments::{Arguments, Command};
 
@@ -83,6 +87,8 @@ fn run(command: Command) -> Outcome {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Install(arguments) => install::install(&arguments),
+        Command::Upgrade(arguments) => upgrade::run(&arguments),
+        Command::Inject(arguments) => inject::run(&arguments),
         Command::Uninstall(arguments) => install::uninstall(&arguments),
         Command::Completions { shell } => {
             let mut command = Arguments::command();

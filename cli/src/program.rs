@@ -26,8 +26,8 @@ pub fn controller(arguments: &ProgramArguments) -> Outcome {
     isobar_controller::log_level::install(&levels(), false)
         .map_err(|error| Failure::Input(error.into()))?;
     run(arguments, async |shutdown| {
-        let program = isobar_controller::program::Program::start(config, shutdown).await?;
-        program.wait().await.map_err(anyhow::Error::from)
+        let ran = isobar_controller::program::run(config, shutdown).await;
+        ran.map_err(anyhow::Error::from)
     })
 }
 

@@ -175,22 +175,17 @@ impl Authority {
                 let root = change::new_root(&options, &seal, None, now)?;
                 let kept = Kept::first(root);
                 let write = Write::put(Tree::Authority, STATE, &kept)?;
-                store.apply(vec![write]).await?;
-                kept
+                match store.create(write).await? {
+                    true => kept,
+                    // Another controller was first.
+                    false => read_one(&*store, Tree::Authority, STATE)
+                        .await?
+                        .ok_or(AuthorityError::Damaged("state"))?,
+                }
             }
         };
         kept.check_trust_domain(&options.trust_domain)?;
-        let revoked = read_all(&*store, Tree::Revocations).await?;
-        let revoked = revoked
-            .into_iter()
-            .filter_map(|(name, kept)| Some((NodeId::new(&name).ok()?, kept)))
-            .collect();
-        let signing = Arc::new(kept.active()?.signing(&seal)?);
-        let inner = Inner {
-            kept,
-            signing,
-            revoked,
-        };
+        let inner = Inner::read(&*store, kept, &seal).await?;
         let (trust, _) = watch::channel(Arc::new(inner.trust(now)?));
         let authority = Authority {
             store,
@@ -204,6 +199,25 @@ impl Authority {
         };
         authority.write_roots()?;
         Ok(authority)
+    }
+
+    /// Goes by what the store has now: another controller may have changed it.
+    ///
+    /// # Errors
+    /// The store fails or has something else; what was in force stays.
+    pub async fn reload(&self, now: SystemTime) -> Result<(), AuthorityError> {
+        let store = &*self.store;
+        let kept: Kept = read_one(store, Tree::Authority, STATE)
+            .await?
+            .ok_or(AuthorityError::Damaged("state"))?;
+        let inner = Inner::read(store, kept, &self.seal).await?;
+        let trust = inner.trust(now)?;
+        *self.inner.write().unwrap_or_else(PoisonError::into_inner) = inner;
+        if **self.trust.borrow() != trust {
+            self.write_roots()?;
+            self.trust.send_replace(trust.into());
+        }
+        Ok(())
     }
 
     /// The trust domain of all certificates.
@@ -274,13 +288,38 @@ impl Authority {
         names: &[String],
         now: SystemTime,
     ) -> Result<Identity, AuthorityError> {
+        self.issue_own(self.controller_id(), names, now)
+    }
+
+    /// A new key and certificate for this controller towards the others.
+    ///
+    /// # Errors
+    /// As [`Authority::issue_controller`].
+    pub fn issue_peer(&self, name: &NodeId, now: SystemTime) -> Result<Identity, AuthorityError> {
         let id = SpiffeId {
+            trust_domain: self.trust_domain().to_owned(),
+            subject: Subject::Controller(name.clone()),
+        };
+        self.issue_own(id, &[], now)
+    }
+
+    /// Who every controller is to proxies, and to other controllers that ask it.
+    pub fn controller_id(&self) -> SpiffeId {
+        SpiffeId {
             trust_domain: self.trust_domain().to_owned(),
             subject: Subject::Workload {
                 namespace: "isobar".to_owned(),
                 account: "controller".to_owned(),
             },
-        };
+        }
+    }
+
+    fn issue_own(
+        &self,
+        id: SpiffeId,
+        names: &[String],
+        now: SystemTime,
+    ) -> Result<Identity, AuthorityError> {
         let key = certificates::new_key(Algorithm::EcdsaP256)?;
         let (signing, crossed, roots) = self.read(|inner| {
             let crossed = inner.kept.active()?.crossed_pem.clone();
@@ -349,6 +388,16 @@ impl Authority {
 }
 
 impl Inner {
+    async fn read(store: &dyn Store, kept: Kept, seal: &Seal) -> Result<Inner, AuthorityError> {
+        let revoked = read_all(store, Tree::Revocations).await?;
+        let named = |(name, kept): (String, _)| Some((NodeId::new(&name).ok()?, kept));
+        Ok(Inner {
+            signing: Arc::new(kept.active()?.signing(seal)?),
+            revoked: revoked.into_iter().filter_map(named).collect(),
+            kept,
+        })
+    }
+
     /// What proxies are told.
     fn trust(&self, now: SystemTime) -> Result<Trust, AuthorityError> {
         let now_s = seconds(now);

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError};
 use crate::log_level;
-use crate::program::Program;
+use crate::program::{LeaseTerm, Program, ProgramError};
 use crate::reload::Reloader;
 use crate::stream::CONNECTIONS_MAX;
 
@@ -61,7 +61,12 @@ pub struct Args {
     #[arg(long, env = "ISOBAR_CONTROLLER_REST_INSECURE")]
     pub rest_insecure: bool,
     /// DNS name or IP address under which operators reach --rest-listen; may be repeated
-    #[arg(long = "rest-name", value_name = "NAME")]
+    #[arg(
+        long = "rest-name",
+        value_name = "NAME",
+        env = "ISOBAR_CONTROLLER_REST_NAMES",
+        value_delimiter = ','
+    )]
     pub rest_names: Vec<String>,
     /// Control stream and enrolment, TLS [default: 0.0.0.0:7401]
     #[arg(long, value_name = "ADDR", env = "ISOBAR_CONTROLLER_STREAM_LISTEN")]
@@ -160,9 +165,21 @@ fn try_run(args: Args) -> anyhow::Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
-        let program = Program::start(config, shutdown.clone()).await?;
+        let beginning = begin(config, &shutdown);
+        tokio::pin!(beginning);
+        // Who contends for a Lease may wait for long before it begins.
+        let begun = loop {
+            tokio::select! {
+                begun = &mut beginning => break begun?,
+                _ = terminate.recv() => shutdown.cancel(),
+                _ = interrupt.recv() => shutdown.cancel(),
+            }
+        };
+        let Some((term, program)) = begun else {
+            return Ok(());
+        };
         let reloader = program.reloader();
-        let ended = program.wait();
+        let ended = term.lead(program);
         tokio::pin!(ended);
         loop {
             tokio::select! {
@@ -173,6 +190,19 @@ fn try_run(args: Args) -> anyhow::Result<()> {
             }
         }
     })
+}
+
+/// Waits until this controller leads, and starts it then; none when it was told to stop before.
+async fn begin(
+    config: Config,
+    shutdown: &CancellationToken,
+) -> Result<Option<(LeaseTerm, Program)>, ProgramError> {
+    config.check()?;
+    let Some(term) = LeaseTerm::begin(&config, shutdown).await? else {
+        return Ok(None);
+    };
+    let program = Program::start(config, shutdown.clone()).await?;
+    Ok(Some((term, program)))
 }
 
 /// Reads the configuration again; what is wrong with it changes nothing.

@@ -17,8 +17,10 @@ use crate::files::{FileError, read_if_there};
 use crate::operator_tls::{CLIENTS_MAX, OperatorFiles, RestClient};
 
 mod discovery;
+pub mod store;
 
 pub use discovery::{ConsulConfig, DiscoveryConfig, DnsConfig};
+pub use store::{StoreConfig, StoreKind};
 
 /// What the controller is told at start.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -48,6 +50,13 @@ pub struct Config {
     /// DNS names and IP addresses under which proxies reach `stream_listen`; they go into the
     /// controller's certificate beside `localhost`, `127.0.0.1`, `::1` and the listening address.
     pub stream_names: Vec<String>,
+    /// This controller's name among several.
+    pub name: Option<String>,
+    /// Where the other controllers reach `stream_listen`, `host:port`; by default its address, or the first of `stream_names`
+    /// with its port.
+    pub stream_advertise: Option<String>,
+    /// Where the state is.
+    pub store: StoreConfig,
     /// The control period in milliseconds, 10 to 60 000.
     pub period_ms: u64,
     /// The file with the key under which the authority's private keys are stored: 32 random characters or more. By default
@@ -86,6 +95,9 @@ impl Default for Config {
             rest_clients: Vec::new(),
             stream_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7401)),
             stream_names: Vec::new(),
+            name: None,
+            stream_advertise: None,
+            store: StoreConfig::default(),
             period_ms: 1_000,
             authority_key_file: None,
             authority_algorithm: Algorithm::default(),
@@ -115,6 +127,20 @@ pub struct KubernetesConfig {
     /// Whether the cluster's tokens are credentials for the REST API: `TokenReview` says whose, `SubjectAccessReview` what they
     /// may. The controller's account needs `system:auth-delegator`.
     pub operators: bool,
+    /// Where the API server calls, TLS: the admission webhook, `external.metrics.k8s.io`. Its certificate has the names of
+    /// `stream_names`. Absent: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// The proxy's image that the webhook adds to pods; by default the environment variable `ISOBAR_PROXY_IMAGE`. Without either there is
+    /// no webhook.
+    pub proxy_image: Option<String>,
+    /// The stream port as proxies in pods reach it, `host:port`; by default the first of `stream_names`, at the port of `stream_listen`.
+    pub proxy_controller: Option<String>,
+    /// Contends with other controllers for the Lease `isobar-controller` in its own namespace, and does nothing before it has it.
+    pub lease: bool,
+    /// How long the Lease lasts after its last renewal, in seconds, 3 to 300.
+    pub lease_s: u64,
+    /// Where `/livez` and `/readyz` answer over plain HTTP, also while it contends: ready is who leads. Absent: nowhere.
+    pub probe_listen: Option<SocketAddr>,
 }
 
 impl Default for KubernetesConfig {
@@ -125,6 +151,12 @@ impl Default for KubernetesConfig {
             sites_config_map: "isobar-sites".to_owned(),
             publish_enrolment: false,
             operators: false,
+            listen: None,
+            proxy_image: None,
+            proxy_controller: None,
+            lease: false,
+            lease_s: 15,
+            probe_listen: None,
         }
     }
 }
@@ -244,6 +276,12 @@ impl Config {
                 wrong(field, problem);
             }
         }
+        if let Some(cluster) = &self.kubernetes
+            && !(3..=300).contains(&cluster.lease_s)
+        {
+            let problem = format!("is {}; it must be from 3 to 300", cluster.lease_s);
+            wrong("kubernetes.lease_s", problem);
+        }
         if self.renewal_grace_h > 8760 {
             wrong(
                 "renewal_grace_h",
@@ -256,8 +294,44 @@ impl Config {
         if let Some((field, problem)) = self.rest_tls_problem() {
             wrong(field, problem.to_owned());
         }
+        if self.store.is_shared() && self.kubernetes.as_ref().is_some_and(|k| k.lease) {
+            let problem = "is on, and store.kind is etcd, where controllers elect one among themselves; leave it away";
+            wrong("kubernetes.lease", problem.to_owned());
+        }
+        if !self.can_be_found() {
+            let problem = "must say where the other controllers reach stream_listen, host:port";
+            wrong("stream_advertise", problem.to_owned());
+        }
+        let (name, advertise) = (self.name.as_deref(), self.stream_advertise.as_deref());
+        self.store.check(name, advertise, &mut found);
         self.discovery.check(&mut found);
         found
+    }
+
+    /// Whether other controllers, where there are any, find this one.
+    fn can_be_found(&self) -> bool {
+        let is_somewhere = !self.stream_listen.ip().is_unspecified();
+        let is_named = self.stream_advertise.is_some() || !self.stream_names.is_empty();
+        !self.store.is_shared() || is_somewhere || is_named
+    }
+
+    /// This controller's name, where several share the store.
+    pub fn shared_name(&self) -> Option<String> {
+        self.name.clone().filter(|_| self.store.is_shared())
+    }
+
+    /// Where other controllers reach this one, which listens at `stream`.
+    pub fn advertised(&self, stream: SocketAddr) -> String {
+        let named = || {
+            let name = self.stream_names.first()?;
+            Some(format!("{name}:{}", stream.port()))
+        };
+        let listen = || stream.to_string();
+        let own = self.stream_advertise.clone();
+        match stream.ip().is_unspecified() {
+            true => own.or_else(named).unwrap_or_else(listen),
+            false => own.unwrap_or_else(listen),
+        }
     }
 
     fn rest_problem(&self) -> Option<String> {

@@ -25,6 +25,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::control_loop::{ControlLoop, MeshView, StoredPlan, Tick};
+use crate::leadership::Lease;
 use crate::metrics::Metrics;
 use crate::store::{Store, Tree, Write};
 
@@ -54,7 +55,7 @@ pub use handle::{ControlError, ControlHandle, Page, Shown, Status};
 pub use history::{Answer, Generation, GenerationSummary, Told};
 pub use hypothesis::Hypothesis;
 pub use leases::{ENDPOINTS_MAX, LEASE_S_MAX, Leased, Registered};
-pub use restore::{RestoreError, keep_plans, restore};
+pub use restore::{Beginning, RestoreError, keep_plans, restore};
 pub use streams::{StreamEnd, StreamId};
 pub use taps::{LINES_WAITING_MAX, LeftOut, Line, TAPS_MAX, TapAsked, TapReader, TapsFull};
 
@@ -90,6 +91,8 @@ pub struct ControlTask {
     /// Where a new plan is laid for [`keep_plans`].
     plans: watch::Sender<Option<Arc<StoredPlan>>>,
     metrics: Arc<Metrics>,
+    /// Whether this term may act.
+    lease: Lease,
     period: Duration,
     began: Instant,
     /// Which plan was last laid down, and when.
@@ -124,7 +127,9 @@ impl ControlTask {
             }
         }
         self.streams.end_all();
-        self.keep_plan();
+        if self.lease.holds() {
+            self.keep_plan();
+        }
     }
 
     /// One control period: what came in, what follows from it, who is told.
@@ -136,6 +141,10 @@ impl ControlTask {
                 Err(_) => break,
             }
         }
+        // Without a lease nothing is planned or told; what is reported is taken up, so that it goes on from there.
+        if !self.lease.holds() {
+            return;
+        }
         let read = Instant::now();
         self.expire_endpoints();
         self.desired.settle_endpoints(&mut self.control_loop);
@@ -144,6 +153,11 @@ impl ControlTask {
             .settle_schedules(clock_s, &mut self.control_loop);
         let tick = self.control_loop.tick(self.now());
         let planned = Instant::now();
+        if !self.lease.holds() {
+            // It ended while the plan was made, and nobody is told of that plan.
+            self.end_streams();
+            return;
+        }
         let unplaced_rps = tick.stats.unplaced_mrps as f64 / 1e3;
         self.metrics.unplaced.set(unplaced_rps);
         self.push(tick);
@@ -201,7 +215,10 @@ impl ControlTask {
         }
     }
 
-    fn hello(&mut self, hello: Hello, end: StreamEnd) -> Result<StreamId, MemoryLimit> {
+    fn hello(&mut self, hello: Hello, end: StreamEnd) -> Result<StreamId, ControlError> {
+        if !self.lease.holds() {
+            return Err(ControlError::NotLeading);
+        }
         let now = self.now();
         let node = hello.node.clone();
         self.desired.check_room_for(&node)?;
@@ -288,6 +305,13 @@ impl ControlTask {
         }
         self.view = None;
         self.plan = None;
+    }
+
+    /// Ends all streams in order; who comes back is told everything anew.
+    fn end_streams(&mut self) {
+        let nodes: Vec<NodeId> = self.streams.nodes().cloned().collect();
+        self.streams.end_all();
+        nodes.iter().for_each(|node| self.lost(node));
     }
 
     fn send(&mut self, node: &NodeId, down: Down) {

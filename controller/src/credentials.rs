@@ -121,21 +121,39 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Reads what the store has; makes the first admin when there is none.
+    /// Reads what the store has.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn open(store: Arc<dyn Store>) -> Result<Credentials, StoreError> {
+        let credentials = Credentials {
+            store,
+            kept: Mutex::default(),
+        };
+        credentials.reload().await?;
+        Ok(credentials)
+    }
+
+    /// Reads what the store has now: another controller may have changed it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn reload(&self) -> Result<(), StoreError> {
+        let kept = read_all(&*self.store, Tree::Credentials).await?;
+        *self.lock() = kept.into_iter().collect();
+        Ok(())
+    }
+
+    /// Makes the first admin when there is none; its token goes to a file.
     ///
     /// # Errors
     /// The store, the file or the random numbers fail.
-    pub async fn open(
-        store: Arc<dyn Store>,
+    pub async fn make_first(
+        &self,
         directory: &Path,
         now: SystemTime,
-    ) -> Result<Credentials, CredentialError> {
-        let kept = read_all(&*store, Tree::Credentials).await?;
-        let credentials = Credentials {
-            store,
-            kept: Mutex::new(kept.into_iter().collect()),
-        };
-        let has_admin = credentials.lock().values().any(is_lasting_admin);
+    ) -> Result<(), CredentialError> {
+        let has_admin = self.lock().values().any(is_lasting_admin);
         if !has_admin {
             let first = Credential {
                 name: FIRST.to_owned(),
@@ -147,10 +165,10 @@ impl Credentials {
             let (token, hash) = secret::make(KIND, FIRST)?;
             let path = directory.join(ADMIN_TOKEN_FILE);
             write_whole(&path, format!("{token}\n").as_bytes(), Readers::Owner)?;
-            credentials.keep(first, hash).await?;
+            self.keep(first, hash).await?;
             tracing::info!(file = %path.display(), "the first admin's token is in a file");
         }
-        Ok(credentials)
+        Ok(())
     }
 
     /// Makes a credential. Returns it with its token, which nothing tells again.
@@ -289,9 +307,10 @@ mod tests {
         let path = directory.join("store");
         let store = SledStore::open(&path, StoreCounts::default());
         let store = Arc::new(store.await.unwrap());
-        Credentials::open(store, directory, SystemTime::now())
-            .await
-            .unwrap()
+        let credentials = Credentials::open(store).await.unwrap();
+        let made = credentials.make_first(directory, SystemTime::now()).await;
+        made.unwrap();
+        credentials
     }
 
     fn asked(name: &str, role: Role) -> CredentialAsked {

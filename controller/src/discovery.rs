@@ -55,6 +55,7 @@ struct Heard {
 }
 
 /// The sources of the configuration and the mesh that follows them.
+#[derive(Clone)]
 pub struct Discovery {
     /// What may change while the program runs.
     pub config: watch::Receiver<DiscoveryConfig>,

@@ -59,13 +59,24 @@ impl Enrolled {
     /// # Errors
     /// The store's.
     pub async fn open(store: Arc<dyn Store>, grace: Duration) -> Result<Enrolled, StoreError> {
-        let kept: Vec<(String, Kept)> = read_all(&*store, Tree::Enrolled).await?;
-        let named = |(name, kept): (String, Kept)| Some((NodeId::new(&name).ok()?, kept));
-        Ok(Enrolled {
+        let enrolled = Enrolled {
             store,
             grace,
-            kept: Mutex::new(kept.into_iter().filter_map(named).collect()),
-        })
+            kept: Mutex::default(),
+        };
+        enrolled.reload().await?;
+        Ok(enrolled)
+    }
+
+    /// Reads what the store has now: another controller may have changed it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn reload(&self) -> Result<(), StoreError> {
+        let kept: Vec<(String, Kept)> = read_all(&*self.store, Tree::Enrolled).await?;
+        let named = |(name, kept): (String, Kept)| Some((NodeId::new(&name).ok()?, kept));
+        *self.lock() = kept.into_iter().filter_map(named).collect();
+        Ok(())
     }
 
     /// Whether this is the node's credential, and in time.

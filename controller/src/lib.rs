@@ -14,15 +14,18 @@
 //!
 //! The program around it:
 //!
+//! - [`election`], [`leadership`]: which of several controllers leads, and what runs only while it does;
 //! - [`control_task`]: the one task that owns the control loop;
 //! - [`stream`], [`tls`], [`authority`], [`tokens`], [`enrolled`]: proxies come in, and who they are;
 //! - [`access`], [`credentials`], [`operator_tls`], [`secret`], [`guesses`]: who operators are, and what they may do;
 //! - [`refusals`], [`plain_calls`]: who was refused, and who calls without showing who they are;
+//! - [`link`]: from a controller that does not lead to the one that does;
 //! - [`rest`], [`resource_text`], [`problem`]: operators come in, what they write, what they are told;
 //! - [`discovery`]: files, DNS and Consul as sources of resources and endpoints;
 //! - [`picture`]: what a map of the mesh needs;
+//! - [`injection`]: the proxy beside an application, in its pod;
 //! - `kubernetes`: nodes, services, policies and routes of a cluster (feature `kubernetes`);
-//! - [`store`], [`files`]: what survives a restart;
+//! - [`store`], [`etcd`], [`files`]: what survives a restart;
 //! - [`metrics`]: every metric by name; [`log_level`]: what is logged;
 //! - [`config`], [`program`], [`reload`], [`drain`], [`cli`]: how it starts, changes and ends.
 
@@ -37,11 +40,16 @@ pub mod credentials;
 pub mod demand;
 pub mod discovery;
 pub mod drain;
+pub mod election;
 pub mod enrolled;
+pub mod etcd;
 pub mod files;
 pub mod guesses;
+pub mod injection;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
+pub mod leadership;
+pub mod link;
 pub mod load_book;
 pub mod log_level;
 pub mod metrics;
@@ -60,5 +68,6 @@ pub mod rest;
 pub mod secret;
 pub mod store;
 pub mod stream;
+mod term;
 pub mod tls;
 pub mod tokens;

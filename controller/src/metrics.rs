@@ -48,6 +48,26 @@ const AUTHORITY_BEHIND: &str = "isobar_controller_authority_nodes_behind";
 const STORE_WRITES: &str = "isobar_controller_store_writes_total";
 const DEMAND: &str = "isobar_controller_service_demand_rps";
 const CAPACITY: &str = "isobar_controller_service_capacity_rps";
+const LEADS: &str = "isobar_controller_leader";
+const TAKEOVERS: &str = "isobar_controller_takeovers_total";
+const RELAYED: &str = "isobar_controller_relayed_total";
+const RELAYED_STREAMS: &str = "isobar_controller_relayed_streams";
+/// What autoscalers ask for by name (`external.metrics.k8s.io`), beside what is scraped.
+pub mod external {
+    /// See `kubernetes::load`.
+    pub const DEMAND: &str = "isobar_demand_rps";
+    /// See [`DEMAND`].
+    pub const CAPACITY: &str = "isobar_capacity_rps";
+    /// See [`DEMAND`].
+    pub const UTILISATION: &str = "isobar_utilisation_ratio";
+    /// See [`DEMAND`].
+    pub const MOVED_OUT: &str = "isobar_moved_out_rps";
+    /// See [`DEMAND`].
+    pub const SHED: &str = "isobar_shed_rps";
+    /// See [`DEMAND`].
+    pub const NODES_CONNECTED: &str = "isobar_nodes_connected";
+}
+
 const WATCH_FAILURES: &str = "isobar_controller_kubernetes_watch_failures_total";
 const CONFIG_RELOADS: &str = "isobar_controller_config_reloads_total";
 const DISCOVERY_ANSWERS: &str = "isobar_controller_discovery_answers_total";
@@ -110,6 +130,26 @@ pub struct Metrics {
     pub authority: AuthorityGauges,
     /// Batches of the store.
     pub store: StoreCounts,
+    /// 1 while this controller leads and may act, else 0.
+    pub leads: Gauge,
+    /// Terms that this controller began.
+    pub takeovers: Counter,
+    /// What was passed on between a proxy or an operator and the leader.
+    pub relayed: Relayed,
+}
+
+/// What a controller that does not lead passes on.
+pub struct Relayed {
+    /// Reports of proxies.
+    pub reports: Counter,
+    /// Snapshots and deltas for proxies.
+    pub pushes: Counter,
+    /// Enrolments.
+    pub enrolments: Counter,
+    /// Requests to the REST API.
+    pub requests: Counter,
+    /// Streams that are passed on now.
+    pub streams: Gauge,
 }
 
 /// Time of a tick, by phase.
@@ -287,6 +327,9 @@ impl Metrics {
                 written: count(STORE_WRITES, "result", "written"),
                 failed: count(STORE_WRITES, "result", "failed"),
             },
+            leads: level(LEADS),
+            takeovers: plain(TAKEOVERS),
+            relayed: Relayed::new(&recorder),
             recorder,
         }
     }
@@ -381,6 +424,18 @@ impl Metrics {
     }
 }
 
+impl Relayed {
+    fn new(recorder: &PrometheusRecorder) -> Relayed {
+        metrics::with_local_recorder(recorder, || Relayed {
+            reports: counter!(RELAYED, "kind" => "report"),
+            pushes: counter!(RELAYED, "kind" => "push"),
+            enrolments: counter!(RELAYED, "kind" => "enrolment"),
+            requests: counter!(RELAYED, "kind" => "request"),
+            streams: gauge!(RELAYED_STREAMS),
+        })
+    }
+}
+
 impl AuthorityGauges {
     fn new(recorder: &PrometheusRecorder) -> AuthorityGauges {
         metrics::with_local_recorder(recorder, || AuthorityGauges {
@@ -422,6 +477,10 @@ fn describe() {
         KUBERNETES_OBJECTS,
         "Objects of the cluster: in force, refused, with a complaint"
     );
+    describe_gauge!(LEADS, "1 while this controller leads and may act, else 0");
+    describe_counter!(TAKEOVERS, "Times that this controller began to lead");
+    describe_counter!(RELAYED, "What was passed on to or from the leader, by kind");
+    describe_gauge!(RELAYED_STREAMS, "Control streams passed on to the leader");
     describe_counter!(TICKS, "Plans computed");
     describe_counter!(TICKS_LATE, "Ticks that began more than a period late");
     describe_histogram!(TICK_SECONDS, "Time of a tick, by phase");

@@ -9,49 +9,56 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-#[cfg(feature = "kubernetes")]
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use isobar_mesh_api::names::NodeId;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, AuthorityError, AuthorityOptions};
-use crate::config::{Config, ConfigError};
-use crate::control_task::{ControlError, ControlHandle, RestoreError, keep_plans, restore};
+use crate::config::{Config, ConfigError, StoreKind};
+use crate::control_task::{ControlError, ControlHandle, RestoreError};
 use crate::credentials::CredentialError;
 use crate::drain::Drain;
+use crate::election::{Leader, Timing};
 use crate::enrolled::Enrolled;
+use crate::etcd::{Etcd, EtcdError};
 use crate::files::{FileError, Readers, create_directory, read_if_there, write_whole};
+use crate::leadership::Leadership;
+use crate::leadership::etcd::EtcdBallot;
+use crate::link::Links;
 use crate::metrics::{Metrics, UPKEEP_INTERVAL};
-use crate::operator_tls::OperatorTlsError;
+use crate::operator_tls::{OperatorTls, OperatorTlsError};
 use crate::plain_calls::PlainCalls;
 use crate::problem::FieldProblem;
+use crate::refusals::Refusals;
 use crate::reload::Reloader;
 use crate::resource_text::{Declared, Format, TEXT_LEN_MAX, decode_list, parse};
 use crate::rest::{EventReaders, Pager, Rest, Trials};
+use crate::store::etcd::{EtcdStore, Fence};
 use crate::store::format::bring_up_to_date;
 use crate::store::sled::SledStore;
 use crate::store::{Store, StoreError};
-use crate::stream::{Admission, StreamPort};
+use crate::stream::{Accounts, Admission, StreamPort};
+use crate::term::Terms;
 use crate::tls::{OwnCertificate, TlsError, server_config};
-use crate::tokens::{self, TokenError, Tokens};
+use crate::tokens::{TokenError, Tokens};
 
+mod cluster;
 mod operators;
 
-use operators::{certificate_names, open_gate, open_refusals, open_rest_port};
+pub(crate) use cluster::InCluster;
+pub use cluster::LeaseTerm;
+use operators::{certificate_names, open_gate, open_rest_port};
 
 /// The file in the data directory that says where the controller listens.
 pub const ADDRESSES_FILE: &str = "addresses.json";
 
 /// Where the key that opens the stored authority may be, when the configuration names no file.
 const AUTHORITY_KEY_VARIABLE: &str = "ISOBAR_AUTHORITY_KEY";
-
-/// The token by which any node may enrol, in the data directory, where that is open.
-const OPEN_TOKEN_FILE: &str = "enrol-token";
 
 /// Where the controller listens: the content of [`ADDRESSES_FILE`].
 ///
@@ -63,6 +70,9 @@ pub struct Addresses {
     pub rest: SocketAddr,
     /// Control stream and enrolment.
     pub stream: SocketAddr,
+    /// What the API server of a cluster calls, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<SocketAddr>,
 }
 
 /// Why the controller did not start, or ended by itself.
@@ -77,6 +87,9 @@ pub enum ProgramError {
     /// The store does not open.
     #[error("the store does not open")]
     Store(#[from] StoreError),
+    /// Etcd's client.
+    #[error("etcd cannot be asked")]
+    Etcd(#[from] EtcdError),
     /// The authority does not open.
     #[error("the certificate authority does not open")]
     Authority(#[from] AuthorityError),
@@ -128,9 +141,26 @@ pub enum ProgramError {
     #[cfg(feature = "kubernetes")]
     #[error("the Kubernetes API cannot be followed")]
     Kubernetes(#[from] crate::kubernetes::KubernetesError),
+    /// Another contender has the Lease, or it was not renewed in time.
+    #[error("this controller leads no longer; it contends again when it is started again")]
+    LeadLost,
     /// A task without which the controller is of no use has ended; the log says why.
     #[error("a part of the controller has failed")]
     PartFailed,
+}
+
+/// Runs the controller until `shutdown` is cancelled, then ends streams and requests in order. One that contends for a Lease does nothing
+/// before it leads.
+///
+/// # Errors
+/// It did not start, or a part of it failed.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), ProgramError> {
+    config.check()?;
+    let Some(term) = LeaseTerm::begin(&config, &shutdown).await? else {
+        return Ok(());
+    };
+    let program = Program::start(config, shutdown).await?;
+    term.lead(program).await
 }
 
 /// A running controller. Dropping it cuts everything off, as a crash would.
@@ -154,19 +184,20 @@ impl Program {
         config.check()?;
         create_directory(&config.data_dir)?;
         let metrics = Arc::new(Metrics::new());
-        let store = open_store(&config, &metrics).await?;
+        let (store, shared) = open_store(&config, &metrics).await?;
         let addresses_path = forget_addresses(&config);
-        let identity = Identities::open(&config, &store, SystemTime::now()).await?;
-        let names = certificate_names(&config);
-        let own = Arc::new(OwnCertificate::new(&identity.authority, names)?);
-        let resources = read_resources(&config.resources)?;
-        let (task, control, plans) =
-            restore(store.clone(), resources, config.period(), metrics.clone()).await?;
-        let (operators, gate) = open_gate(&config, &store, &own, &identity.authority).await?;
-        let cluster = cluster(&config, &control, &metrics, &shutdown).await?;
-        let (reloader, discovery) = Reloader::new(config.clone(), control.clone(), metrics.clone());
-        let (rest_listener, stream_listener, addresses) = open_ports(&config).await?;
+        let (terms, reloader, doors) = open_terms(&config, store, &metrics).await?;
+        let (authority, leadership) = (terms.authority.clone(), terms.leadership.clone());
+        let tls = Arc::new(server_config(doors.own.clone())?);
+        // Where there are several controllers, the election says when the first term begins.
+        let first = match shared {
+            Some(_) => None,
+            None => Some(terms.begin(1, &shutdown).await?),
+        };
+        let cluster_at = terms.cluster.listen(&config).await?;
+        let (rest_at, stream_at, addresses) = open_ports(&config, cluster_at.address).await?;
         let drain = Drain::new(shutdown);
+        let signal = drain.signal();
         // From here on an early return cuts off what was spawned.
         let program = Program {
             addresses,
@@ -175,47 +206,26 @@ impl Program {
             drain_time: config.drain(),
             reloader: Arc::new(reloader),
         };
-        drain.spawn_essential(task.run(drain.signal().clone()));
-        drain.spawn(cluster);
-        drain.spawn(discovery.run(drain.signal().clone()));
-        drain.spawn(keep_plans(plans, store.clone(), metrics.clone()));
-        drain.spawn(fold_metrics(metrics.clone(), drain.signal().clone()));
-        let acceptor = TlsAcceptor::from(Arc::new(server_config(own.clone())?));
-        identity.spawn(own, &metrics, &drain);
-        let refusals = open_refusals(store, &drain).await?;
-        let plain = Arc::new(PlainCalls::default());
-        let rest_port = open_rest_port(&config, rest_listener, operators, &drain)?;
-        let rest = Rest {
-            control: control.clone(),
-            metrics: metrics.clone(),
-            signal: drain.signal().clone(),
-            pager: Pager::default(),
-            trials: Trials::default(),
-            authority: identity.authority.clone(),
-            tokens: identity.tokens.clone(),
-            enrolled: identity.enrolled.clone(),
-            gate,
-            refusals: refusals.clone(),
-            plain: plain.clone(),
-            readers: EventReaders::default(),
-        };
+        let known = (&authority, &terms.control);
+        let accounts = terms.cluster.serve(&config, cluster_at, known, &drain)?;
+        let name = config.shared_name();
+        let name = name.and_then(|name| NodeId::new(&name).ok());
+        let links = Links::new(name, authority.clone(), leadership.clone());
+        let rest_port = open_rest_port(&config, rest_at, doors.operators, &drain)?;
+        let rest = open_rest(&terms, links, signal);
+        let port = open_stream(&rest, tls.into(), accounts, &drain);
+        if let Some(shared) = shared {
+            let (ballot, timing) = open_ballot(&config, shared, addresses);
+            let standing = leadership.stand(ballot, timing, metrics.clone(), signal.clone());
+            drain.spawn_essential(standing);
+        }
+        drain.spawn_essential(terms.run(first, config.drain(), signal.clone()));
+        drain.spawn(fold_metrics(metrics, signal.clone()));
+        let (own, ended) = (doors.own, signal.clone());
+        drain.spawn(async move { own.keep_fresh(&authority, &ended).await });
         drain.spawn_essential(rest.serve(rest_port));
-        let port = StreamPort {
-            acceptor,
-            authority: identity.authority,
-            tokens: identity.tokens,
-            enrolled: identity.enrolled,
-            guessed: Arc::default(),
-            refusals,
-            plain,
-            admission: Admission::default(),
-            control,
-            metrics,
-            drain: drain.clone(),
-        };
-        drain.spawn_essential(port.serve(stream_listener));
+        drain.spawn_essential(port.serve(stream_at));
         program.publish_addresses()?;
-        tracing::info!(rest = %addresses.rest, stream = %addresses.stream, "listening");
         Ok(program)
     }
 
@@ -252,6 +262,8 @@ impl Program {
         // Two socket addresses always have a JSON form.
         let text = serde_json::to_vec(&self.addresses).unwrap_or_default();
         write_whole(&self.addresses_path, &text, Readers::All)?;
+        let Addresses { rest, stream, .. } = self.addresses;
+        tracing::info!(%rest, %stream, "listening");
         Ok(())
     }
 }
@@ -270,22 +282,43 @@ fn forget_addresses(config: &Config) -> PathBuf {
     path
 }
 
-async fn open_store(config: &Config, metrics: &Metrics) -> Result<Arc<dyn Store>, StoreError> {
-    let path = config.data_dir.join("store");
-    let store = SledStore::open(&path, metrics.store.clone()).await?;
-    bring_up_to_date(&store).await?;
-    Ok(Arc::new(store))
+/// A client of etcd, and what makes its writes conditional on leading.
+type Shared = (Arc<Etcd>, Fence);
+
+/// The store, and etcd where it is there.
+async fn open_store(
+    config: &Config,
+    metrics: &Metrics,
+) -> Result<(Arc<dyn Store>, Option<Shared>), ProgramError> {
+    let (store, shared): (Arc<dyn Store>, _) = match config.store.kind {
+        StoreKind::Sled => {
+            let path = config.data_dir.join("store");
+            let store = SledStore::open(&path, metrics.store.clone()).await?;
+            (Arc::new(store), None)
+        }
+        StoreKind::Etcd => {
+            let etcd = Arc::new(Etcd::new(&config.store.etcd())?);
+            let (fence, prefix) = (Fence::default(), &config.store.prefix);
+            let counts = metrics.store.clone();
+            let store = EtcdStore::new(etcd.clone(), prefix, fence.clone(), counts);
+            (Arc::new(store), Some((etcd, fence)))
+        }
+    };
+    bring_up_to_date(&*store).await?;
+    Ok((store, shared))
 }
 
 /// Both ports: for REST and for control streams.
 async fn open_ports(
     config: &Config,
+    cluster: Option<SocketAddr>,
 ) -> Result<(TcpListener, TcpListener, Addresses), ProgramError> {
     let rest = listen("rest_listen", config.rest_listen).await?;
     let stream = listen("stream_listen", config.stream_listen).await?;
     let addresses = Addresses {
         rest: local_address("rest_listen", &rest, config.rest_listen)?,
         stream: local_address("stream_listen", &stream, config.stream_listen)?,
+        cluster,
     };
     Ok((rest, stream, addresses))
 }
@@ -313,86 +346,114 @@ fn local_address(
         })
 }
 
-/// Who is who: what signs certificates, and what lets proxies have one.
-struct Identities {
-    authority: Arc<Authority>,
-    tokens: Arc<Tokens>,
-    enrolled: Arc<Enrolled>,
+/// What shows who this controller is, and asks operators who they are.
+struct Doors {
+    own: Arc<OwnCertificate>,
+    operators: Arc<OperatorTls>,
 }
 
-impl Identities {
-    async fn open(
-        config: &Config,
-        store: &Arc<dyn Store>,
-        now: SystemTime,
-    ) -> Result<Identities, ProgramError> {
-        let key_text = match config.authority_key_file {
-            Some(_) => None,
-            None => std::env::var(AUTHORITY_KEY_VARIABLE).ok(),
-        };
-        let options = AuthorityOptions {
-            trust_domain: config.trust_domain.clone(),
-            algorithm: config.authority_algorithm,
-            key_file: config.authority_key_file.clone(),
-            key_text,
-        };
-        let authority = Authority::open(store.clone(), &config.data_dir, options, now).await?;
-        let tokens = Tokens::open(store.clone()).await?;
-        let enrolled = Enrolled::open(store.clone(), config.renewal_grace()).await?;
-        let path = config.data_dir.join(OPEN_TOKEN_FILE);
-        let is_kept = tokens.has(tokens::OPEN) && path.exists();
-        if config.enrols_openly() {
-            tracing::warn!("every node may enrol that has the token in enrol-token");
-            if !is_kept {
-                let text = tokens.create_open(&authority.pin()?, now).await?;
-                write_whole(&path, format!("{text}\n").as_bytes(), Readers::Owner)?;
-            }
-        } else if tokens.revoke(tokens::OPEN).await? {
-            // Of a run before, when it was open; there may be none.
-            let _ = std::fs::remove_file(&path);
-        }
-        Ok(Identities {
-            authority: Arc::new(authority),
-            tokens: Arc::new(tokens),
-            enrolled: Arc::new(enrolled),
-        })
-    }
-
-    /// Keeps the authority and the controller's own certificate fresh.
-    fn spawn(&self, own: Arc<OwnCertificate>, metrics: &Metrics, drain: &Drain) {
-        let (signal, signer) = (drain.signal().clone(), self.authority.clone());
-        drain.spawn(async move { own.keep_fresh(&signer, &signal).await });
-        let (signal, keeper) = (drain.signal().clone(), self.authority.clone());
-        let gauges = metrics.authority.clone();
-        drain.spawn(async move { keeper.keep(&gauges, &signal).await });
-    }
-}
-
-/// The task that follows the cluster of the configuration; without one it has ended before it began.
-#[cfg(feature = "kubernetes")]
-async fn cluster(
+/// Everything that terms need, as the store has it now.
+async fn open_terms(
     config: &Config,
-    control: &ControlHandle,
+    store: Arc<dyn Store>,
     metrics: &Arc<Metrics>,
-    signal: &CancellationToken,
-) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ProgramError> {
-    let Some(cluster) = &config.kubernetes else {
-        return Ok(Box::pin(std::future::ready(())));
+) -> Result<(Terms, Reloader, Doors), ProgramError> {
+    let key_text = match config.authority_key_file {
+        Some(_) => None,
+        None => std::env::var(AUTHORITY_KEY_VARIABLE).ok(),
     };
-    let (control, metrics) = (control.clone(), metrics.clone());
-    let source = crate::kubernetes::connect(cluster, control, &config.data_dir, metrics).await?;
-    Ok(Box::pin(source.run(signal.clone())))
+    let options = AuthorityOptions {
+        trust_domain: config.trust_domain.clone(),
+        algorithm: config.authority_algorithm,
+        key_file: config.authority_key_file.clone(),
+        key_text,
+    };
+    let now = SystemTime::now();
+    let authority = Authority::open(store.clone(), &config.data_dir, options, now).await?;
+    let authority = Arc::new(authority);
+    let own = Arc::new(OwnCertificate::new(&authority, certificate_names(config))?);
+    let (operators, gate) = open_gate(config, &store, &own, &authority).await?;
+    let control = ControlHandle::default();
+    let (reloader, discovery) = Reloader::new(config.clone(), control.clone(), metrics.clone());
+    let terms = Terms {
+        authority,
+        tokens: Tokens::open(store.clone()).await?.into(),
+        enrolled: Enrolled::open(store.clone(), config.renewal_grace())
+            .await?
+            .into(),
+        refusals: Refusals::open(store.clone()).await?.into(),
+        gate,
+        control,
+        discovery,
+        leadership: match config.store.is_shared() {
+            true => Leadership::among_others(),
+            false => Leadership::alone(),
+        },
+        resources: read_resources(&config.resources)?.into(),
+        cluster: InCluster::join(config).await?,
+        config: config.clone(),
+        metrics: metrics.clone(),
+        store,
+    };
+    Ok((terms, reloader, Doors { own, operators }))
 }
 
-/// Built without Kubernetes, which the configuration's check refuses.
-#[cfg(not(feature = "kubernetes"))]
-async fn cluster(
-    _: &Config,
-    _: &ControlHandle,
-    _: &Arc<Metrics>,
-    _: &CancellationToken,
-) -> Result<std::future::Ready<()>, ProgramError> {
-    Ok(std::future::ready(()))
+/// This controller's part in the election.
+fn open_ballot(
+    config: &Config,
+    (etcd, fence): Shared,
+    addresses: Addresses,
+) -> (EtcdBallot, Timing) {
+    let me = Leader {
+        name: config.name.clone().unwrap_or_default(),
+        address: config.advertised(addresses.stream),
+    };
+    let timing = config.store.timing(config.period());
+    let ballot = EtcdBallot::new(etcd, &config.store.prefix, me, timing, fence);
+    (ballot, timing)
+}
+
+fn open_rest(terms: &Terms, links: Links, signal: &CancellationToken) -> Rest {
+    Rest {
+        control: terms.control.clone(),
+        metrics: terms.metrics.clone(),
+        signal: signal.clone(),
+        pager: Pager::default(),
+        trials: Trials::default(),
+        authority: terms.authority.clone(),
+        tokens: terms.tokens.clone(),
+        enrolled: terms.enrolled.clone(),
+        gate: terms.gate.clone(),
+        refusals: terms.refusals.clone(),
+        plain: Arc::new(PlainCalls::default()),
+        readers: EventReaders::default(),
+        links,
+    }
+}
+
+/// The stream port, which knows what the REST API knows.
+fn open_stream(
+    rest: &Rest,
+    acceptor: TlsAcceptor,
+    accounts: Option<Arc<dyn Accounts>>,
+    drain: &Drain,
+) -> StreamPort {
+    StreamPort {
+        acceptor,
+        authority: rest.authority.clone(),
+        tokens: rest.tokens.clone(),
+        enrolled: rest.enrolled.clone(),
+        guessed: Arc::default(),
+        refusals: rest.refusals.clone(),
+        plain: rest.plain.clone(),
+        admission: Admission::default(),
+        accounts,
+        links: rest.links.clone(),
+        rest: rest.clone().router(),
+        control: rest.control.clone(),
+        metrics: rest.metrics.clone(),
+        drain: drain.clone(),
+    }
 }
 
 /// The resources of the configuration's files, in order.

@@ -217,12 +217,23 @@ impl Refusals {
     /// # Errors
     /// The store fails.
     pub async fn open(store: Arc<dyn Store>) -> Result<Refusals, StoreError> {
-        let found = read_all(&*store, Tree::Refusals).await?;
-        let entries = found.into_iter().map(|(_, entry)| entry).collect();
-        Ok(Refusals {
+        let refusals = Refusals {
             store,
-            book: Mutex::new(Book::restore(entries)),
-        })
+            book: Mutex::default(),
+        };
+        refusals.reload().await?;
+        Ok(refusals)
+    }
+
+    /// Reads what the store has now: another controller may have written it. What was refused here since then is forgotten.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn reload(&self) -> Result<(), StoreError> {
+        let found = read_all(&*self.store, Tree::Refusals).await?;
+        let entries = found.into_iter().map(|(_, entry)| entry).collect();
+        *self.lock() = Book::restore(entries);
+        Ok(())
     }
 
     /// Somebody was refused. Nobody waits for the store.

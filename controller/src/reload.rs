@@ -14,12 +14,27 @@ use crate::program::{ProgramError, read_resources};
 type Field = (&'static str, fn(&Config, &Config) -> bool);
 
 /// Fields that are read at the start alone.
-const AT_START: [Field; 13] = [
+const AT_START: [Field; 22] = [
     ("data_dir", |a, b| a.data_dir == b.data_dir),
     ("rest_listen", |a, b| a.rest_listen == b.rest_listen),
     ("rest_open", |a, b| a.rest_open == b.rest_open),
+    ("rest_insecure", |a, b| a.rest_insecure == b.rest_insecure),
+    ("rest_names", |a, b| a.rest_names == b.rest_names),
+    ("rest_certificate_file", |a, b| {
+        a.rest_certificate_file == b.rest_certificate_file
+    }),
+    ("rest_key_file", |a, b| a.rest_key_file == b.rest_key_file),
+    ("rest_client_ca_file", |a, b| {
+        a.rest_client_ca_file == b.rest_client_ca_file
+    }),
+    ("rest_clients", |a, b| a.rest_clients == b.rest_clients),
     ("stream_listen", |a, b| a.stream_listen == b.stream_listen),
     ("stream_names", |a, b| a.stream_names == b.stream_names),
+    ("name", |a, b| a.name == b.name),
+    ("stream_advertise", |a, b| {
+        a.stream_advertise == b.stream_advertise
+    }),
+    ("store", |a, b| a.store == b.store),
     ("period_ms", |a, b| a.period_ms == b.period_ms),
     ("authority_key_file", |a, b| {
         a.authority_key_file == b.authority_key_file
@@ -95,7 +110,8 @@ impl Reloader {
                 ..Asked::default()
             };
             match self.control.change(asked).await {
-                Ok(_) | Err(ControlError::Stopping) => {}
+                // Where another controller leads, that one's files count.
+                Ok(_) | Err(ControlError::Stopping | ControlError::NotLeading) => {}
                 Err(error) => return Err(ProgramError::Resources(error)),
             }
         }

@@ -40,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use crate::authority::Authority;
 use crate::control_task::{ControlError, ControlHandle, ErrandError};
 use crate::enrolled::Enrolled;
+use crate::link::Links;
 use crate::metrics::Metrics;
 use crate::plain_calls::PlainCalls;
 use crate::problem::{Problem, status_of};
@@ -55,6 +56,7 @@ mod dashboard;
 mod endpoints;
 mod errands;
 mod events;
+mod forward;
 pub mod gate;
 mod health;
 mod identity;
@@ -75,6 +77,7 @@ mod whoami;
 
 pub use call::Caller;
 pub use events::EventReaders;
+pub use forward::Relayed;
 pub use kinds::{KINDS, KindRow};
 pub use paging::{PAGE_LEN_DEFAULT, PAGE_LEN_MAX, Pager};
 pub use what_if::Trials;
@@ -115,6 +118,8 @@ pub struct Rest {
     pub plain: Arc<PlainCalls>,
     /// Room for readers of events.
     pub readers: EventReaders,
+    /// Where requests are passed on to while another controller leads.
+    pub links: Links,
 }
 
 impl Rest {
@@ -130,7 +135,8 @@ impl Rest {
         }
     }
 
-    fn router(self) -> Router {
+    /// All of it, for requests whose extensions say where they come from.
+    pub fn router(self) -> Router {
         Router::new()
             .merge(health::routes())
             .merge(kinds::routes())
@@ -157,6 +163,7 @@ impl Rest {
             .layer(from_fn(in_time))
             .layer(from_fn_with_state(self.clone(), gate::check))
             .layer(from_fn(in_time))
+            .layer(from_fn_with_state(self.clone(), forward::forward))
             .layer(from_fn_with_state(self.clone(), check_host))
             .with_state(self)
     }
@@ -217,10 +224,12 @@ impl From<ControlError> for Problem {
         let status = match &error {
             ControlError::Limit(_) => StatusCode::INSUFFICIENT_STORAGE,
             ControlError::Stopping
+            | ControlError::NotLeading
             | ControlError::Taps(_)
             | ControlError::Errand(ErrandError::Full) => StatusCode::SERVICE_UNAVAILABLE,
             ControlError::Errand(ErrandError::NotConnected(_)) => StatusCode::CONFLICT,
             ControlError::Unexpected { .. } => StatusCode::PRECONDITION_FAILED,
+            ControlError::Store(cause) if cause.is_passing() => StatusCode::SERVICE_UNAVAILABLE,
             ControlError::Store(cause) => {
                 tracing::error!(error = %cause, "a change was not stored");
                 return Problem::new(status_of(cause), format!("{error}: {cause}"));

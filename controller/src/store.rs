@@ -3,8 +3,8 @@
 //! **Invariant**: a batch is applied whole or not at all, batches in the order they were given,
 //! and [`Answer`] resolves after the batch is on the disk. What an operator was told is kept.
 //!
-//! The trait has one implementation now, the embedded [`sled::SledStore`]; the rest of the
-//! controller knows the trait alone.
+//! The trait has an embedded implementation, [`sled::SledStore`], and a distributed one, [`etcd::EtcdStore`]; the rest of
+//! the controller knows the trait alone.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
+pub mod etcd;
 pub mod format;
 pub mod sled;
 
@@ -191,9 +192,27 @@ pub enum StoreError {
     /// More requests wait than the store's queue holds; ask again later.
     #[error("the store is busy")]
     Busy,
+    /// The distributed store does not answer. What was asked may be done later.
+    #[error(
+        "the store does not answer ({0}); what was asked may still be done: read it again before repeating it"
+    )]
+    Unavailable(String),
+    /// Another controller leads, or nobody does: this one may not write.
+    #[error("this controller does not lead; ask again, the one that does will answer")]
+    NotLeading,
     /// The store has ended.
     #[error("the store is closed")]
     Closed,
+}
+
+impl StoreError {
+    /// Whether asking again later may help: the store is away or busy, or another controller leads.
+    pub fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            StoreError::Unavailable(_) | StoreError::NotLeading | StoreError::Busy
+        )
+    }
 }
 
 /// An answer of the store that is still under way.
@@ -260,6 +279,10 @@ pub trait Store: Send + Sync {
     fn refusal(&self) -> Option<StoreError> {
         None
     }
+
+    /// Sets a key unless it is there. Returns whether it is as asked. Of several at the same time one sets it, also where
+    /// several controllers share the store and none leads yet.
+    fn create(&self, write: Write) -> Answer<bool>;
 }
 
 /// Writes a value as the store keeps it: a version byte, then JSON.

@@ -3,16 +3,20 @@
 //! ```text
 //! accept ─▶ a turn (admission.rs) ─▶ TLS (who is it?) ─▶ HTTP/2 ─┬─ POST /v1/enrol  ─▶ enrol.rs: a certificate
 //!                                                                └─ POST /v1/stream ─▶ session.rs: lines both ways
+//!                                     another leads: relay.rs passes both on; what others pass on is answered here
 //! ```
 //!
 //! **Invariant**: who a peer is comes out of its certificate, verified in this connection's
 //! own handshake, and out of nothing else.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::extract::ConnectInfo;
 use bytes::Bytes;
 use http::header::{HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
@@ -22,32 +26,38 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use isobar_mesh_api::enrol::ENROL_PATH;
+use isobar_mesh_api::identity::SpiffeId;
 use isobar_mesh_api::message::STREAM_PATH;
 use isobar_mesh_api::names::NodeId;
 use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 use tokio_util::sync::CancellationToken;
+use tower_service::Service;
 
 use crate::authority::{Authority, begins_s, peer_identity};
 use crate::control_task::ControlHandle;
 use crate::drain::Drain;
 use crate::enrolled::Enrolled;
+use crate::link::{Behalf, LINK_WINDOW, Links, REQUESTS_PER_LINK_MAX};
 use crate::metrics::Metrics;
 use crate::plain_calls::PlainCalls;
 use crate::problem::Problem;
 use crate::refusals::{Door, Refusals, Refused};
+use crate::rest::Relayed;
+use crate::rest::port::Origin;
 use crate::tokens::Tokens;
 use admission::HANDSHAKE_TIME_MAX;
 
 mod admission;
 mod enrol;
+pub(crate) mod relay;
 mod session;
 
 pub use admission::Admission;
-pub use enrol::Guessed;
+pub use enrol::{AccountError, Accounts, BoxedNode, Guessed};
 
 /// Most connections at a time; further ones are closed at once.
 pub const CONNECTIONS_MAX: usize = 20_000;
@@ -87,6 +97,12 @@ pub struct StreamPort {
     pub plain: Arc<PlainCalls>,
     /// Who gets in when everybody comes at once.
     pub admission: Admission,
+    /// Whose tokens of the platform's own accounts are good, if anybody's are.
+    pub accounts: Option<Arc<dyn Accounts>>,
+    /// Where what comes is passed on to while another controller leads.
+    pub links: Links,
+    /// What other controllers pass on from operators is answered by this.
+    pub rest: axum::Router,
     /// The task that owns the control loop.
     pub control: ControlHandle,
     /// Counts.
@@ -96,12 +112,44 @@ pub struct StreamPort {
 }
 
 /// The body of every response on this port.
-type Body = Either<Full<Bytes>, session::LineBody>;
+type Body = Either<Full<Bytes>, Streamed>;
+
+/// A body that comes bit by bit.
+enum Streamed {
+    /// A control stream of this controller.
+    Lines(session::LineBody),
+    /// A control stream of the leader.
+    Relayed(mpsc::Receiver<Bytes>),
+    /// An answer of the REST API.
+    Rest(axum::body::Body),
+}
+
+impl http_body::Body for Streamed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
+        match self.get_mut() {
+            Streamed::Lines(lines) => Pin::new(lines)
+                .poll_frame(context)
+                .map_err(|never| match never {}),
+            Streamed::Relayed(lines) => lines
+                .poll_recv(context)
+                .map(|lines| lines.map(|lines| Ok(http_body::Frame::data(lines)))),
+            Streamed::Rest(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+}
 
 /// Who is at the other end of one connection.
 struct Peer {
     /// The node in its certificate; `None` for a stranger.
     node: Option<NodeId>,
+    /// The controller in its certificate: it speaks on behalf of others.
+    controller: Option<NodeId>,
     /// When that certificate begins, seconds since 1970.
     begins_s: u64,
     /// Where it comes from.
@@ -154,9 +202,10 @@ impl StreamPort {
             return;
         };
         let serving = match self.identify(&tls) {
-            Ok((node, begins_s)) => {
+            Ok((id, begins_s)) => {
                 let peer = Peer {
-                    node,
+                    node: id.as_ref().and_then(|id| id.as_node().cloned()),
+                    controller: id.as_ref().and_then(|id| id.as_controller().cloned()),
                     begins_s,
                     address,
                     kill: CancellationToken::new(),
@@ -198,13 +247,13 @@ impl StreamPort {
     fn identify(
         &self,
         tls: &TlsStream<TcpStream>,
-    ) -> Result<(Option<NodeId>, u64), crate::authority::PeerError> {
+    ) -> Result<(Option<SpiffeId>, u64), crate::authority::PeerError> {
         let (_, session) = tls.get_ref();
         let Some(leaf) = session.peer_certificates().and_then(<[_]>::first) else {
             return Ok((None, 0));
         };
         let id = peer_identity(leaf, self.authority.trust_domain())?;
-        Ok((id.as_node().cloned(), begins_s(leaf)))
+        Ok((Some(id), begins_s(leaf)))
     }
 
     /// Answers what comes over a connection until it ends. No `async fn`: its arguments would be kept beside what became of
@@ -215,7 +264,11 @@ impl StreamPort {
         peer: Arc<Peer>,
     ) -> impl Future<Output = ()> + Send {
         let signal = self.drain.signal().clone();
-        let stranger = peer.node.is_none();
+        let stranger = peer.node.is_none() && peer.controller.is_none();
+        let (requests_max, window) = match peer.controller {
+            Some(_) => (REQUESTS_PER_LINK_MAX as u32, LINK_WINDOW),
+            None => (REQUESTS_MAX, WINDOW_BYTES),
+        };
         let patience = async move {
             match stranger {
                 true => tokio::time::sleep(STRANGER_TIME_MAX).await,
@@ -233,9 +286,9 @@ impl StreamPort {
             .timer(TokioTimer::new())
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
-            .max_concurrent_streams(REQUESTS_MAX)
+            .max_concurrent_streams(requests_max)
             .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(window)
             .max_send_buf_size(SEND_BYTES)
             .max_header_list_size(HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(Box::new(tls)), service);
@@ -282,9 +335,53 @@ impl StreamPort {
         });
     }
 
-    async fn answer(self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body> {
+    /// Whether this controller leads and goes on leading. Before its term has begun, and when it is about to end, another try
+    /// soon finds who answers; nobody is told to stay away then.
+    fn acts(&self) -> bool {
+        let is_ending = self.drain.signal().is_cancelled();
+        self.links.acts() && self.control.is_attached() && !is_ending
+    }
+
+    /// Answers an operator's request that another controller passed on.
+    async fn relayed_to_rest(&self, request: Request<Incoming>, address: IpAddr) -> Response<Body> {
+        let mut request = request.map(axum::body::Body::new);
+        // Whoever showed a certificate to the other controller was not passed on.
+        let from = Origin {
+            address: SocketAddr::new(address, 0),
+            holder: None,
+        };
+        request.extensions_mut().insert(ConnectInfo(from));
+        request.extensions_mut().insert(Relayed);
+        let answered = self.rest.clone().call(request).await;
+        let response = answered.unwrap_or_else(|never| match never {});
+        response.map(|body| Either::Right(Streamed::Rest(body)))
+    }
+
+    async fn answer(self, request: Request<Incoming>, mut peer: Arc<Peer>) -> Response<Body> {
+        if peer.controller.is_some() {
+            let behalf = Behalf::read(request.headers());
+            if !matches!(request.uri().path(), ENROL_PATH | STREAM_PATH) {
+                return self.relayed_to_rest(request, behalf.address).await;
+            }
+            peer = Arc::new(Peer {
+                node: behalf.node,
+                controller: peer.controller.clone(),
+                begins_s: behalf.begins_s,
+                address: behalf.address,
+                kill: CancellationToken::new(),
+                has_stream: AtomicBool::new(false),
+            });
+        }
+        // What another controller passed on is answered here, or not at all.
+        let passes_on = peer.controller.is_none() && !self.links.answers_here();
         let path = request.uri().path().to_owned();
         let answered = match (request.method(), path.as_str()) {
+            (&Method::POST, ENROL_PATH) if passes_on => relay::enrol(&self, request, &peer).await,
+            (&Method::POST, STREAM_PATH) if passes_on => relay::open(&self, request, &peer).await,
+            (_, ENROL_PATH | STREAM_PATH) if !self.links.answers_here() => Err(Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "this controller does not lead",
+            )),
             (&Method::POST, ENROL_PATH) => {
                 let answered = enrol::enrol(&self, request, &peer).await;
                 match &answered {
@@ -310,7 +407,7 @@ impl StreamPort {
         };
         answered.unwrap_or_else(|problem| {
             let mut response = problem.to_response();
-            if problem.status == StatusCode::SERVICE_UNAVAILABLE {
+            if !passes_on && self.acts() && problem.status == StatusCode::SERVICE_UNAVAILABLE {
                 let seconds = HeaderValue::from(admission::RETRY_AFTER.as_secs());
                 response.headers_mut().insert(RETRY_AFTER, seconds);
             }

@@ -133,11 +133,22 @@ impl Tokens {
     /// # Errors
     /// The store's.
     pub async fn open(store: Arc<dyn Store>) -> Result<Tokens, StoreError> {
-        let kept: Vec<(String, Kept)> = read_all(&*store, Tree::Tokens).await?;
-        Ok(Tokens {
+        let tokens = Tokens {
             store,
-            kept: Mutex::new(kept.into_iter().collect()),
-        })
+            kept: Mutex::default(),
+        };
+        tokens.reload().await?;
+        Ok(tokens)
+    }
+
+    /// Reads what the store has now: another controller may have changed it.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn reload(&self) -> Result<(), StoreError> {
+        let kept: Vec<(String, Kept)> = read_all(&*self.store, Tree::Tokens).await?;
+        *self.lock() = kept.into_iter().collect();
+        Ok(())
     }
 
     /// Makes a token. Returns it with its text, which nothing tells again; `pin` is the root's fingerprint.

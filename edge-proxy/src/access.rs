@@ -186,7 +186,7 @@ impl Side {
             let compile = |rule: &Rule| Compiled::new(&name, rule);
             side.deny.extend(policy.spec.deny.iter().map(compile));
             side.allow.extend(policy.spec.allow.iter().map(compile));
-            let default = policy.spec.selects(service).zip(policy.spec.default());
+            let default = policy.spec.selects(service).zip(policy.spec.otherwise());
             let Some((weight, decision)) = default else {
                 continue;
             };
@@ -260,7 +260,7 @@ fn is_from(who: &Who, ranges: &Sources, caller: &Caller<'_>) -> bool {
     }) && listed(&who.namespaces, caller.identity, |text, id| {
         match &id.subject {
             Subject::Workload { namespace, .. } => namespace == text,
-            Subject::Node(_) => false,
+            Subject::Node(_) | Subject::Controller(_) => false,
         }
     }) && listed(&who.nodes, caller.node, |one, node| one == node)
         && listed(&who.regions, caller.region, |one, region| one == region)

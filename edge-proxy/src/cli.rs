@@ -157,6 +157,7 @@ fn intercept(args: &InterceptArgs) -> anyhow::Result<()> {
         inbound,
         ports: ports.to_vec(),
         to,
+        ipv4_alone: false,
     };
     let mut catches = Vec::new();
     if let Some(path) = &args.config {

@@ -1,6 +1,6 @@
 //! What the operator writes, in TOML.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +25,8 @@ use telemetry::{AccessLogConfig, TracesConfig};
 
 /// Most worker threads.
 pub const WORKERS_MAX: usize = 256;
+/// Most controllers that a proxy knows.
+pub const CONTROLLERS_MAX: usize = 16;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +81,10 @@ pub struct Config {
     /// The controller's stream port, `host:port`; absent: the proxy stands alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<String>,
+    /// Stream ports of several controllers, `host:port`, at most [`CONTROLLERS_MAX`]: the proxy talks to one of them and
+    /// goes on to the next when that one is gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controllers: Vec<String>,
     /// Roots to believe the controller by before the first certificate, PEM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
@@ -291,6 +297,7 @@ impl Config {
             data_dir,
             trust_domain: trust_domain_default(),
             controller: None,
+            controllers: Vec::new(),
             ca_file: None,
             token_file: None,
             listen: listen_default(),
@@ -359,6 +366,12 @@ impl Config {
         found
             .and_then(|w| SpiffeId::parse(&w.identity).ok())
             .map(Arc::new)
+    }
+
+    /// Every controller of the configuration once; none: the proxy stands alone.
+    pub fn all_controllers(&self) -> Vec<String> {
+        let each = self.controller.iter().chain(&self.controllers).cloned();
+        each.collect::<BTreeSet<String>>().into_iter().collect()
     }
 
     /// Worker threads to start.

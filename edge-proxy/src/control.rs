@@ -9,8 +9,8 @@
 //! **Invariant**: nothing on the request path waits for this task. Without a
 //! controller the last plan holds, then decays home ([`crate::decay`]).
 //!
-//! [`session`] is one stream from its beginning to its end; [`dial`] connects, [`backoff`] says when again; [`errands`] are what
-//! operators ask.
+//! [`session`] is one stream from its beginning to its end; [`dial`] connects; [`controllers`] says to whom, [`backoff`] when again;
+//! [`errands`] are what operators ask.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,11 +28,12 @@ use crate::report::{CpuMeter, ReportBook};
 use crate::snapshot_file;
 
 pub mod backoff;
+pub mod controllers;
 pub mod dial;
 pub mod errands;
 pub mod session;
 
-use backoff::Backoff;
+use controllers::Controllers;
 use session::SessionError;
 
 /// Shortest and longest control period that is followed.
@@ -81,7 +82,7 @@ pub struct ControlLive {
 #[derive(Debug)]
 pub struct Control {
     proxy: Arc<Proxy>,
-    controller: String,
+    controllers: Controllers,
     mesh_listen: SocketAddr,
     book: ReportBook,
     cpu: CpuMeter,
@@ -95,17 +96,17 @@ pub struct Control {
     saved_at: Option<Instant>,
 }
 
-/// Stays connected until `end`; writes the last snapshot then.
+/// Stays connected to one of the controllers until `end`; writes the last snapshot then.
 pub async fn run(
     proxy: Arc<Proxy>,
-    controller: String,
+    controllers: Vec<String>,
     mesh_listen: SocketAddr,
     end: CancellationToken,
 ) {
     let saved = Arc::clone(&proxy.table.load().snapshot);
     let mut control = Control {
         proxy,
-        controller,
+        controllers: Controllers::new(controllers),
         mesh_listen,
         book: ReportBook::default(),
         cpu: CpuMeter::default(),
@@ -115,7 +116,7 @@ pub async fn run(
         saved,
         saved_at: None,
     };
-    let (mut backoff, mut rng) = (Backoff::default(), fastrand::Rng::new());
+    let mut rng = fastrand::Rng::new();
     while !end.is_cancelled() {
         let begun = Instant::now();
         let Err(error) = control.connected(&end).await else {
@@ -123,8 +124,9 @@ pub async fn run(
         };
         let hint = error.hint();
         let error = crate::chain(&error);
-        tracing::warn!(controller = control.controller, error, "not connected");
-        let pause = backoff.pause(begun.elapsed(), hint, &mut rng);
+        let controller = control.controllers.current();
+        tracing::warn!(controller, error, "not connected");
+        let pause = control.controllers.go_on(begun.elapsed(), hint, &mut rng);
         tokio::select! {
             () = control.idle(pause) => {}
             () = end.cancelled() => {}
@@ -140,7 +142,7 @@ impl Control {
         let now = SystemTime::now();
         let due = identity.is_none_or(|identity| identity.renewal_due(now));
         if due {
-            let enrolled = enrol(&self.proxy, &self.controller).await;
+            let enrolled = enrol(&self.proxy, self.controllers.current()).await;
             // A certificate that still holds is good enough to try with.
             let have = self.proxy.identity.get();
             if enrolled.is_err() && !have.is_some_and(|identity| identity.is_valid(now)) {

@@ -6,13 +6,16 @@
 //! ```
 //!
 //! What the proxy itself opens must not come back to it: with `redirect` its user is exempt. What is for the proxy's own
-//! ports is left alone when what arrives is intercepted.
+//! ports is left alone when what arrives is intercepted. Where only what leaves is redirected, the proxy tells the kernel itself
+//! (`kernel.rs`), so that an image with nothing in it but the proxy can do that; the rest needs `nft` and `ip`.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use crate::config::listener::{Intercept, ListenerConfig};
+
+mod kernel;
 
 /// The table that the rules stand in; removed and made anew each time.
 pub const TABLE: &str = "isobar";
@@ -40,6 +43,11 @@ pub enum InterceptError {
     /// A program says no.
     #[error("{0}: {1}")]
     Refused(String, String),
+    /// The kernel says no.
+    #[error(
+        "the kernel does not take the rules; they need the capability NET_ADMIN, and nf_tables with NAT"
+    )]
+    Kernel(#[source] std::io::Error),
 }
 
 /// Connections of one direction, and the listener that gets them.
@@ -53,6 +61,8 @@ pub struct Catch {
     pub ports: Vec<u16>,
     /// The listener's port.
     pub to: u16,
+    /// Whether the listener has no address of IPv6, to which a redirection of IPv6 would go.
+    pub ipv4_alone: bool,
 }
 
 impl Catch {
@@ -63,7 +73,31 @@ impl Catch {
             inbound: false,
             ports: listener.intercept_ports.clone(),
             to: listener.address.port(),
+            ipv4_alone: listener.address.is_ipv4(),
         })
+    }
+
+    /// A line that sends connections elsewhere.
+    fn redirect(&self) -> String {
+        let family = if self.ipv4_alone {
+            "meta nfproto ipv4 "
+        } else {
+            ""
+        };
+        format!("    {family}{}redirect to :{}\n", self.of_ports(), self.to)
+    }
+
+    /// The same for the kernel: a rule for each port.
+    fn redirects(&self) -> Vec<Redirect> {
+        let one = |port: Option<u16>| Redirect {
+            port,
+            to: self.to,
+            ipv4_alone: self.ipv4_alone,
+        };
+        match self.ports.as_slice() {
+            [] => vec![one(None)],
+            ports => ports.iter().map(|port| one(Some(*port))).collect(),
+        }
     }
 
     fn of_ports(&self) -> String {
@@ -81,6 +115,20 @@ pub struct Rules {
     pub nft: String,
     /// Arguments of `ip`, one call each; those that are there already do no harm.
     pub ip: Vec<String>,
+    /// `nft` for the kernel; empty where that takes `nft` itself.
+    redirects: Vec<Redirect>,
+    exempt_uid: u32,
+}
+
+/// Connections that are sent to a listener of this machine instead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Redirect {
+    /// Those to this port; none for all.
+    port: Option<u16>,
+    /// The listener's port.
+    to: u16,
+    /// Whether the listener has no address of IPv6, to which a redirection of IPv6 would go.
+    ipv4_alone: bool,
 }
 
 /// The rules for all that is to be caught. Connections of user `exempt_uid` are left alone when they leave, those to
@@ -101,7 +149,7 @@ pub fn rules(
         let caught = catches.iter().filter(of);
         caught.map(move |catch| match how {
             Intercept::Tproxy => tproxy(catch),
-            _ => format!("    {}redirect to :{}\n", catch.of_ports(), catch.to),
+            _ => catch.redirect(),
         })
     };
     let own = match own_ports.is_empty() {
@@ -143,7 +191,20 @@ pub fn rules(
     let nft = format!(
         "table inet {TABLE}\ndelete table inet {TABLE}\ntable inet {TABLE} {{\n{chains}}}\n"
     );
-    Ok(Rules { nft, ip })
+    // What only leaves can be told to the kernel without another program.
+    let told = match ip.is_empty() && arriving.is_empty() {
+        true => {
+            let redirects = catches.iter().filter(|c| c.how == Intercept::Redirect);
+            redirects.flat_map(Catch::redirects).collect()
+        }
+        false => Vec::new(),
+    };
+    Ok(Rules {
+        nft,
+        ip,
+        redirects: told,
+        exempt_uid,
+    })
 }
 
 /// The chains that give connections to a listener as they are: those for this machine, and those that pass through.
@@ -191,8 +252,11 @@ impl Rules {
     /// Puts them into force on this machine.
     ///
     /// # Errors
-    /// `nft` or `ip` is missing or says no; it usually wants root.
+    /// The kernel, `nft` or `ip` says no, or one of these is missing; they usually want root.
     pub fn apply(&self) -> Result<(), InterceptError> {
+        if !self.redirects.is_empty() {
+            return kernel::apply(&self.redirects, self.exempt_uid);
+        }
         run("nft", &["-f", "-"], &self.nft, None)?;
         for arguments in &self.ip {
             let arguments: Vec<&str> = arguments.split(' ').collect();
@@ -258,7 +322,54 @@ mod tests {
             inbound,
             ports: ports.to_vec(),
             to,
+            ipv4_alone: true,
         }
+    }
+
+    /// In a network of its own, which needs root; what the kernel shows is what it was told.
+    #[test]
+    fn the_kernel_takes_the_rules_and_takes_them_again() {
+        let program = std::env::current_exe().expect("a test has a program");
+        if std::env::var_os("ISOBAR_TEST_IN_NAMESPACE").is_some() {
+            let redirect = catch(Intercept::Redirect, false, &[80, 5432], 7413);
+            let rules = rules(&[redirect], 977, &OWN_PORTS).unwrap();
+            rules.apply().unwrap();
+            rules.apply().unwrap();
+            let shown = Command::new("nft").args(["list", "ruleset"]).output();
+            let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
+            for rule in [
+                "type nat hook output priority -100; policy accept;",
+                "meta skuid 977 return",
+                "fib daddr type local return",
+                "meta nfproto ipv4 tcp dport 80 redirect to :7413",
+                "meta nfproto ipv4 tcp dport 5432 redirect to :7413",
+            ] {
+                assert_eq!(shown.matches(rule).count(), 1, "{rule}: {shown}");
+            }
+            remove().unwrap();
+            return;
+        }
+        let has = |program: &str| Command::new(program).arg("--version").output().is_ok();
+        let may = Command::new("unshare").args(["-n", "true"]).status();
+        if !has("nft") || !has("ip") || !may.is_ok_and(|status| status.success()) {
+            let required = std::env::var("ISOBAR_TEST_REQUIRE").as_deref() == Ok("all");
+            assert!(
+                !required,
+                "there is no nft, no ip, or no network of one's own"
+            );
+            println!("skipped: there is no nft, no ip, or no network of one's own");
+            return;
+        }
+        let test = "intercept::tests::the_kernel_takes_the_rules_and_takes_them_again";
+        let ran = Command::new("unshare")
+            .arg("-n")
+            .arg(program)
+            .args(["--exact", test, "--nocapture"])
+            .env("ISOBAR_TEST_IN_NAMESPACE", "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "{said}");
     }
 
     #[test]
@@ -267,7 +378,7 @@ mod tests {
         let rules = rules(&[redirect], 977, &OWN_PORTS).unwrap();
         let expected = "table inet isobar\ndelete table inet isobar\ntable inet isobar {\n  chain output {\n    \
             type nat hook output priority -100; policy accept;\n    meta skuid 977 return\n    \
-            fib daddr type local return\n    tcp dport { 80, 5432 } redirect to :7413\n  }\n}\n";
+            fib daddr type local return\n    meta nfproto ipv4 tcp dport { 80, 5432 } redirect to :7413\n  }\n}\n";
         assert_eq!(rules.nft, expected);
         assert!(rules.ip.is_empty());
     }
@@ -280,10 +391,10 @@ mod tests {
         ];
         let nft = rules(&both, 977, &OWN_PORTS).unwrap().nft;
         let arriving = "iif lo return\n    fib daddr type != local return\n    \
-            tcp dport { 7410, 7411, 7412, 7419 } return\n    meta l4proto tcp redirect to :7413\n";
+            tcp dport { 7410, 7411, 7412, 7419 } return\n    meta nfproto ipv4 meta l4proto tcp redirect to :7413\n";
         assert!(nft.contains(arriving), "{nft}");
         assert!(
-            nft.contains("return\n    meta l4proto tcp redirect to :7414\n"),
+            nft.contains("return\n    meta nfproto ipv4 meta l4proto tcp redirect to :7414\n"),
             "{nft}"
         );
     }

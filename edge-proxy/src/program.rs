@@ -298,8 +298,11 @@ fn spawn_control(
     addresses: &Addresses,
     end: &CancellationToken,
 ) -> Option<tokio::task::JoinHandle<()>> {
-    let controller = proxy.config.controller.clone()?;
-    let control = control::run(Arc::clone(proxy), controller, addresses.mesh, end.clone());
+    let controllers = proxy.config.all_controllers();
+    if controllers.is_empty() {
+        return None;
+    }
+    let control = control::run(Arc::clone(proxy), controllers, addresses.mesh, end.clone());
     Some(tokio::spawn(control))
 }
 

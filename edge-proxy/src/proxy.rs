@@ -115,7 +115,7 @@ impl Proxy {
 
     /// Whether it knows a service, or needs to be told of none.
     pub fn knows_services(&self) -> bool {
-        self.config.controller.is_none() || !self.table.load().services.is_empty()
+        self.config.all_controllers().is_empty() || !self.table.load().services.is_empty()
     }
 
     fn lock_addresses(&self) -> MutexGuard<'_, Option<Addresses>> {

@@ -169,6 +169,7 @@ fn name_what_waits(before: &Config, config: &Config) {
         ("data_dir", before.data_dir != config.data_dir),
         ("trust_domain", before.trust_domain != config.trust_domain),
         ("controller", before.controller != config.controller),
+        ("controllers", before.controllers != config.controllers),
         ("listen", before.listen != config.listen),
         ("mesh_listen", before.mesh_listen != config.mesh_listen),
         (

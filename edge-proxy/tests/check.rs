@@ -94,7 +94,7 @@ fn what_is_wrong_and_where() {
         ),
         (
             "[access_log]\nheaders = [\"x-tenant\", \"Cookie\"]",
-            "proxy.toml:4:1: access_log.headers[1]: cookie says who somebody is: no log shows it",
+            "proxy.toml:4:24: access_log.headers[1]: cookie says who somebody is: no log shows it",
         ),
         (
             "[access_log]\noutput = \"syslog\"\nsyslog = \"tcp:10.0.0.1:514\"\nshare = 2.0",

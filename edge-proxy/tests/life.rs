@@ -472,7 +472,7 @@ async fn its_own_log_changes_its_level_and_its_lines_are_json() {
     assert!(shown.ends_with("\r\n\r\nerror\n"), "{shown}");
     let wrong = ask_admin(&at, "PUT /logs?level=loud").await;
     assert!(
-        wrong.starts_with("HTTP/1.1 400 ") && wrong.contains("write error, warn,"),
+        wrong.starts_with("HTTP/1.1 400 ") && wrong.contains("say error, warn,"),
         "{wrong}"
     );
     let method = ask_admin(&at, "POST /logs?level=info").await;

@@ -1,7 +1,8 @@
-//! SPIFFE identities of nodes and workloads.
+//! SPIFFE identities of nodes, workloads and controllers.
 //!
-//! `spiffe://<trust-domain>/node/<node>` for proxies and
-//! `spiffe://<trust-domain>/ns/<namespace>/sa/<account>` for workloads
+//! `spiffe://<trust-domain>/node/<node>` for proxies,
+//! `spiffe://<trust-domain>/ns/<namespace>/sa/<account>` for workloads and
+//! `spiffe://<trust-domain>/controller/<name>` for one controller towards another
 //! (SPIFFE-ID standard, section 2). An identity is trusted only when it comes
 //! out of a certificate that the trust domain's authority signed.
 
@@ -21,8 +22,8 @@ pub enum IdentityError {
     /// Not `spiffe://…`, too long, or with a query, fragment, port or user.
     #[error("not a SPIFFE ID: {0:?}")]
     NotSpiffe(String),
-    /// A SPIFFE ID whose path is neither a node's nor a workload's.
-    #[error("SPIFFE ID {0:?} names neither a node nor a workload")]
+    /// A SPIFFE ID whose path is neither a node's, a workload's nor a controller's.
+    #[error("SPIFFE ID {0:?} names neither a node nor a workload nor a controller")]
     UnknownPath(String),
     /// A part of the path is not a name.
     #[error("SPIFFE ID with a bad name")]
@@ -41,6 +42,8 @@ pub enum Subject {
         /// Service account.
         account: String,
     },
+    /// One of several controllers, towards the others.
+    Controller(NodeId),
 }
 
 /// A SPIFFE ID of this mesh.
@@ -82,6 +85,7 @@ impl SpiffeId {
         let parts: Vec<&str> = path.split('/').collect();
         let subject = match parts.as_slice() {
             ["node", node] => Subject::Node(NodeId::new(node)?),
+            ["controller", name] => Subject::Controller(NodeId::new(name)?),
             ["ns", namespace, "sa", account] => Subject::Workload {
                 namespace: NodeId::new(namespace)?.to_string(),
                 account: NodeId::new(account)?.to_string(),
@@ -98,7 +102,15 @@ impl SpiffeId {
     pub fn as_node(&self) -> Option<&NodeId> {
         match &self.subject {
             Subject::Node(node) => Some(node),
-            Subject::Workload { .. } => None,
+            Subject::Workload { .. } | Subject::Controller(_) => None,
+        }
+    }
+
+    /// The name, if this is a controller's identity towards other controllers.
+    pub fn as_controller(&self) -> Option<&NodeId> {
+        match &self.subject {
+            Subject::Controller(name) => Some(name),
+            Subject::Node(_) | Subject::Workload { .. } => None,
         }
     }
 }
@@ -108,6 +120,7 @@ impl fmt::Display for SpiffeId {
         write!(f, "spiffe://{}/", self.trust_domain)?;
         match &self.subject {
             Subject::Node(node) => write!(f, "node/{node}"),
+            Subject::Controller(name) => write!(f, "controller/{name}"),
             Subject::Workload { namespace, account } => write!(f, "ns/{namespace}/sa/{account}"),
         }
     }
@@ -122,6 +135,7 @@ mod tests {
         let good = [
             "spiffe://isobar.local/node/edge-1",
             "spiffe://city.example/ns/shop/sa/cart",
+            "spiffe://city.example/controller/a",
         ];
         for uri in good {
             assert_eq!(SpiffeId::parse(uri).unwrap().to_string(), uri);

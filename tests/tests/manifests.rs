@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use isobar_mesh_api::resource::{NodeSpec, WeightPolicySpec};
+use isobar_mesh_api::resource::{AccessPolicySpec, NodeSpec, TrafficPolicySpec, WeightPolicySpec};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -128,6 +128,16 @@ fn column(name: &str, kind: &str, path: &str) -> Value {
 fn definitions() -> String {
     let all = [
         definition(
+            "AccessPolicy",
+            "accesspolicies",
+            "ap",
+            json!([
+                column("Services", "string", ".spec.services"),
+                column("Default", "string", ".spec.default"),
+            ]),
+            spec::<AccessPolicySpec>(),
+        ),
+        definition(
             "MeshNode",
             "meshnodes",
             "mn",
@@ -143,8 +153,7 @@ fn definitions() -> String {
             "trafficpolicies",
             "tp",
             json!([column("Services", "string", ".spec.services")]),
-            // Its fields are checked by the controller alone, which refuses by name what it does not know.
-            json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+            spec::<TrafficPolicySpec>(),
         ),
         definition(
             "WeightPolicy",
@@ -280,7 +289,12 @@ fn base_and_overlays_render_with_least_privileges() {
     if !has("kubectl", &["version", "--client"]) {
         return;
     }
-    for directory in ["k3s/base", "k3s/overlays/single-node"] {
+    for directory in [
+        "k3s/base",
+        "k3s/overlays/single-node",
+        "k3s/overlays/ha",
+        "k3s/overlays/sidecar",
+    ] {
         let objects = rendered(directory);
         check(&objects);
         let kinds: Vec<&str> = objects
@@ -294,9 +308,217 @@ fn base_and_overlays_render_with_least_privileges() {
             "PodDisruptionBudget",
             "ClusterRole",
             "CustomResourceDefinition",
+            "MutatingWebhookConfiguration",
         ] {
             assert!(kinds.contains(&kind), "{directory} has no {kind}");
         }
+    }
+}
+
+/// Whether a selector of labels takes these.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let mut terms = selector["matchExpressions"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    terms.all(|term| {
+        let label = &labels[term["key"].as_str().unwrap()];
+        let is_one = term["values"].as_array().unwrap().contains(label);
+        match term["operator"].as_str().unwrap() {
+            "In" => is_one,
+            "NotIn" => !is_one,
+            other => panic!("{other}"),
+        }
+    })
+}
+
+#[test]
+fn pods_are_injected_where_they_or_their_namespaces_say_so() {
+    if !has("kubectl", &["version", "--client"]) {
+        return;
+    }
+    let asked = |directory: &str, namespace: Value, pod: Value| {
+        let objects = rendered(directory);
+        let of = |kind: &str| objects.iter().find(|o| o["kind"] == kind).unwrap().clone();
+        let hook = of("MutatingWebhookConfiguration");
+        let hooks = hook["webhooks"].as_array().unwrap();
+        let asked = hooks.iter().filter(|hook| {
+            assert_eq!(hook["failurePolicy"], "Ignore");
+            selects(&hook["namespaceSelector"], &namespace)
+                && selects(&hook["objectSelector"], &pod)
+        });
+        asked.count()
+    };
+    let name = |name: &str| json!({"kubernetes.io/metadata.name": name});
+    let with =
+        |said: &str| json!({"kubernetes.io/metadata.name": "shop", "isobar.dev/inject": said});
+    let pod = |said: &str| json!({"isobar.dev/inject": said});
+    let cases = [
+        (name("shop"), json!({}), 0, 1),
+        (name("shop"), pod("enabled"), 1, 1),
+        (name("shop"), pod("disabled"), 0, 0),
+        (with("enabled"), json!({}), 1, 1),
+        (with("enabled"), pod("enabled"), 1, 1),
+        (with("enabled"), pod("disabled"), 0, 0),
+        (with("disabled"), json!({}), 0, 0),
+        (with("disabled"), pod("enabled"), 1, 1),
+        (name("kube-system"), pod("enabled"), 0, 0),
+        (name("isobar-system"), pod("enabled"), 0, 0),
+    ];
+    for (namespace, labels, base, sidecar) in cases {
+        let is = |directory| asked(directory, namespace.clone(), labels.clone());
+        let seen = (is("k3s/base"), is("k3s/overlays/sidecar"));
+        assert_eq!(seen, (base, sidecar), "{namespace} {labels}");
+    }
+}
+
+#[test]
+fn who_contends_for_the_lease_may_and_shares_its_store() {
+    if !has("kubectl", &["version", "--client"]) {
+        return;
+    }
+    let objects = rendered("k3s/overlays/ha");
+    let find = |kind: &str, name: &str| {
+        let is = |o: &&Value| o["kind"] == kind && o["metadata"]["name"] == name;
+        objects.iter().find(is).unwrap()
+    };
+    let text = find("ConfigMap", "isobar-controller")["data"]["controller.toml"]
+        .as_str()
+        .unwrap();
+    let config: isobar_controller::config::Config = toml::from_str(text).unwrap();
+    config.check().unwrap();
+    let cluster = config.kubernetes.unwrap();
+    assert!(cluster.lease && cluster.probe_listen.is_some() && cluster.listen.is_some());
+    let pod = &find("StatefulSet", "isobar-controller")["spec"]["template"]["spec"];
+    let claim = find("PersistentVolumeClaim", "isobar-controller");
+    assert_eq!(claim["spec"]["accessModes"], json!(["ReadWriteMany"]));
+    let volumes = pod["volumes"].as_array().unwrap();
+    assert!(
+        volumes
+            .iter()
+            .any(|v| v["persistentVolumeClaim"]["claimName"] == "isobar-controller")
+    );
+    assert_eq!(
+        pod["containers"][0]["readinessProbe"]["httpGet"]["path"],
+        "/readyz"
+    );
+    let rules = find("Role", "isobar-controller-lease")["rules"].to_string();
+    assert!(
+        rules.contains("create") && rules.contains("update"),
+        "{rules}"
+    );
+}
+
+#[test]
+fn examples_name_what_is_there() {
+    let documents = |file: &str| -> Vec<Value> {
+        let text = std::fs::read_to_string(root().join("k3s/examples").join(file)).unwrap();
+        let documents = text.split("\n---\n");
+        documents
+            .map(|d| serde_saphyr::from_str(&format!("{d}\n")).unwrap())
+            .collect()
+    };
+    use isobar_controller::kubernetes::load::Metric;
+    let names = Metric::ALL.map(Metric::as_str);
+    for file in ["application-hpa.yaml", "control-plane-hpa.yaml"] {
+        let metric = &documents(file)[0]["spec"]["metrics"][0]["external"]["metric"]["name"];
+        assert!(
+            names.contains(&metric.as_str().unwrap()),
+            "{file}: {metric}"
+        );
+    }
+    let keda = documents("keda.yaml");
+    let trigger = &keda.last().unwrap()["spec"]["triggers"][0]["metadata"];
+    assert!(
+        trigger["url"]
+            .as_str()
+            .unwrap()
+            .ends_with(".svc/load/shop/cart")
+    );
+    let load = serde_json::to_value(isobar_controller::kubernetes::load::Load::default()).unwrap();
+    assert!(load[trigger["valueLocation"].as_str().unwrap()].is_number());
+    let rules = keda.iter().find(|o| o["kind"] == "Role").unwrap()["rules"].to_string();
+    assert!(rules.contains(Metric::Demand.as_str()), "{rules}");
+    let gateway = documents("gateway.yaml");
+    assert_eq!(
+        gateway[0]["spec"]["controllerName"],
+        "isobar.dev/controller"
+    );
+    assert_eq!(
+        gateway[1]["spec"]["listeners"][0]["port"],
+        isobar_controller::kubernetes::INGRESS_PORT
+    );
+}
+
+/// What `isobar inject` makes of a text: whether it is content, what it prints and what it says.
+fn inject(text: &str, arguments: &[&str]) -> (bool, String, String) {
+    use std::io::Write;
+    use std::process::Stdio;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_isobar-e2e"))
+        .args(["inject", "-"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    let ended = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        ended.status.success(),
+        text(ended.stdout),
+        text(ended.stderr),
+    )
+}
+
+#[test]
+fn manifests_are_injected_and_given_back() {
+    let text = "# The shop.\n---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: cart, namespace: shop}\nspec:\n  selector: {matchLabels: {app: cart}}\n  \
+        template:\n    metadata: {labels: {app: cart}}\n    spec:\n      containers: [{name: cart, image: 'cart:1'}]\n--- # and who finds it\n\
+        apiVersion: v1\nkind: Service\nmetadata: {name: cart}\nspec: {ports: [{port: 80}]}\n";
+    let (is_well, once, said) = inject(text, &["--image", "p:1"]);
+    assert!(is_well && said.is_empty(), "{said}");
+    assert!(
+        once.contains("restartPolicy: Always")
+            && once.contains("NET_ADMIN")
+            && once.contains("kind: Service"),
+        "{once}"
+    );
+    let (is_well, twice, _) = inject(&once, &["--image", "p:1"]);
+    assert!(is_well);
+    assert_eq!(once, twice);
+    let (is_well, back, _) = inject(&once, &["--uninject"]);
+    let read = |text: &str| -> Vec<Value> {
+        let documents = text.trim_start_matches("---\n").split("\n---\n");
+        documents
+            .map(|d| serde_saphyr::from_str(&format!("{d}\n")).unwrap())
+            .collect()
+    };
+    assert!(is_well);
+    let (_, plain, _) = inject(text, &["--uninject"]);
+    assert_eq!(read(&back), read(&plain));
+    let (is_well, _, said) = inject(
+        "kind: Pod\nmetadata: {name: a}\nspec: {hostNetwork: true, containers: []}\n",
+        &[],
+    );
+    assert!(is_well && said.contains("Pod a is left as it is"), "{said}");
+    for (text, named) in [
+        ("", "no document"),
+        ("- 1\n", "line 1"),
+        ("kind: Pod\n---\nkind: [\n", "line 3"),
+        ("kind: Deployment\nmetadata: {name: a}\n", "Deployment a"),
+    ] {
+        let (is_well, printed, said) = inject(text, &[]);
+        assert!(
+            !is_well && printed.is_empty() && said.contains(named),
+            "{text:?}: {said}"
+        );
     }
 }
 
@@ -343,10 +565,15 @@ fn install_prints_what_kustomize_renders() {
             "{directory}"
         );
     }
+    let metrics = |objects: &[Value]| objects.iter().any(|o| o["kind"] == "APIService");
+    for command in ["install", "uninstall"] {
+        assert!(metrics(&printed(&[command, "--external-metrics"])));
+        assert!(!metrics(&printed(&[command])));
+    }
     let all = printed(&["uninstall", "--with-policies"]);
     let without = printed(&["uninstall"]);
     assert_eq!(all.len(), printed(&["install"]).len());
-    assert_eq!(all.len(), without.len() + 3);
+    assert_eq!(all.len(), without.len() + 4);
     assert_eq!(without.last().unwrap()["kind"], "Namespace");
 }
 
@@ -420,6 +647,13 @@ fn the_chart_renders_what_the_base_has_with_its_values_in() {
         find("ConfigMap", "isobar-sites")["data"]["sites.csv"],
         "site,lat"
     );
+    let pod = &find("StatefulSet", "isobar-controller")["spec"]["template"]["spec"];
+    assert_eq!(
+        pod["containers"][0]["env"][0]["value"],
+        "registry.example/isobar/isobar-proxy:0.1.0"
+    );
+    let objects = helm_renders(&["--set", "externalMetrics=true"]).unwrap();
+    assert!(objects.iter().any(|o| o["kind"] == "APIService"));
     let refused = helm_renders(&["--set", "proxy.colour=red"]).unwrap_err();
     assert!(refused.contains("colour"), "{refused}");
 }
@@ -470,4 +704,51 @@ fn the_programs_read_the_configurations_of_the_manifests() {
         .replace("${NODE}", "edge-1")
         .replace("${ADDRESS}", "192.0.2.1");
     isobar_edge_proxy::config::Config::parse("proxy.toml", &text).unwrap();
+    // And the one that is put into pods.
+    let injection = isobar_controller::injection::Injection {
+        image: "p:1".to_owned(),
+        controller: "isobar-controller.isobar-system.svc:7401".to_owned(),
+        roots_pem: None,
+    };
+    let mut pod = json!({"metadata": {"annotations": {"isobar.dev/intercept-ports": "80,8080"}}, "spec": {"containers": []}});
+    isobar_controller::injection::inject(&mut pod, &injection).unwrap();
+    let text = pod["metadata"]["annotations"][isobar_controller::injection::CONFIG]
+        .as_str()
+        .unwrap();
+    let environment = &pod["spec"]["initContainers"][1]["env"];
+    let mut text = text.to_owned();
+    for (variable, value) in [
+        ("POD", "cart-1"),
+        ("NAMESPACE", "shop"),
+        ("NODE", "edge-1"),
+        ("ADDRESS", "10.1.0.7"),
+    ] {
+        assert!(
+            environment
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|e| e["name"] == variable),
+            "{variable}"
+        );
+        text = text.replace(&format!("${{{variable}}}"), value);
+    }
+    let config = isobar_edge_proxy::config::Config::parse("proxy.toml", &text).unwrap();
+    config.check().unwrap();
+    assert_eq!(
+        (config.node.as_str(), config.site.unwrap().as_str()),
+        ("cart-1.shop", "edge-1")
+    );
+    let catches = config.listeners.iter();
+    let catches: Vec<_> = catches
+        .filter_map(isobar_edge_proxy::intercept::Catch::of)
+        .collect();
+    let rules = isobar_edge_proxy::intercept::rules(&catches, 65532, &[]).unwrap();
+    assert!(
+        rules
+            .nft
+            .contains("tcp dport { 80, 8080 } redirect to :7413"),
+        "{}",
+        rules.nft
+    );
 }

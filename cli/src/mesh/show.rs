@@ -34,6 +34,13 @@ pub fn summary(status: &Value) -> String {
         count("silent"),
         count("absent"),
     );
+    if let Some(name) = status["leader"]["name"].as_str() {
+        let waits = match status["leader"]["acts"] == false {
+            true => ", which waits for its store and does nothing",
+            false => "",
+        };
+        said.push_str(&format!("leader    controller {name}{waits}\n"));
+    }
     said.push_str(&format!("services  {}\n", services.len()));
     if !services.is_empty() {
         said.push_str(&format!("\n{}", services_table(&services)));

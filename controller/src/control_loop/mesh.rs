@@ -203,10 +203,16 @@ impl Nodes {
                 sites.entry(site.clone()).or_insert(position);
             }
         }
-        let place = |node: &Node| {
-            let of_site = node.site().and_then(|site| sites.get(site));
-            of_site.copied().or_else(|| node.own_position())
+        let stands = |node: &Node| {
+            let of_site = node.site().and_then(|site| sites.get(site)).copied();
+            of_site.or_else(|| node.own_position())
         };
+        // Nobody of the site says where it is: it may be a node's name, as a proxy in a pod has its machine's for a site.
+        let named = |site: &SiteName| {
+            let number = self.find(&NodeId::new(site.as_str()).ok()?)?;
+            stands(self.get(number)?)
+        };
+        let place = |node: &Node| stands(node).or_else(|| node.site().and_then(named));
         let slots = self.slots.iter();
         self.places = slots
             .map(|slot| slot.as_ref().and_then(|(_, node)| place(node)))
@@ -222,5 +228,33 @@ impl Nodes {
             }
             node.standing = Some(standing);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_site_that_is_a_nodes_name_is_where_that_node_is() {
+        let mut nodes = Nodes::default();
+        let mut add = |name: &str, site: Option<&str>, position: Option<Position>| {
+            let number = nodes.intern(&NodeId::new(name).unwrap(), 10).unwrap();
+            let node = nodes.get_mut(number).unwrap();
+            node.seat.site = site.map(|site| SiteName::new(site).unwrap());
+            node.seat.position = position;
+            number
+        };
+        let here = Position::new(45.0, 9.0).ok();
+        let edge = add("edge-1", None, here);
+        let sited = add("edge-2", Some("quay"), here);
+        let in_pod = add("cart-1.shop", Some("edge-1"), None);
+        let of_sited = add("cart-2.shop", Some("edge-2"), None);
+        let lost = add("cart-3.shop", Some("edge-9"), None);
+        nodes.place();
+        assert_eq!(nodes.position(in_pod), nodes.position(edge));
+        assert_eq!(nodes.position(of_sited), nodes.position(sited));
+        assert!(nodes.position(edge).is_some() && nodes.position(sited).is_some());
+        assert_eq!(nodes.position(lost), None);
     }
 }

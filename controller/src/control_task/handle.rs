@@ -1,6 +1,6 @@
 //! How the rest of the program talks to the control task.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use isobar_mesh_api::errand::{Said, What};
 use isobar_mesh_api::message::{Hello, Up};
@@ -30,7 +30,7 @@ pub(super) enum Message {
     Hello {
         hello: Hello,
         end: StreamEnd,
-        reply: oneshot::Sender<Result<StreamId, MemoryLimit>>,
+        reply: oneshot::Sender<Result<StreamId, ControlError>>,
     },
     Up {
         node: NodeId,
@@ -139,6 +139,9 @@ pub enum ControlError {
     /// Nobody was sent on an errand.
     #[error(transparent)]
     Errand(#[from] ErrandError),
+    /// Another controller leads, or nobody does: nothing is planned or changed here.
+    #[error("no controller leads that this one knows of; ask again in a moment")]
+    NotLeading,
     /// The program is about to end.
     #[error("the controller is stopping")]
     Stopping,
@@ -191,33 +194,50 @@ pub struct Page {
     pub last: Option<String>,
 }
 
-/// Asks the control task. Cloning is a reference count.
-#[derive(Debug, Clone)]
+/// Asks the control task of the term that is. Cloning is a reference count.
+#[derive(Debug, Clone, Default)]
 pub struct ControlHandle {
-    inbox: mpsc::Sender<Message>,
+    inbox: Arc<RwLock<Option<mpsc::Sender<Message>>>>,
 }
 
 impl ControlHandle {
-    pub(super) fn new(inbox: mpsc::Sender<Message>) -> ControlHandle {
-        ControlHandle { inbox }
+    /// From now on these are asked: a term begins.
+    pub(super) fn attach(&self, inbox: mpsc::Sender<Message>) {
+        *self.inbox.write().unwrap_or_else(PoisonError::into_inner) = Some(inbox);
+    }
+
+    /// From now on nobody is asked: the term is over.
+    pub fn detach(&self) {
+        *self.inbox.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether a term's task is asked: this controller leads, and has begun to.
+    pub fn is_attached(&self) -> bool {
+        self.inbox().is_some()
+    }
+
+    fn inbox(&self) -> Option<mpsc::Sender<Message>> {
+        let inbox = self.inbox.read().unwrap_or_else(PoisonError::into_inner);
+        inbox.clone()
     }
 
     /// Registers a new stream of the node, in place of the one it may have.
     ///
     /// # Errors
-    /// The controller has all the nodes it keeps, or is stopping.
+    /// The controller has all the nodes it keeps, does not lead, or is stopping.
     pub async fn hello(&self, hello: Hello, end: StreamEnd) -> Result<StreamId, ControlError> {
-        let answer = self
-            .ask(|reply| Message::Hello { hello, end, reply })
-            .await?;
-        Ok(answer?)
+        self.ask(|reply| Message::Hello { hello, end, reply })
+            .await?
     }
 
     /// Passes on what a proxy said. Waits when the inbox is full, so that a flood of lines stays in
     /// the sender's socket.
     pub async fn up(&self, node: &NodeId, stream: StreamId, up: Box<Up>) {
         // Fails when the control task has ended; the stream then ends as well.
-        let Ok(place) = self.inbox.reserve().await else {
+        let Some(inbox) = self.inbox() else {
+            return;
+        };
+        let Ok(place) = inbox.reserve().await else {
             return;
         };
         let node = node.clone();
@@ -227,7 +247,10 @@ impl ControlHandle {
     /// Says that a stream has ended.
     pub async fn gone(&self, node: &NodeId, stream: StreamId) {
         // As above.
-        let Ok(place) = self.inbox.reserve().await else {
+        let Some(inbox) = self.inbox() else {
+            return;
+        };
+        let Ok(place) = inbox.reserve().await else {
             return;
         };
         let node = node.clone();
@@ -426,7 +449,8 @@ impl ControlHandle {
         message: impl FnOnce(oneshot::Sender<T>) -> Message,
     ) -> Result<T, ControlError> {
         let (reply, answer) = oneshot::channel();
-        let place = self.inbox.reserve().await;
+        let inbox = self.inbox().ok_or(ControlError::NotLeading)?;
+        let place = inbox.reserve().await;
         place
             .map_err(|_| ControlError::Stopping)?
             .send(message(reply));

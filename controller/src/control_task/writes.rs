@@ -20,6 +20,10 @@ struct Made {
 impl ControlTask {
     /// Makes changes; what was changed before one that fails is put back.
     pub(super) fn change(&mut self, mut asked: Asked) -> Result<Durable, ControlError> {
+        // Checked before anything is changed here: what the store would refuse must not be in force.
+        if !self.lease.holds() {
+            return Err(ControlError::NotLeading);
+        }
         self.desired.check(&asked)?;
         if asked.prune {
             let others = self.desired.others(&asked);

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use isobar_mesh_api::resource::route::GATEWAY_GROUP;
 use serde_json::Value;
 
 /// Most objects of one kind; further ones are left out and counted.
@@ -29,10 +30,22 @@ pub enum Watched {
     WeightPolicy,
     /// How requests are treated.
     TrafficPolicy,
+    /// Who may call what.
+    AccessPolicy,
     /// Where HTTP requests go.
     HttpRoute,
     /// Where gRPC calls go.
     GrpcRoute,
+    /// Where TCP connections go.
+    TcpRoute,
+    /// Whose gateways are ours.
+    GatewayClass,
+    /// The mesh's gateway.
+    Gateway,
+    /// What routes of other namespaces may name.
+    ReferenceGrant,
+    /// Secrets with other clusters' kubeconfigs.
+    RemoteCluster,
 }
 
 /// How the Kubernetes API names a kind.
@@ -55,7 +68,7 @@ pub const VERSION: &str = "v1alpha1";
 
 impl Watched {
     /// All of them.
-    pub const ALL: [Watched; 10] = [
+    pub const ALL: [Watched; 16] = [
         Watched::Node,
         Watched::Namespace,
         Watched::Service,
@@ -64,8 +77,14 @@ impl Watched {
         Watched::MeshNode,
         Watched::WeightPolicy,
         Watched::TrafficPolicy,
+        Watched::AccessPolicy,
         Watched::HttpRoute,
         Watched::GrpcRoute,
+        Watched::TcpRoute,
+        Watched::GatewayClass,
+        Watched::Gateway,
+        Watched::ReferenceGrant,
+        Watched::RemoteCluster,
     ];
 
     /// What the API calls it.
@@ -87,12 +106,19 @@ impl Watched {
             Watched::MeshNode => named(GROUP, VERSION, "MeshNode", "meshnodes"),
             Watched::WeightPolicy => named(GROUP, VERSION, "WeightPolicy", "weightpolicies"),
             Watched::TrafficPolicy => named(GROUP, VERSION, "TrafficPolicy", "trafficpolicies"),
-            Watched::HttpRoute => {
-                named("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes")
-            }
-            Watched::GrpcRoute => {
-                named("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes")
-            }
+            Watched::RemoteCluster => named("", "v1", "Secret", "secrets"),
+            Watched::AccessPolicy => named(GROUP, VERSION, "AccessPolicy", "accesspolicies"),
+            Watched::HttpRoute => named(GATEWAY_GROUP, "v1", "HTTPRoute", "httproutes"),
+            Watched::GrpcRoute => named(GATEWAY_GROUP, "v1", "GRPCRoute", "grpcroutes"),
+            Watched::TcpRoute => named(GATEWAY_GROUP, "v1alpha2", "TCPRoute", "tcproutes"),
+            Watched::GatewayClass => named(GATEWAY_GROUP, "v1", "GatewayClass", "gatewayclasses"),
+            Watched::Gateway => named(GATEWAY_GROUP, "v1", "Gateway", "gateways"),
+            Watched::ReferenceGrant => named(
+                GATEWAY_GROUP,
+                "v1beta1",
+                "ReferenceGrant",
+                "referencegrants",
+            ),
         }
     }
 
@@ -103,8 +129,12 @@ impl Watched {
             Watched::MeshNode
                 | Watched::WeightPolicy
                 | Watched::TrafficPolicy
+                | Watched::AccessPolicy
                 | Watched::HttpRoute
                 | Watched::GrpcRoute
+                | Watched::TcpRoute
+                | Watched::GatewayClass
+                | Watched::Gateway
         )
     }
 }

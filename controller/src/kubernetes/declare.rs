@@ -3,7 +3,7 @@
 //! ```text
 //! Node, MeshNode, sites ──▶ nodes.rs ───┐
 //! Service, EndpointSlice ─▶ services.rs ┼─▶ Declaration: resources, verdicts (statuses), complaints
-//! policies, routes ───────▶ here, routes.rs ┘
+//! policies, routes ───────▶ here, routes.rs, gateways.rs ┘
 //! ```
 //!
 //! A pure function of everything that was seen: nothing is remembered from one time to the next.
@@ -14,7 +14,7 @@ use isobar_mesh_api::names::ServiceName;
 use serde_json::{Map, Value, json};
 
 use super::cluster::{Cluster, Object, ObjectName, Watched};
-use super::{nodes, routes, services};
+use super::{gateways, nodes, routes, services};
 use crate::problem::FieldProblem;
 use crate::resource_text::{Declared, Key, Kind, SOURCE_CLUSTER, SOURCE_LABEL, decode};
 
@@ -29,6 +29,38 @@ pub struct Verdict {
     pub accepted: Result<(), Refusal>,
     /// Services that a route names and that are not there.
     pub missing: Vec<ServiceName>,
+    /// Services of other namespaces that a route names and may not.
+    pub not_permitted: Vec<String>,
+    /// Of a route: each parent that is ours, as it is written, and whether the route is attached to it.
+    pub parents: Vec<(Value, Result<(), Refusal>)>,
+    /// Of a gateway: its listeners.
+    pub listeners: Vec<ListenerVerdict>,
+}
+
+/// What became of a gateway's listener.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenerVerdict {
+    /// Its name.
+    pub name: String,
+    /// Accepted, or why not.
+    pub accepted: Result<(), Refusal>,
+    /// Routes that are attached to it.
+    pub attached: usize,
+}
+
+impl Verdict {
+    /// On an object, with nothing but whether it is accepted.
+    pub(super) fn new(kind: Watched, object: &Object, accepted: Result<(), Refusal>) -> Verdict {
+        Verdict {
+            kind,
+            name: object.name.clone(),
+            accepted,
+            missing: Vec::new(),
+            not_permitted: Vec::new(),
+            parents: Vec::new(),
+            listeners: Vec::new(),
+        }
+    }
 }
 
 /// Why an object is not in force.
@@ -75,13 +107,16 @@ impl Declaration {
         for (kind, means) in [
             (Watched::WeightPolicy, Kind::WeightPolicy),
             (Watched::TrafficPolicy, Kind::TrafficPolicy),
+            (Watched::AccessPolicy, Kind::AccessPolicy),
         ] {
             for object in cluster.all(kind) {
                 let resource = as_resource(object, kind.api().kind, spec_of(object));
                 declaration.judge(kind, object, means, decode(resource));
             }
         }
+        gateways::declare(cluster, &mut declaration);
         routes::declare(cluster, &mut declaration);
+        gateways::declare_tcp(cluster, &mut declaration);
         declaration
     }
 
@@ -100,12 +135,7 @@ impl Declaration {
             }
             Err(problem) => Err(self.hold(object, means, &problem)),
         };
-        self.verdicts.push(Verdict {
-            kind,
-            name: object.name.clone(),
-            accepted,
-            missing: Vec::new(),
-        });
+        self.verdicts.push(Verdict::new(kind, object, accepted));
     }
 
     /// An object that cannot be used leaves in force what its name stands for.

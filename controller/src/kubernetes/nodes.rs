@@ -53,12 +53,8 @@ pub(super) fn declare(cluster: &Cluster, declaration: &mut Declaration) {
         match (read, cluster.get(Watched::Node, &said.name)) {
             // It was laid over the node's own words.
             (Ok(_), Some(_)) => {
-                declaration.verdicts.push(Verdict {
-                    kind: Watched::MeshNode,
-                    name: said.name.clone(),
-                    accepted: Ok(()),
-                    missing: Vec::new(),
-                });
+                let verdict = Verdict::new(Watched::MeshNode, said, Ok(()));
+                declaration.verdicts.push(verdict);
             }
             (read, _) => declaration.judge(Watched::MeshNode, said, Kind::Node, read),
         }
@@ -142,6 +138,10 @@ fn node_spec(
     let in_zone = own.is_none().then_some(zone).flatten();
     if let Some(site) = node.labels.get(SITE).or(in_zone) {
         spec["site"] = json!(name_of(site));
+    }
+    // Who drains a machine for the cluster does not want it to be busy with others' load.
+    if node.body["spec"]["unschedulable"] == true {
+        spec["cordoned"] = json!(true);
     }
     let region = node.labels.get(REGION);
     if let Some(region) = region.or(row.and_then(|row| row.region.as_ref())) {

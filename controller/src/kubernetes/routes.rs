@@ -1,36 +1,19 @@
 //! Routes of the Gateway API, for the mesh's gateway and for services inside it.
 //!
-//! A route whose parent is the Gateway `isobar` is for clients of the proxies' ports, as by REST. One whose parents are Services (GAMMA) is
+//! A route whose parent is the Gateway `isobar`, or one of our class (`gateways.rs`), is for clients of the proxies' ports, as by REST. One whose parents are Services (GAMMA) is
 //! for requests to these: it becomes a route for their host names. Ports of backends are dropped when they are the ports that the
 //! services are served at, and refused otherwise. Routes of other gateways are none of ours and get no status from us.
 
 use isobar_mesh_api::names::ServiceName;
-use isobar_mesh_api::resource::route::{GATEWAY_GROUP, GATEWAY_NAME};
+use isobar_mesh_api::resource::route::GATEWAY_NAME;
 use serde_json::{Value, json};
 
 use super::cluster::{Cluster, Object, ObjectName, Watched};
-use super::declare::{Declaration, Verdict, as_resource, spec_of};
+use super::declare::{Declaration, Refusal, Verdict, as_resource, spec_of};
+use super::gateways::{self, Parent, parent_of, text};
 use super::services;
 use crate::problem::FieldProblem;
 use crate::resource_text::{Declared, Key, Kind, Meaning, decode};
-
-/// Whether one of a route's parents is ours: a Service, or the mesh's Gateway.
-pub fn is_ours(parent: &Value) -> bool {
-    is_service(parent) || is_gateway(parent) && parent["name"] == GATEWAY_NAME
-}
-
-fn text<'a>(value: &'a Value, field: &str, default: &'a str) -> &'a str {
-    value.get(field).and_then(Value::as_str).unwrap_or(default)
-}
-
-fn is_service(parent: &Value) -> bool {
-    text(parent, "group", GATEWAY_GROUP).is_empty() && text(parent, "kind", "Gateway") == "Service"
-}
-
-fn is_gateway(parent: &Value) -> bool {
-    text(parent, "group", GATEWAY_GROUP) == GATEWAY_GROUP
-        && text(parent, "kind", "Gateway") == "Gateway"
-}
 
 pub(super) fn declare(cluster: &Cluster, declaration: &mut Declaration) {
     for (kind, means) in [
@@ -38,20 +21,204 @@ pub(super) fn declare(cluster: &Cluster, declaration: &mut Declaration) {
         (Watched::GrpcRoute, Kind::GrpcRoute),
     ] {
         for route in cluster.all(kind) {
-            let spec = spec_of(route);
-            let parents = spec["parentRefs"].as_array().cloned().unwrap_or_default();
-            if !parents.iter().any(is_ours) {
-                continue;
-            }
-            let read = in_our_words(cluster, route, spec, &parents)
-                .and_then(|spec| decode(as_resource(route, kind.api().kind, spec)));
-            let missing = read.as_ref().map(|read| missing(read, declaration));
-            let missing = missing.unwrap_or_default();
-            declaration.judge(kind, route, means, read);
-            if let Some(Verdict { missing: of, .. }) = declaration.verdicts.last_mut() {
-                *of = missing;
-            }
+            one(cluster, declaration, (kind, means), route);
         }
+    }
+}
+
+fn one(cluster: &Cluster, declaration: &mut Declaration, kinds: (Watched, Kind), route: &Object) {
+    let (kind, means) = kinds;
+    let mut spec = spec_of(route);
+    let parents = spec["parentRefs"].as_array().cloned().unwrap_or_default();
+    let ours = parents.iter().enumerate();
+    let ours: Vec<Ours<'_>> = ours
+        .filter_map(|(at, parent)| Some((at, parent, parent_of(cluster, route, parent)?)))
+        .collect();
+    if ours.is_empty() {
+        return;
+    }
+    let mut attached = match attach(cluster, route, &ours) {
+        Ok(attached) => attached,
+        // Which one is wrong is in the text; the route as a whole is not in force.
+        Err(problem) => {
+            declaration.judge(kind, route, means, Err(problem));
+            return for_all(declaration, &ours);
+        }
+    };
+    let not_permitted = refuse_ungranted(cluster, kind, route, &mut spec);
+    if attached
+        .verdicts
+        .iter()
+        .all(|(_, accepted)| accepted.is_err())
+    {
+        // No parent wants it: it is in force nowhere, whatever it was before.
+        let refused = attached.verdicts.first().and_then(|(_, a)| a.clone().err());
+        let mut verdict = Verdict::new(kind, route, refused.map_or(Ok(()), Err));
+        verdict.parents = attached.verdicts;
+        declaration.verdicts.push(verdict);
+        return;
+    }
+    spec["parentRefs"] = json!(attached.parent_refs);
+    match attached.hosts.as_slice() {
+        [] => drop(
+            spec.as_object_mut()
+                .and_then(|spec| spec.remove("hostnames")),
+        ),
+        hosts => spec["hostnames"] = json!(hosts),
+    }
+    let read = in_our_words(cluster, route, spec)
+        .and_then(|spec| decode(as_resource(route, kind.api().kind, spec)));
+    let missing = read.as_ref().map(|read| missing(read, declaration));
+    let missing = missing.unwrap_or_default();
+    declaration.judge(kind, route, means, read);
+    let accepted = declaration
+        .verdicts
+        .last()
+        .map(|verdict| verdict.accepted.clone());
+    if let Some(Err(refusal)) = &accepted {
+        let told = attached.verdicts.iter_mut().filter(|(_, a)| a.is_ok());
+        told.for_each(|(_, accepted)| *accepted = Err(refusal.clone()));
+    } else {
+        count(declaration, &attached.sections);
+    }
+    if let Some(verdict) = declaration.verdicts.last_mut() {
+        verdict.parents = attached.verdicts;
+        verdict.missing = missing;
+        verdict.not_permitted = not_permitted;
+    }
+}
+
+/// A parent that is ours: its place among the route's, as it is written, and what it is.
+type Ours<'a> = (usize, &'a Value, Parent<'a>);
+
+/// What came of a route's parents.
+#[derive(Default)]
+struct Attached {
+    /// Host names that requests must have; none for any.
+    hosts: Vec<String>,
+    /// As REST would have them.
+    parent_refs: Vec<Value>,
+    /// For the status.
+    verdicts: Vec<(Value, Result<(), Refusal>)>,
+    /// Listeners that it is attached to.
+    sections: Vec<(ObjectName, String)>,
+}
+
+/// The last verdict is on all parents.
+fn for_all(declaration: &mut Declaration, ours: &[Ours<'_>]) {
+    if let Some(verdict) = declaration.verdicts.last_mut() {
+        let accepted = verdict.accepted.clone();
+        let of = ours
+            .iter()
+            .map(|(_, parent, _)| ((*parent).clone(), accepted.clone()));
+        verdict.parents = of.collect();
+    }
+}
+
+/// Asks each parent.
+fn attach(cluster: &Cluster, route: &Object, ours: &[Ours<'_>]) -> Result<Attached, FieldProblem> {
+    let is_service = |(_, _, parent): &&Ours<'_>| matches!(parent, Parent::Service);
+    let services = ours.iter().filter(is_service).count();
+    if services > 0 && services < ours.len() {
+        let detail = "has Services and a Gateway, which is not supported; write two routes";
+        return Err(FieldProblem::new("#/spec/parentRefs", detail));
+    }
+    let mut attached = Attached::default();
+    let own = route.body["spec"]["hostnames"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let own: Vec<String> = own.filter_map(Value::as_str).map(str::to_owned).collect();
+    // A parent that takes any host makes the others' limits void.
+    let mut takes_any = false;
+    for (at, parent, what) in ours {
+        let accepted = match what {
+            Parent::Service => {
+                let pointer = format!("#/spec/parentRefs/{at}");
+                attached
+                    .hosts
+                    .extend(parent_hosts(cluster, route, parent, &pointer)?);
+                Ok(())
+            }
+            Parent::Mesh => {
+                takes_any |= own.is_empty();
+                attached.hosts.extend(own.iter().cloned());
+                Ok(())
+            }
+            Parent::Gateway(gateway) => {
+                gateways::attach(cluster, gateway, route, parent).map(|(hosts, sections)| {
+                    takes_any |= hosts.is_empty();
+                    attached.hosts.extend(hosts);
+                    let of = sections
+                        .into_iter()
+                        .map(|section| (gateway.name.clone(), section));
+                    attached.sections.extend(of);
+                })
+            }
+        };
+        attached.verdicts.push(((*parent).clone(), accepted));
+    }
+    if takes_any {
+        attached.hosts.clear();
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    attached.hosts.retain(|host| seen.insert(host.clone()));
+    if services == 0 {
+        attached.parent_refs.push(json!({"name": GATEWAY_NAME}));
+    }
+    Ok(attached)
+}
+
+/// Counts a route at the listeners that it is attached to.
+fn count(declaration: &mut Declaration, sections: &[(ObjectName, String)]) {
+    for (gateway, section) in sections {
+        let is =
+            |verdict: &&mut Verdict| verdict.kind == Watched::Gateway && verdict.name == *gateway;
+        let of = declaration.verdicts.iter_mut().find(is);
+        let mut listeners = of.into_iter().flat_map(|verdict| &mut verdict.listeners);
+        if let Some(listener) = listeners.find(|listener| listener.name == *section) {
+            listener.attached += 1;
+        }
+    }
+}
+
+/// Puts a name that no Service has in the place of every service that the route may not name. Says which these were.
+fn refuse_ungranted(
+    cluster: &Cluster,
+    kind: Watched,
+    route: &Object,
+    spec: &mut Value,
+) -> Vec<String> {
+    let mut refused = Vec::new();
+    let mut check = |backend: &mut Value| {
+        let name = named(route, backend);
+        if !gateways::is_granted(cluster, kind, route, &name) {
+            refused.push(name.to_string());
+            backend["name"] = json!(NOBODY);
+        }
+    };
+    for (_, rule) in each(spec, "rules") {
+        each(rule, "backendRefs").for_each(|(_, backend)| check(backend));
+        for (_, filter) in each(rule, "filters") {
+            filter
+                .pointer_mut("/requestMirror/backendRef")
+                .into_iter()
+                .for_each(&mut check);
+        }
+    }
+    refused.sort();
+    refused.dedup();
+    refused
+}
+
+/// Names of Services have no dots.
+const NOBODY: &str = "not.permitted";
+
+/// The service that a backend names.
+fn named(route: &Object, backend: &Value) -> ObjectName {
+    ObjectName {
+        namespace: text(backend, "namespace", &route.name.namespace).to_owned(),
+        name: text(backend, "name", "").to_owned(),
     }
 }
 
@@ -73,33 +240,7 @@ fn missing(read: &Declared, declaration: &Declaration) -> Vec<ServiceName> {
 }
 
 /// The spec as REST would have it.
-fn in_our_words(
-    cluster: &Cluster,
-    route: &Object,
-    mut spec: Value,
-    parents: &[Value],
-) -> Result<Value, FieldProblem> {
-    let ours: Vec<(usize, &Value)> = parents
-        .iter()
-        .enumerate()
-        .filter(|(_, parent)| is_ours(parent))
-        .collect();
-    let services = ours.iter().filter(|(_, parent)| is_service(parent)).count();
-    if services > 0 && services < ours.len() {
-        let detail = "has Services and a Gateway, which is not supported; write two routes";
-        return Err(FieldProblem::new("#/spec/parentRefs", detail));
-    }
-    if services > 0 {
-        let mut hostnames = Vec::new();
-        for (at, parent) in ours {
-            let pointer = format!("#/spec/parentRefs/{at}");
-            hostnames.extend(parent_hosts(cluster, route, parent, &pointer)?);
-        }
-        spec["hostnames"] = json!(hostnames);
-        spec["parentRefs"] = json!([]);
-    } else {
-        spec["parentRefs"] = ours.into_iter().map(|(_, parent)| parent.clone()).collect();
-    }
+fn in_our_words(cluster: &Cluster, route: &Object, mut spec: Value) -> Result<Value, FieldProblem> {
     for (at, rule) in each(&mut spec, "rules") {
         let base = format!("#/spec/rules/{at}");
         for (place, backend) in each(rule, "backendRefs") {
@@ -160,15 +301,7 @@ fn drop_port(
     backend: &mut Value,
     pointer: &str,
 ) -> Result<(), FieldProblem> {
-    let namespace = text(backend, "namespace", &route.name.namespace);
-    if namespace != route.name.namespace {
-        let detail = "is another namespace than the route's, which is not supported";
-        return Err(FieldProblem::new(format!("{pointer}/namespace"), detail));
-    }
-    let name = ObjectName {
-        namespace: namespace.to_owned(),
-        name: text(backend, "name", "").to_owned(),
-    };
+    let name = named(route, backend);
     if let Some(service) = cluster.get(Watched::Service, &name) {
         check_port(service, backend, pointer)?;
     }

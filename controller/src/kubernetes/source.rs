@@ -14,14 +14,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::stream::{SelectAll, select_all};
 use kube::Client;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::cluster::{Cluster, Watched};
 use super::declare::{Complaint, Declaration};
+use super::notices::Notices;
+use super::remote;
 use super::tell::{Enrolment, Teller};
-use super::watch::{SitesMap, watch_all};
+use super::watch::{Heard, SitesMap, Watch, watch_all};
 use crate::control_task::{Asked, CHANGES_MAX, Change, ControlError, ControlHandle, Expect};
 use crate::metrics::Metrics;
 use crate::resource_text::{Declared, Key, Kind, SOURCE_CLUSTER, declare, is_of_cluster};
@@ -34,6 +37,18 @@ const TOKEN_FILE: &str = "enrol-token";
 const SETTLE: Duration = Duration::from_millis(100);
 /// When the API server did not take a status, or the mesh a resource, another round follows after this.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// How often the mesh is looked at for what an operator must see.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Another cluster of the mesh.
+struct Remote {
+    /// How it is reached, as it was written.
+    kubeconfig: Vec<u8>,
+    cluster: Cluster,
+    /// Ends its watches.
+    _watches: DropGuard,
+}
 
 /// A cluster and the mesh that follows it.
 pub struct Source {
@@ -51,6 +66,8 @@ pub struct Source {
     made: BTreeSet<Complaint>,
     teller: Teller,
     cluster: Cluster,
+    remotes: BTreeMap<String, Remote>,
+    notices: Notices,
 }
 
 impl Source {
@@ -72,6 +89,8 @@ impl Source {
             told: BTreeMap::new(),
             made: BTreeSet::new(),
             cluster: Cluster::default(),
+            remotes: BTreeMap::new(),
+            notices: Notices::default(),
         }
     }
 
@@ -80,33 +99,24 @@ impl Source {
         if self.take_over().await.is_err() {
             return;
         }
-        let mut watches = watch_all(&self.client, &self.sites);
+        let all = watch_all(&self.client, &self.sites, "", &Watched::ALL, &signal);
+        let mut watches = select_all(all);
         let mut due: Option<Instant> = None;
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
         loop {
             let round = tokio::time::sleep_until(due.unwrap_or_else(Instant::now));
             tokio::select! {
                 () = signal.cancelled() => return,
+                _ = looks.tick() => self.look().await,
                 heard = watches.next() => {
-                    let Some((kind, heard)) = heard else { return };
-                    match heard {
-                        Ok(change) => {
-                            if self.cluster.take(kind, change) {
-                                let at = Instant::now() + SETTLE;
-                                due = Some(due.map_or(at, |due| due.min(at)));
-                            }
-                        }
-                        Err(error) => {
-                            self.metrics.watch_failed(kind.api().plural);
-                            tracing::warn!(
-                                kind = kind.api().kind,
-                                error = &error as &dyn std::error::Error,
-                                "a watch of the Kubernetes API failed; what is known stays in force"
-                            );
-                        }
+                    let Some(heard) = heard else { return };
+                    if self.hear(heard) {
+                        let at = Instant::now() + SETTLE;
+                        due = Some(due.map_or(at, |due| due.min(at)));
                     }
                 }
                 () = round, if due.is_some() => {
-                    due = match self.round().await {
+                    due = match self.round(&mut watches).await {
                         Ok(true) => None,
                         Ok(false) => Some(Instant::now() + AGAIN),
                         Err(_) => return,
@@ -114,6 +124,99 @@ impl Source {
                 }
             }
         }
+    }
+
+    /// Takes up what a watch says. Returns whether anything is different.
+    fn hear(&mut self, (name, kind, heard): Heard) -> bool {
+        let cluster = match &*name {
+            "" => &mut self.cluster,
+            name => match self.remotes.get_mut(name) {
+                Some(remote) => &mut remote.cluster,
+                // It was taken away while this was on its way.
+                None => return false,
+            },
+        };
+        match heard {
+            Ok(change) => cluster.take(kind, change),
+            Err(error) => {
+                self.metrics.watch_failed(kind.api().plural);
+                tracing::warn!(
+                    cluster = &*name,
+                    kind = kind.api().kind,
+                    error = &error as &dyn std::error::Error,
+                    "a watch of the Kubernetes API failed; what is known stays in force"
+                );
+                false
+            }
+        }
+    }
+
+    /// Tells of what has begun in the mesh itself.
+    async fn look(&mut self) {
+        if let Ok(view) = self.control.view().await {
+            let begun = self.notices.on_view(&view, &self.cluster);
+            for one in &begun {
+                tracing::warn!(kind = one.kind.api().kind, name = %one.name, reason = one.reason, "{}", one.message);
+            }
+            self.teller.complain(&begun).await;
+        }
+    }
+
+    /// Follows the other clusters that there are now, and adds what they say.
+    async fn add_remotes(&mut self, declaration: &mut Declaration, watches: &mut SelectAll<Watch>) {
+        let wanted = remote::kubeconfigs(&self.cluster, declaration);
+        let secrets = self.cluster.all(Watched::RemoteCluster);
+        let named: BTreeSet<String> = secrets
+            .filter_map(|s| s.labels.get(remote::REMOTE).cloned())
+            .collect();
+        let is_known = self.cluster.is_whole(&[Watched::RemoteCluster]);
+        if is_known {
+            self.remotes.retain(|name, _| named.contains(name));
+        }
+        for (name, kubeconfig) in wanted {
+            let had = self.remotes.get(&name);
+            if had.is_some_and(|remote| remote.kubeconfig == kubeconfig) {
+                continue;
+            }
+            let client = match super::client_of(&kubeconfig).await {
+                Ok(client) => client,
+                Err(error) => {
+                    tracing::warn!(cluster = name, %error, "a remote cluster's kubeconfig is not usable; what is known of it stays in force");
+                    continue;
+                }
+            };
+            let signal = CancellationToken::new();
+            watches.extend(watch_all(
+                &client,
+                &self.sites,
+                &name,
+                &remote::KINDS,
+                &signal,
+            ));
+            // What was seen stays until it is listed anew: another way to it makes it no other cluster.
+            let cluster = self
+                .remotes
+                .remove(&name)
+                .map_or_else(Cluster::default, |had| had.cluster);
+            let followed = Remote {
+                kubeconfig,
+                cluster,
+                _watches: signal.drop_guard(),
+            };
+            self.remotes.insert(name, followed);
+        }
+        let is_whole = |name: &String| {
+            let remote = self.remotes.get(name);
+            remote.is_some_and(|remote| remote.cluster.is_whole(&remote::KINDS))
+        };
+        for (name, followed) in self.remotes.iter().filter(|(name, _)| is_whole(name)) {
+            remote::add(declaration, name, &followed.cluster);
+        }
+        let told = remote::told_of(&self.told);
+        let absent = told
+            .iter()
+            .filter(|name| !is_whole(name) && (named.contains(*name) || !is_known));
+        absent.for_each(|name| remote::carry(declaration, name, &self.told));
     }
 
     /// What a controller before this one stored of a cluster.
@@ -131,8 +234,9 @@ impl Source {
     }
 
     /// Brings mesh and statuses in step with what was seen. Returns whether all was taken.
-    async fn round(&mut self) -> Result<bool, ControlError> {
-        let declaration = Declaration::of(&self.cluster);
+    async fn round(&mut self, watches: &mut SelectAll<Watch>) -> Result<bool, ControlError> {
+        let mut declaration = Declaration::of(&self.cluster);
+        self.add_remotes(&mut declaration, watches).await;
         let mut all_taken = self.tell_mesh(&declaration).await?;
         let complaints: BTreeSet<Complaint> = declaration.complaints.into_iter().collect();
         for new in complaints.difference(&self.made) {
@@ -251,7 +355,7 @@ fn sources(kind: Kind) -> &'static [Watched] {
 }
 
 /// See [`sources`].
-const SOURCES: [(Kind, &[Watched]); 6] = [
+const SOURCES: [(Kind, &[Watched]); 7] = [
     (
         Kind::Node,
         &[Watched::Node, Watched::MeshNode, Watched::Sites],
@@ -262,6 +366,20 @@ const SOURCES: [(Kind, &[Watched]); 6] = [
     ),
     (Kind::WeightPolicy, &[Watched::WeightPolicy]),
     (Kind::TrafficPolicy, &[Watched::TrafficPolicy]),
-    (Kind::HttpRoute, &[Watched::HttpRoute, Watched::Service]),
-    (Kind::GrpcRoute, &[Watched::GrpcRoute, Watched::Service]),
+    (Kind::AccessPolicy, &[Watched::AccessPolicy]),
+    (Kind::HttpRoute, &OF_ROUTES[0]),
+    (Kind::GrpcRoute, &OF_ROUTES[1]),
 ];
+
+/// What routes are made of: a class that is not listed yet could hide whose gateway a parent is, a grant that a backend is allowed.
+const OF_ROUTES: [[Watched; 5]; 2] = [of_routes(Watched::HttpRoute), of_routes(Watched::GrpcRoute)];
+
+const fn of_routes(kind: Watched) -> [Watched; 5] {
+    [
+        kind,
+        Watched::Service,
+        Watched::GatewayClass,
+        Watched::Gateway,
+        Watched::ReferenceGrant,
+    ]
+}

@@ -3,11 +3,11 @@
 //! **Invariant**: a status that says it already is not written again, so that two readings of one cluster end.
 
 use isobar_mesh_api::names::ServiceName;
+use isobar_mesh_api::resource::route::GATEWAY_GROUP;
 use serde_json::{Value, json};
 
 use super::cluster::{Object, Watched};
 use super::declare::{Refusal, Verdict};
-use super::routes::is_ours;
 
 /// Who says so, as the Gateway API names controllers.
 pub const CONTROLLER_NAME: &str = "isobar.dev/controller";
@@ -20,10 +20,16 @@ const MESSAGE_LEN_MAX: usize = 2_000;
 pub fn patch(object: &Object, verdict: &Verdict, now: &str) -> Option<Value> {
     let before = object.body.get("status").unwrap_or(&Value::Null);
     let status = match verdict.kind {
-        Watched::HttpRoute | Watched::GrpcRoute => of_route(object, verdict, before, now),
+        Watched::HttpRoute | Watched::GrpcRoute | Watched::TcpRoute => {
+            of_route(object, verdict, before, now)
+        }
+        Watched::GatewayClass => json!({
+            "conditions": [accepted(object, &verdict.accepted, &before["conditions"], now)],
+        }),
+        Watched::Gateway => of_gateway(object, verdict, before, now),
         _ => json!({
             "observedGeneration": object.generation,
-            "conditions": [accepted(object, verdict, &before["conditions"], now)],
+            "conditions": [accepted(object, &verdict.accepted, &before["conditions"], now)],
         }),
     };
     let is_said = status
@@ -42,8 +48,7 @@ fn of_route(object: &Object, verdict: &Verdict, before: &Value, now: &str) -> Va
     let had = list(&before["parents"]);
     let is_by_us = |entry: &&Value| entry["controllerName"] == CONTROLLER_NAME;
     let mut parents: Vec<Value> = had.iter().filter(|e| !is_by_us(e)).cloned().collect();
-    let named = list(&object.body["spec"]["parentRefs"]);
-    for parent in named.iter().filter(|parent| is_ours(parent)) {
+    for (parent, said) in &verdict.parents {
         let same = |entry: &&Value| is_by_us(entry) && entry["parentRef"] == *parent;
         let conditions = had.iter().find(same).map(|entry| &entry["conditions"]);
         let conditions = conditions.unwrap_or(&Value::Null);
@@ -51,52 +56,104 @@ fn of_route(object: &Object, verdict: &Verdict, before: &Value, now: &str) -> Va
             "parentRef": parent,
             "controllerName": CONTROLLER_NAME,
             "conditions": [
-                accepted(object, verdict, conditions, now),
-                resolved(object, &verdict.missing, conditions, now),
+                accepted(object, said, conditions, now),
+                resolved(object, verdict, conditions, now),
             ],
         }));
     }
     json!({"parents": parents})
 }
 
-fn accepted(object: &Object, verdict: &Verdict, before: &Value, now: &str) -> Value {
-    let (status, reason, message) = match &verdict.accepted {
+/// A gateway, and each of its listeners.
+fn of_gateway(object: &Object, verdict: &Verdict, before: &Value, now: &str) -> Value {
+    let had = before["listeners"].as_array().cloned().unwrap_or_default();
+    let listeners = verdict.listeners.iter().map(|listener| {
+        let same = had.iter().find(|had| had["name"] == listener.name.as_str());
+        let before = same.map_or(&Value::Null, |had| &had["conditions"]);
+        let kind = |kind: &str| json!({"group": GATEWAY_GROUP, "kind": kind});
+        let kinds = match listener.accepted {
+            Ok(()) => vec![kind("HTTPRoute"), kind("GRPCRoute")],
+            Err(_) => Vec::new(),
+        };
+        let resolved = (
+            "True",
+            "ResolvedRefs",
+            "it names nothing that is not there".to_owned(),
+        );
+        json!({
+            "name": listener.name,
+            "supportedKinds": kinds,
+            "attachedRoutes": listener.attached,
+            "conditions": [
+                accepted(object, &listener.accepted, before, now),
+                programmed(object, &listener.accepted, before, now),
+                condition("ResolvedRefs", resolved, object, before, now),
+            ],
+        })
+    });
+    let listeners: Vec<Value> = listeners.collect();
+    let before = &before["conditions"];
+    json!({
+        "conditions": [
+            accepted(object, &verdict.accepted, before, now),
+            programmed(object, &verdict.accepted, before, now),
+        ],
+        "listeners": listeners,
+    })
+}
+
+fn accepted(object: &Object, said: &Result<(), Refusal>, before: &Value, now: &str) -> Value {
+    let said = match said {
         Ok(()) => ("True", "Accepted", "in force".to_owned()),
         Err(Refusal { reason, message }) => ("False", *reason, message.clone()),
     };
-    condition("Accepted", status, reason, message, object, before, now)
+    condition("Accepted", said, object, before, now)
 }
 
-fn resolved(object: &Object, missing: &[ServiceName], before: &Value, now: &str) -> Value {
-    let (status, reason, message) = match missing {
-        [] => (
-            "True",
-            "ResolvedRefs",
-            "every service it names is there".to_owned(),
-        ),
-        missing => {
-            let named = missing.iter().map(ServiceName::as_str).take(NAMED_MAX);
-            let more = match missing.len().saturating_sub(NAMED_MAX) {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            let named: Vec<&str> = named.collect();
-            let message = format!(
-                "no such service: {}{more}; its share of requests is answered with 500",
-                named.join(", ")
-            );
-            ("False", "BackendNotFound", message)
-        }
+/// Proxies are told at once, and a proxy that is away keeps what it has.
+fn programmed(object: &Object, said: &Result<(), Refusal>, before: &Value, now: &str) -> Value {
+    let said = match said {
+        Ok(()) => ("True", "Programmed", "sent to every proxy".to_owned()),
+        Err(_) => ("False", "Invalid", "it is not accepted".to_owned()),
     };
-    condition("ResolvedRefs", status, reason, message, object, before, now)
+    condition("Programmed", said, object, before, now)
+}
+
+fn resolved(object: &Object, verdict: &Verdict, before: &Value, now: &str) -> Value {
+    let some = |names: &[&str]| {
+        let more = match names.len().saturating_sub(NAMED_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let named = &names[..names.len().min(NAMED_MAX)];
+        format!(
+            "{}{more}; its share of requests is answered with 500",
+            named.join(", ")
+        )
+    };
+    let not_permitted: Vec<&str> = verdict.not_permitted.iter().map(String::as_str).collect();
+    let missing = verdict.missing.iter().map(ServiceName::as_str);
+    let missing: Vec<&str> = missing.collect();
+    let said = if !not_permitted.is_empty() {
+        let message = format!(
+            "no ReferenceGrant of its namespace lets this route name {}",
+            some(&not_permitted)
+        );
+        ("False", "RefNotPermitted", message)
+    } else if !missing.is_empty() {
+        let message = format!("no such service: {}", some(&missing));
+        ("False", "BackendNotFound", message)
+    } else {
+        let message = "every service it names is there".to_owned();
+        ("True", "ResolvedRefs", message)
+    };
+    condition("ResolvedRefs", said, object, before, now)
 }
 
 /// One condition. The instant of its last transition stays while its status does.
 fn condition(
     kind: &str,
-    status: &str,
-    reason: &str,
-    message: String,
+    (status, reason, message): (&str, &str, String),
     object: &Object,
     before: &Value,
     now: &str,

@@ -4,18 +4,24 @@
 //! waits longer each time the server does not answer. Here its objects are cut down to what anybody reads.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
-use futures_util::stream::{Stream, StreamExt, select_all};
+use futures_util::stream::{Stream, StreamExt};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, watcher as watching};
 use kube::{Api, Client};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::cluster::{Change, Object, ObjectName, Watched};
+use super::remote::REMOTE;
 
-/// What is heard: of which kind, and what.
-pub(super) type Heard = (Watched, Result<Change, watcher::Error>);
+/// What is heard: of which cluster (ours has no name), of which kind, and what.
+pub(super) type Heard = (Arc<str>, Watched, Result<Change, watcher::Error>);
+
+/// What says so.
+pub(super) type Watch = Pin<Box<dyn Stream<Item = Heard> + Send>>;
 
 /// The one `ConfigMap` that is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,19 +30,23 @@ pub(super) struct SitesMap {
     pub name: String,
 }
 
-/// Watches all kinds.
+/// Watches some kinds of a cluster, until the signal.
 pub(super) fn watch_all(
     client: &Client,
     sites: &SitesMap,
-) -> impl Stream<Item = Heard> + Send + use<> {
-    select_all(Watched::ALL.map(|kind| watch(client.clone(), kind, sites)))
+    cluster: &str,
+    kinds: &[Watched],
+    signal: &CancellationToken,
+) -> Vec<Watch> {
+    let name: Arc<str> = cluster.into();
+    let one = |kind: &Watched| {
+        let events = watch(client.clone(), *kind, sites, name.clone());
+        events.take_until(signal.clone().cancelled_owned()).boxed()
+    };
+    kinds.iter().map(one).collect()
 }
 
-fn watch(
-    client: Client,
-    kind: Watched,
-    sites: &SitesMap,
-) -> Pin<Box<dyn Stream<Item = Heard> + Send>> {
+fn watch(client: Client, kind: Watched, sites: &SitesMap, cluster: Arc<str>) -> Watch {
     let resource = resource(kind);
     let mut config = watching::Config::default();
     let api: Api<DynamicObject> = match kind {
@@ -44,10 +54,15 @@ fn watch(
             config = config.fields(&format!("metadata.name={}", sites.name));
             Api::namespaced_with(client, &sites.namespace, &resource)
         }
+        Watched::RemoteCluster => {
+            config = config.labels(REMOTE);
+            Api::namespaced_with(client, &sites.namespace, &resource)
+        }
         _ => Api::all_with(client, &resource),
     };
     let events = watcher(api, config).default_backoff();
-    events.map(move |event| (kind, heard(kind, event))).boxed()
+    let heard = move |event| (cluster.clone(), kind, heard(kind, event));
+    events.map(heard).boxed()
 }
 
 /// How the client names a kind.
@@ -91,8 +106,15 @@ fn cut_down(kind: Watched, object: DynamicObject) -> Object {
         if !kind.has_status() {
             fields.remove("status");
         }
-        if matches!(kind, Watched::Node | Watched::Namespace) {
-            fields.remove("spec");
+        match kind {
+            Watched::Namespace => drop(fields.remove("spec")),
+            // Of a machine's spec what `kubectl cordon` says.
+            Watched::Node => {
+                if let Some(Value::Object(spec)) = fields.get_mut("spec") {
+                    spec.retain(|field, _| field == "unschedulable");
+                }
+            }
+            _ => {}
         }
     }
     let version = object.metadata.resource_version.unwrap_or_default();

@@ -1,7 +1,6 @@
 //! How operators come in: the REST port, its TLS, and who is asked.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -12,10 +11,9 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::drain::Drain;
 use crate::operator_tls::OperatorTls;
-use crate::refusals::Refusals;
 use crate::rest::gate::{Gate, Reviews};
 use crate::rest::port::{RestPort, Tls};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::tls::OwnCertificate;
 
 /// Names under which proxies and operators may reach the controller.
@@ -31,17 +29,6 @@ pub(super) fn certificate_names(config: &Config) -> Vec<String> {
     let mut seen = std::collections::BTreeSet::new();
     names.retain(|name| seen.insert(name.clone()));
     names
-}
-
-/// Who was refused, written down until the drain's signal.
-pub(super) async fn open_refusals(
-    store: Arc<dyn Store>,
-    drain: &Drain,
-) -> Result<Arc<Refusals>, StoreError> {
-    let refusals = Arc::new(Refusals::open(store).await?);
-    let (signal, kept) = (drain.signal().clone(), refusals.clone());
-    drain.spawn(async move { kept.keep(&signal).await });
-    Ok(refusals)
 }
 
 pub(super) fn open_rest_port(
@@ -88,7 +75,7 @@ pub(super) async fn open_gate(
         tracing::warn!("the REST API asks nobody who they are (rest_open)");
         return Ok((operators, Arc::new(Gate::open())));
     }
-    let credentials = Credentials::open(store.clone(), &config.data_dir, SystemTime::now()).await?;
+    let credentials = Credentials::open(store.clone()).await?;
     let gate = Gate::new(Arc::new(credentials), operators.clone());
     let gate = gate.with_reviews(reviews(config).await?);
     Ok((operators, Arc::new(gate)))

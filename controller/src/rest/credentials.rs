@@ -73,6 +73,7 @@ impl From<CredentialError> for Problem {
             }
             CredentialError::Exists(_) | CredentialError::LastAdmin(_) => StatusCode::CONFLICT,
             CredentialError::Full => StatusCode::INSUFFICIENT_STORAGE,
+            CredentialError::Store(cause) if cause.is_passing() => StatusCode::SERVICE_UNAVAILABLE,
             CredentialError::Store(cause) => {
                 tracing::error!(error = %cause, "credentials were not stored");
                 return Problem::new(status_of(cause), format!("{error}: {cause}"));

@@ -105,7 +105,7 @@ impl Gate {
     }
 
     /// The credentials, where there are any.
-    pub(super) fn credentials(&self) -> Option<&Credentials> {
+    pub(crate) fn credentials(&self) -> Option<&Credentials> {
         self.asks.as_ref().map(|asks| &*asks.credentials)
     }
 

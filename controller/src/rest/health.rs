@@ -33,6 +33,12 @@ async fn ready(State(rest): State<Rest>) -> Result<&'static str, Problem> {
     if rest.signal.is_cancelled() {
         return Err(not_ready("the controller is stopping"));
     }
+    if !rest.links.answers_here() {
+        return match rest.links.leader() {
+            Some(_) => Ok("ok\n"),
+            None => Err(not_ready("no controller is known to lead")),
+        };
+    }
     match tokio::time::timeout(READY_TIME_MAX, rest.control.alive()).await {
         Ok(Ok(())) => Ok("ok\n"),
         Ok(Err(error)) => Err(error.into()),

@@ -163,6 +163,7 @@ impl From<AuthorityError> for Problem {
                 return FieldProblem::new("#/chain_pem", *detail).into();
             }
             AuthorityError::Step(_) => StatusCode::CONFLICT,
+            AuthorityError::Store(cause) if cause.is_passing() => StatusCode::SERVICE_UNAVAILABLE,
             _ => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
@@ -182,6 +183,7 @@ impl From<TokenError> for Problem {
                 return FieldProblem::new(format!("#/{field}"), problem).into();
             }
             TokenError::Full => StatusCode::INSUFFICIENT_STORAGE,
+            TokenError::Store(cause) if cause.is_passing() => StatusCode::SERVICE_UNAVAILABLE,
             TokenError::Store(cause) => {
                 tracing::error!(error = %cause, "a token was not stored");
                 return Problem::new(status_of(cause), format!("{error}: {cause}"));

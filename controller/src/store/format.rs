@@ -23,10 +23,10 @@ pub async fn bring_up_to_date(store: &dyn Store) -> Result<(), StoreError> {
             found: later,
             known: FORMAT,
         }),
+        // Several controllers may be the first at once; all of them write the same number.
         Some(_) | None => {
-            store
-                .apply(vec![Write::put(Tree::Meta, KEY, &FORMAT)?])
-                .await
+            store.create(Write::put(Tree::Meta, KEY, &FORMAT)?).await?;
+            Ok(())
         }
     }
 }

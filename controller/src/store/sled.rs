@@ -46,6 +46,7 @@ enum Request {
     Get(String, oneshot::Sender<Result<Option<Vec<u8>>, StoreError>>),
     List(Tree, oneshot::Sender<Result<Entries, StoreError>>),
     Apply(Vec<Write>, oneshot::Sender<Result<(), StoreError>>),
+    Create(Write, oneshot::Sender<Result<bool, StoreError>>),
 }
 
 type Entries = Vec<(String, Vec<u8>)>;
@@ -119,6 +120,10 @@ impl Store for SledStore {
 
     fn apply(&self, batch: Vec<Write>) -> Answer<()> {
         self.ask(|sender| Request::Apply(batch, sender))
+    }
+
+    fn create(&self, write: Write) -> Answer<bool> {
+        self.ask(|sender| Request::Create(write, sender))
     }
 
     fn refusal(&self) -> Option<StoreError> {
@@ -271,6 +276,10 @@ impl Shelf {
                     self.commit(std::mem::take(&mut batch));
                     let _ = sender.send(self.read(|db| list(db, tree)));
                 }
+                Request::Create(write, sender) => {
+                    self.commit(std::mem::take(&mut batch));
+                    let _ = sender.send(self.create(write));
+                }
             }
         }
         self.commit(batch);
@@ -304,6 +313,30 @@ impl Shelf {
         }
         for writer in batch.writers {
             let _ = writer.send(done.clone());
+        }
+    }
+
+    /// Sets a key unless it is there. Returns whether it is as asked.
+    fn create(&mut self, write: Write) -> Result<bool, StoreError> {
+        let key = full_key(write.tree, &write.key);
+        let value = write.value.unwrap_or_default();
+        let before = self.read(|db| db.get(&key).map_err(failed))?;
+        if let Some(before) = before {
+            return Ok(*before == *value);
+        }
+        let mut writes = sled::Batch::default();
+        let len = (key.len() + value.len()) as u64;
+        writes.insert(key.as_bytes(), value);
+        let done = match has_room(&self.path, len) {
+            true => self.write(writes),
+            false => Err(StoreError::Full),
+        };
+        match done {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                self.refuse(error.clone());
+                Err(error)
+            }
         }
     }
 

@@ -5,12 +5,14 @@
 //! | its certificate, and an empty token | that is the node it asks for |
 //! | a token (`enrol_…`) | the token is for that node, in time, and not used up |
 //! | its last re-enrolment credential (`renewal_…`) | it is within the grace period |
+//! | a token of its pod's service account, where the controller follows a cluster | the API server says that it is that pod's |
 //!
 //! Either way the certificate is for the node it asked for and for no other. Ten wrong secrets for one token from one
 //! address, and that address is not heard about that token for a while.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -21,7 +23,7 @@ use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use isobar_mesh_api::enrol::{ENROL_LEN_MAX, EnrolRequest};
 use isobar_mesh_api::message::Certificate;
-use isobar_mesh_api::names::SiteName;
+use isobar_mesh_api::names::{NodeId, SiteName};
 
 use super::{Body, Peer, StreamPort};
 use crate::authority::AuthorityError;
@@ -63,8 +65,35 @@ impl Guessed {
     }
 }
 
+/// The answer about an account's token.
+pub type BoxedNode<'a> = Pin<Box<dyn Future<Output = Result<NodeId, AccountError>> + Send + 'a>>;
+
+/// Who vouches for tokens of the platform's own accounts.
+pub trait Accounts: Send + Sync {
+    /// The one node that a proxy with this token may be.
+    fn node_of<'a>(&'a self, token: &'a str) -> BoxedNode<'a>;
+}
+
+/// Why an account's token is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AccountError {
+    /// It is nobody's, has ended, or is for somebody else to hear.
+    #[error("the account's token is not one, has expired, or is not for the audience isobar")]
+    Wrong,
+    /// It is somebody's and not a pod's.
+    #[error("the account's token is bound to no pod; mount a projected serviceAccountToken")]
+    NotOfPod,
+    /// Nobody can say.
+    #[error("the Kubernetes API does not say now whose token it is; it is tried again")]
+    Away,
+}
+
+/// Under which name wrong tokens of accounts are counted.
+const ACCOUNT: &str = "account";
+
 /// What a proxy has shown.
 enum Shown<'a> {
+    Account,
     Certificate,
     Token(Claim<'a>, Option<SiteName>),
     Renewal(Claim<'a>),
@@ -89,6 +118,7 @@ pub(super) async fn enrol(
     })?;
     let by = match shown {
         Shown::Certificate => "its certificate",
+        Shown::Account => "its pod's account",
         Shown::Token(..) => "a token",
         Shown::Renewal(_) => "its re-enrolment credential",
     };
@@ -130,6 +160,9 @@ async fn shown<'a>(
         })?;
         return Ok(Shown::Renewal(claim));
     }
+    if let Some(accounts) = port.accounts.as_deref().filter(|_| is_jwt(&ask.token)) {
+        return of_account(port, accounts, ask, peer).await;
+    }
     let Some(claim) = Claim::read(tokens::KIND, &ask.token) else {
         return Err(no(
             "the token is not one, or no valid certificate of this node was shown".to_owned(),
@@ -147,6 +180,39 @@ async fn shown<'a>(
     let checked = bound.check(&ask.node, ask.site.as_ref(), &labels);
     checked.map_err(|error| no(error.to_string()))?;
     Ok(Shown::Token(claim, bound.site))
+}
+
+/// Three parts with points between, the first the beginning of a JSON object in base64.
+fn is_jwt(token: &str) -> bool {
+    token.starts_with("ey") && token.trim().matches('.').count() == 2
+}
+
+/// Asks the platform whose token it is.
+async fn of_account<'a>(
+    port: &StreamPort,
+    accounts: &dyn Accounts,
+    ask: &EnrolRequest,
+    peer: &Peer,
+) -> Result<Shown<'a>, Problem> {
+    if !port.guessed.may_try(peer.address, ACCOUNT) {
+        let detail = "too many wrong tokens from this address; wait a minute";
+        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
+    }
+    match accounts.node_of(ask.token.trim()).await {
+        Ok(node) if node == ask.node => Ok(Shown::Account),
+        Ok(node) => {
+            let detail = format!("the account's token is for the node {node}");
+            Err(Problem::new(StatusCode::FORBIDDEN, detail))
+        }
+        Err(error @ AccountError::Away) => Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            error.to_string(),
+        )),
+        Err(error) => {
+            port.guessed.on_wrong(peer.address, ACCOUNT);
+            Err(Problem::new(StatusCode::FORBIDDEN, error.to_string()))
+        }
+    }
 }
 
 /// Checks a secret unless the address has guessed too often.
@@ -202,7 +268,7 @@ async fn register(
             (site.clone(), None)
         }
         Shown::Renewal(claim) => (None, Some(*claim)),
-        Shown::Certificate => (None, None),
+        Shown::Certificate | Shown::Account => (None, None),
     };
     let issued = port.enrolled.issue(&ask.node, site, renewal, now).await;
     issued.map_err(|error| match error {

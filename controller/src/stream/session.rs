@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 
-use super::{Body, Peer, StreamPort};
+use super::{Body, Peer, StreamPort, Streamed};
 use crate::authority::{Authority, seconds};
 use crate::control_task::{ControlHandle, StreamEnd, StreamId};
 use crate::metrics::Metrics;
@@ -51,21 +51,8 @@ pub(super) async fn open(
     request: Request<Incoming>,
     peer: &Arc<Peer>,
 ) -> Result<Response<Body>, Problem> {
-    let Some(node) = peer.node.clone() else {
-        return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "a control stream needs a node's client certificate; POST /v1/enrol gives one",
-        ));
-    };
-    let Some(claim) = Claim::new(peer.clone()) else {
-        return Err(Problem::new(
-            StatusCode::CONFLICT,
-            "this connection has a control stream already",
-        ));
-    };
-    let mut lines = LineReader::new(request.into_body(), port.metrics.clone());
-    let hello = read_hello(&mut lines).await?;
-    check(&hello, &node)?;
+    let (hello, lines, claim) = first(port, request, peer).await?;
+    let node = hello.node.clone();
     check_site(port, &hello)?;
     if port.authority.is_revoked(&node, peer.begins_s) {
         return Err(Problem::new(
@@ -109,10 +96,10 @@ pub(super) async fn open(
         trust: WatchStream::new(trust),
         metrics: port.metrics.clone(),
     };
-    Ok(lines_of(body))
+    Ok(lines_of(Streamed::Lines(body)))
 }
 
-fn lines_of(body: LineBody) -> Response<Body> {
+pub(super) fn lines_of(body: Streamed) -> Response<Body> {
     let mut response = Response::new(Either::Right(body));
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(CONTENT_TYPE, kind);
@@ -129,6 +116,33 @@ async fn read_hello(lines: &mut LineReader) -> Result<Hello, Problem> {
             "the first line must be a hello",
         )),
     }
+}
+
+/// Reads `hello`, whoever answers it.
+///
+/// # Errors
+/// As of [`open`].
+pub(super) async fn first(
+    port: &StreamPort,
+    request: Request<Incoming>,
+    peer: &Arc<Peer>,
+) -> Result<(Hello, LineReader, Claim), Problem> {
+    let Some(node) = peer.node.clone() else {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "a control stream needs a node's client certificate; POST /v1/enrol gives one",
+        ));
+    };
+    let Some(claim) = Claim::new(peer.clone()) else {
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "this connection has a control stream already",
+        ));
+    };
+    let mut lines = LineReader::new(request.into_body(), port.metrics.clone());
+    let hello = read_hello(&mut lines).await?;
+    check(&hello, &node)?;
+    Ok((hello, lines, claim))
 }
 
 fn check(hello: &Hello, node: &NodeId) -> Result<(), Problem> {
@@ -177,7 +191,7 @@ impl Drop for Known {
 }
 
 /// The one stream a connection may have; given back when dropped.
-struct Claim(Arc<Peer>);
+pub(super) struct Claim(pub Arc<Peer>);
 
 impl Claim {
     fn new(peer: Arc<Peer>) -> Option<Claim> {
@@ -253,7 +267,7 @@ impl Reader {
 }
 
 /// Cuts a request body into messages.
-struct LineReader {
+pub(super) struct LineReader {
     body: Incoming,
     buffer: LineBuffer,
     metrics: Arc<Metrics>,
@@ -273,7 +287,7 @@ impl LineReader {
     ///
     /// # Errors
     /// A line longer than the protocol allows: the stream must end.
-    async fn next(&mut self) -> Result<Option<Box<Up>>, LineError> {
+    pub async fn next(&mut self) -> Result<Option<Box<Up>>, LineError> {
         loop {
             while let Some(line) = self.buffer.next_line() {
                 match decode_up(line) {

@@ -31,7 +31,7 @@ async fn open() -> Mesh {
 async fn guarded() -> (Mesh, String) {
     let directory = tempfile::tempdir().unwrap();
     let mut config = config(directory.path());
-    (config.rest_open, config.period_ms) = (false, 200);
+    (config.rest_open, config.rest_insecure, config.period_ms) = (false, true, 200);
     let mesh = Mesh::start_with(directory, config).await;
     let admin = mesh.file("admin-token").trim().to_owned();
     (mesh, admin)
@@ -641,7 +641,7 @@ async fn on_a_phone_nothing_runs_over_and_everything_has_a_name() {
     browser.until("document.querySelector('.map')");
     browser.eval("document.querySelector('.map').focus()");
     browser.press("ArrowRight");
-    browser.until_text("Of what enters,");
+    browser.until_text("served here");
     assert_eq!(browser.eval("document.documentElement.scrollWidth"), 390);
     browser.picture("phone-node");
     for theme in ["light", "dark"] {

@@ -8,6 +8,7 @@ mod crash;
 mod dashboard;
 mod discovery;
 mod enrolment;
+mod etcd;
 mod fleet;
 mod mesh;
 mod openapi;

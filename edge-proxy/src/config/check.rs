@@ -10,7 +10,7 @@ use super::listener::{
     ListenerProtocol, ProxyProtocol,
 };
 use super::sources::{RANGES_MAX, Sources};
-use super::{Config, WORKERS_MAX, WORKLOADS_MAX, telemetry};
+use super::{CONTROLLERS_MAX, Config, WORKERS_MAX, WORKLOADS_MAX, telemetry};
 
 /// Everything that is wrong with it, in the order of its keys. Looks at no file and no socket.
 pub fn problems(config: &Config) -> Vec<Problem> {
@@ -58,6 +58,7 @@ pub fn problems(config: &Config) -> Vec<Problem> {
             );
         }
     }
+    controllers(config, &mut found);
     services(config, &mut found);
     traffic_policies(config, &mut found);
     let mut named = BTreeSet::new();
@@ -128,6 +129,19 @@ fn services(config: &Config, found: &mut Vec<Problem>) {
             if endpoint.workers == 0 {
                 found.push(Problem::new(format!("{key}.workers"), "must be at least 1"));
             }
+        }
+    }
+}
+
+fn controllers(config: &Config, found: &mut Vec<Problem>) {
+    if config.controllers.len() > CONTROLLERS_MAX {
+        let problem = format!("must be at most {CONTROLLERS_MAX}");
+        found.push(Problem::new("controllers", problem));
+    }
+    for (index, address) in config.controllers.iter().enumerate() {
+        if !is_host_and_port(address) {
+            let key = format!("controllers[{index}]");
+            found.push(Problem::new(key, "must be written host:port"));
         }
     }
 }

@@ -103,7 +103,7 @@ impl Control {
 
     async fn stream(&mut self, end: &CancellationToken) -> Result<(), SessionError> {
         let mut stream = self.open().await?;
-        tracing::info!(controller = self.controller, "connected");
+        tracing::info!(controller = self.controllers.current(), "connected");
         self.proxy.control.is_open.store(true, Relaxed);
         self.proxy.control.opened.fetch_add(1, Relaxed);
         self.heard();
@@ -162,7 +162,8 @@ impl Control {
 
     async fn open(&mut self) -> Result<Stream, SessionError> {
         let identity = self.proxy.identity.get().ok_or(SessionError::NoIdentity)?;
-        let mut connection = dial(&self.controller, identity.client_to_controller()?).await?;
+        let mut connection =
+            dial(self.controllers.current(), identity.client_to_controller()?).await?;
         let hello = encode_line(&Up::Hello(self.hello(&connection)))?;
         let (lines, receiver) = mpsc::channel(LINES_MAX);
         // The channel is new and has room.
@@ -379,7 +380,7 @@ impl Control {
             return;
         }
         self.renewal_tried = Some(Instant::now());
-        if let Err(error) = enrol::enrol(&self.proxy, &self.controller).await {
+        if let Err(error) = enrol::enrol(&self.proxy, self.controllers.current()).await {
             tracing::warn!(error = %crate::chain(&error), "the certificate is not renewed yet");
         }
     }

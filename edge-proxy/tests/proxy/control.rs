@@ -498,6 +498,21 @@ async fn after_a_lost_stream_it_says_what_it_has() {
     taken_over.plan.epoch = 2;
     second.say(&Down::Snapshot(taken_over)).await;
     assert_eq!(second.answer().await, Up::Ack(plan(2, 1)));
+    // The one before does not know yet: later generations of an older epoch are refused, whole and in part.
+    let late = generation(snapshot("a", &a, 8), 9);
+    second.say(&Down::Snapshot(late)).await;
+    assert!(matches!(second.answer().await, Up::Nack(nack) if nack.plan == plan(1, 9)));
+    let late = Delta {
+        plan: plan(1, 10),
+        base: plan(2, 1),
+        neighbours: None,
+        services: Vec::new(),
+        removed: Vec::new(),
+        routes: Vec::new(),
+        routes_removed: Vec::new(),
+    };
+    second.say(&Down::Delta(late)).await;
+    assert!(matches!(second.answer().await, Up::Nack(nack) if nack.plan == plan(1, 10)));
     proxy.end().await;
 }
 

@@ -31,6 +31,7 @@ pub const JWKS_LEN_MAX: usize = 64 * 1024;
 
 /// The spec of an `AccessPolicy`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct AccessPolicySpec {
     /// Services it guards, by name.
@@ -62,6 +63,7 @@ pub struct AccessPolicySpec {
 /// Whether callers must have shown who they are: by a certificate of the mesh, or as a workload that a node knows by its
 /// address. Where policies differ, the most specific says; of equals the strictest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MtlsRule {
     /// At every port that is not named below.
@@ -73,6 +75,7 @@ pub struct MtlsRule {
 
 /// The mode of one port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MtlsPort {
     /// Where calls enter the mesh.
@@ -83,6 +86,7 @@ pub struct MtlsPort {
 
 /// What is asked of callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum MtlsMode {
     /// Nothing, and nobody looks.
@@ -118,6 +122,7 @@ pub fn mtls_mode<'a>(
 
 /// Let in or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Decision {
     /// Let in.
@@ -128,6 +133,7 @@ pub enum Decision {
 
 /// Somebody does something. Fits when one of `from` and one of `to` fit; an empty list fits all.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Rule {
     /// Who.
@@ -140,6 +146,7 @@ pub struct Rule {
 
 /// Who: everything that is said must fit; of each list one entry. What is not known of a caller does not fit.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Who {
     /// SPIFFE IDs, whole, or with `*` at the end for all that begin so.
@@ -164,6 +171,7 @@ pub struct Who {
 
 /// What a token must say; an empty condition is any valid token.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenCondition {
     /// By one of these issuers.
@@ -180,6 +188,7 @@ pub struct TokenCondition {
 
 /// What: everything that is said must fit; of each list one entry. A TCP connection fits by its port alone.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct What {
     /// Hosts, whole, or `*.example` for every name below.
@@ -201,6 +210,7 @@ pub struct What {
 
 /// Whose tokens (JWT, RFC 7519) are believed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenIssuer {
     /// `iss`, exactly.
@@ -251,7 +261,7 @@ impl AccessPolicySpec {
     }
 
     /// What becomes of what no rule is for.
-    pub fn default(&self) -> Option<Decision> {
+    pub fn otherwise(&self) -> Option<Decision> {
         let listed = (!self.allow.is_empty()).then_some(Decision::Deny);
         self.default.or(listed)
     }

@@ -26,6 +26,7 @@ pub use endpoints::{
 
 /// The spec of a `TrafficPolicy`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct TrafficPolicySpec {
     /// Services it is for, by name.
@@ -72,6 +73,7 @@ pub struct TrafficPolicySpec {
 
 /// How long things may take; `"0s"` is no limit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
     /// Opening a connection to an endpoint, `"1ms"` to `"1m"`. Default `"1s"`.
@@ -101,6 +103,7 @@ impl Default for Timeouts {
 
 /// What may be wrong with a try so that another is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RetryOn {
     /// No connection: the request was not sent, so any method is tried again.
@@ -125,6 +128,7 @@ pub enum RetryOn {
 /// OPTIONS, TRACE, PUT, DELETE; RFC 9110, section 9.2.2), unless `unsafe_methods` says otherwise, and
 /// only while nothing of an answer has gone to the client and the body can be sent from its beginning.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Retries {
     /// Tries in all, the first included, 1 to 10; 1 is no retry. Default 2.
@@ -167,6 +171,7 @@ impl Default for Retries {
 /// When an endpoint is left alone because it fails, and how much it gets at most. A failure is: no connection,
 /// a connection that broke, a timeout, 502, 503, 504, gRPC `UNAVAILABLE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Circuit {
     /// Failures in a row that open the circuit, 0 = they do not. Default 5.
@@ -201,6 +206,7 @@ impl Default for Circuit {
 
 /// The queue before the endpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Queue {
     /// Most requests waiting per request that the endpoints work on at once, 0 to 10 000. Default 50.
@@ -224,6 +230,7 @@ impl Default for Queue {
 
 /// Classes of requests. When there is no room, the last class is refused first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Priority {
     /// The header.
@@ -237,6 +244,7 @@ pub struct Priority {
 
 /// How many requests a node's endpoints of the service are given at once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Concurrency {
     /// Whether that is learned from latency, starting from the endpoints' workers. Default false: it is their workers.
@@ -262,6 +270,7 @@ impl Default for Concurrency {
 
 /// How large things may be, in bytes; 0 is no limit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Sizes {
     /// Head of a request, up to what the proxy reads at all (64 KiB); larger is a 431. Default 0.
@@ -287,6 +296,7 @@ impl Default for Sizes {
 
 /// Whose requests share a rate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RateOf {
     /// All of the service.
@@ -304,6 +314,7 @@ pub enum RateOf {
 
 /// Where a rate holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RateScope {
     /// On every node for itself.
@@ -315,6 +326,7 @@ pub enum RateScope {
 
 /// How many requests are let in. Beyond it they are refused with 429 and `Retry-After`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RateLimit {
     /// Its name, in metrics and answers; unique in the policy.

@@ -67,6 +67,10 @@ struct State {
     /// What was last applied: fields that an apply leaves out and the one before had go.
     applied: BTreeMap<Place, Value>,
     forbidden: BTreeSet<(String, String)>,
+    /// Whose tokens are good: the `status` of their review.
+    tokens: BTreeMap<String, Value>,
+    /// Users that may read metrics.
+    readers: BTreeSet<String>,
     /// Requests by verb and plural.
     asked: BTreeMap<(String, String), u64>,
 }
@@ -113,6 +117,108 @@ impl ApiServer {
                 "v1",
                 "EndpointSlice",
                 "endpointslices",
+                true,
+            ),
+            ("", "v1", "Pod", "pods", true),
+            ("coordination.k8s.io", "v1", "Lease", "leases", true),
+            (
+                "admissionregistration.k8s.io",
+                "v1",
+                "MutatingWebhookConfiguration",
+                "mutatingwebhookconfigurations",
+                false,
+            ),
+            (
+                "apiregistration.k8s.io",
+                "v1",
+                "APIService",
+                "apiservices",
+                false,
+            ),
+            (
+                "authentication.k8s.io",
+                "v1",
+                "TokenReview",
+                "tokenreviews",
+                false,
+            ),
+            (
+                "authorization.k8s.io",
+                "v1",
+                "SubjectAccessReview",
+                "subjectaccessreviews",
+                false,
+            ),
+            (
+                "rbac.authorization.k8s.io",
+                "v1",
+                "ClusterRole",
+                "clusterroles",
+                false,
+            ),
+            (
+                "rbac.authorization.k8s.io",
+                "v1",
+                "ClusterRoleBinding",
+                "clusterrolebindings",
+                false,
+            ),
+            ("rbac.authorization.k8s.io", "v1", "Role", "roles", true),
+            (
+                "rbac.authorization.k8s.io",
+                "v1",
+                "RoleBinding",
+                "rolebindings",
+                true,
+            ),
+            ("", "v1", "ServiceAccount", "serviceaccounts", true),
+            (
+                "networking.k8s.io",
+                "v1",
+                "NetworkPolicy",
+                "networkpolicies",
+                true,
+            ),
+            (
+                "policy",
+                "v1",
+                "PodDisruptionBudget",
+                "poddisruptionbudgets",
+                true,
+            ),
+            (
+                "apiextensions.k8s.io",
+                "v1",
+                "CustomResourceDefinition",
+                "customresourcedefinitions",
+                false,
+            ),
+            (
+                "gateway.networking.k8s.io",
+                "v1",
+                "Gateway",
+                "gateways",
+                true,
+            ),
+            (
+                "gateway.networking.k8s.io",
+                "v1",
+                "GatewayClass",
+                "gatewayclasses",
+                false,
+            ),
+            (
+                "gateway.networking.k8s.io",
+                "v1alpha2",
+                "TCPRoute",
+                "tcproutes",
+                true,
+            ),
+            (
+                "gateway.networking.k8s.io",
+                "v1beta1",
+                "ReferenceGrant",
+                "referencegrants",
                 true,
             ),
             ("apps", "v1", "DaemonSet", "daemonsets", true),
@@ -256,6 +362,27 @@ impl ApiServer {
             .insert((verb.to_owned(), resource.to_owned()));
     }
 
+    /// Makes a token good; a review of it for other audiences says no.
+    pub fn know_token(&self, token: &str, user: Value, audiences: &[&str]) {
+        let mut state = self.shared.state.lock().unwrap();
+        let status = json!({"authenticated": true, "user": user, "audiences": audiences});
+        state.tokens.insert(token.to_owned(), status);
+    }
+
+    /// Lets a user read metrics.
+    pub fn let_read(&self, user: &str) {
+        let mut state = self.shared.state.lock().unwrap();
+        state.readers.insert(user.to_owned());
+    }
+
+    /// Allows again what was forbidden.
+    pub fn allow(&self, verb: &str, resource: &str) {
+        let mut state = self.shared.state.lock().unwrap();
+        state
+            .forbidden
+            .remove(&(verb.to_owned(), resource.to_owned()));
+    }
+
     pub fn allow_all(&self) {
         self.shared.state.lock().unwrap().forbidden.clear();
     }
@@ -353,6 +480,7 @@ impl Shared {
                 StatusCode::OK,
                 json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0"}),
             )),
+            // Of the operator; those that the controller asks are counted with what else it asks.
             _ if path.ends_with("/selfsubjectaccessreviews") => {
                 let bytes = request.into_body().collect().await.unwrap().to_bytes();
                 let mut review: Value = serde_json::from_slice(&bytes).unwrap();
@@ -468,6 +596,10 @@ impl Shared {
         let answer = match (method, &asked.name) {
             (&Method::GET, None) => state.list(asked),
             (&Method::GET, Some(name)) => state.get(asked, name).map(|o| (StatusCode::OK, o)),
+            (&Method::POST, _) if asked.served.plural.ends_with("reviews") => Ok((
+                StatusCode::CREATED,
+                state.review(&asked.served.plural, body),
+            )),
             (&Method::POST, _) => state.create(asked, body),
             (&Method::PUT, Some(name)) => state.update(asked, name, body),
             (&Method::PATCH, Some(name)) => state.patch(asked, name, kind, body),
@@ -600,6 +732,40 @@ impl State {
                 format!("{} {name:?} not found", asked.served.plural),
             ),
         }
+    }
+
+    /// Whose a token is, and whether they may: kept nowhere.
+    fn review(&self, plural: &str, mut review: Value) -> Value {
+        let spec = review["spec"].clone();
+        review["status"] = match plural {
+            "tokenreviews" => {
+                let known = spec["token"]
+                    .as_str()
+                    .and_then(|token| self.tokens.get(token));
+                let asked = spec["audiences"].as_array().cloned().unwrap_or_default();
+                let is_for = |status: &&Value| {
+                    let had = status["audiences"].as_array().unwrap();
+                    asked.is_empty() || asked.iter().any(|one| had.contains(one))
+                };
+                known
+                    .filter(is_for)
+                    .cloned()
+                    .unwrap_or_else(|| json!({"authenticated": false}))
+            }
+            _ => {
+                let of = &spec["resourceAttributes"];
+                let key = [&of["verb"], &of["resource"]]
+                    .map(|v| v.as_str().unwrap_or_default().to_owned());
+                let user = spec["user"].as_str().unwrap_or_default();
+                let is_metrics = of["group"] == "external.metrics.k8s.io";
+                let is_allowed = match is_metrics {
+                    true => self.readers.contains(user),
+                    false => !self.forbidden.contains(&key.into()),
+                };
+                json!({"allowed": is_allowed})
+            }
+        };
+        review
     }
 
     fn create(&mut self, asked: &Asked, mut object: Value) -> Answer {

@@ -6,6 +6,59 @@ use serde_json::json;
 
 use crate::environment::Cluster;
 
+/// What `isobar upgrade` says: whether nothing would change, and its lines.
+fn upgrade(cluster: &Cluster, arguments: &[&str]) -> (bool, String) {
+    let said = Command::new(env!("CARGO_BIN_EXE_isobar-e2e"))
+        .arg("upgrade")
+        .args(arguments)
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(said.stdout).unwrap() + &String::from_utf8_lossy(&said.stderr);
+    (said.status.success(), text)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_upgrade_changes_is_said_before() {
+    if Command::new("kubectl")
+        .args(["version", "--client"])
+        .output()
+        .is_err()
+    {
+        println!("skipped: there is no kubectl");
+        return;
+    }
+    let cluster = Cluster::own().await;
+    let (is_same, said) = upgrade(&cluster, &[]);
+    assert!(
+        !is_same && said.contains("+ StatefulSet isobar-controller"),
+        "{said}"
+    );
+    let printed = Command::new(env!("CARGO_BIN_EXE_isobar-e2e"))
+        .arg("install")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(printed.stdout).unwrap();
+    for document in text.trim_start_matches("---\n").split("\n---\n") {
+        let object: serde_json::Value = serde_saphyr::from_str(&format!("{document}\n")).unwrap();
+        cluster.apply(object).await;
+    }
+    let (is_same, said) = upgrade(&cluster, &[]);
+    assert!(is_same && said == "nothing would change\n", "{said}");
+    // Of another version; and what nobody installs any more.
+    cluster
+        .apply(json!({"kind": "Role", "metadata": {"name": "isobar-controller-lease", "namespace": "isobar-system"}}))
+        .await;
+    let (is_same, said) = upgrade(&cluster, &["--tag", "9.9.9"]);
+    for line in [
+        "~ DaemonSet isobar-proxy: spec.template.spec.containers[0].image",
+        "- Role isobar-controller-lease: kubectl -n isobar-system delete role isobar-controller-lease",
+    ] {
+        assert!(!is_same && said.contains(line), "{line}: {said}");
+    }
+    assert_eq!(said.lines().count(), 3, "{said}");
+}
+
 /// What `isobar check` says: whether it is content, and its lines.
 fn check(cluster: &Cluster, arguments: &[&str]) -> (bool, String) {
     let said = Command::new(env!("CARGO_BIN_EXE_isobar-e2e"))
@@ -88,6 +141,38 @@ async fn what_a_cluster_lacks_is_said_with_a_code() {
         "{said}"
     );
     assert!(said.contains("ok   K08"), "{said}");
+    // Policies that contradict each other, a clock that is ahead, a pod that is behind, a permission that is missing, roots that are not there.
+    for name in ["a", "b"] {
+        let policy = json!({"kind": "TrafficPolicy", "metadata": {"name": name}, "spec": {"services": ["shop/cart"]}});
+        cluster.apply(policy).await;
+    }
+    cluster
+        .apply(json!({"kind": "Lease", "metadata": {"name": "edge-1", "namespace": "kube-node-lease"}, "spec": {"renewTime": "2999-01-01T00:00:00.000000Z"}}))
+        .await;
+    let template = |image: &str| json!({"template": {"spec": {"containers": [{"image": image}]}}});
+    for (kind, name, image) in [
+        ("DaemonSet", "isobar-proxy", "p:2"),
+        ("StatefulSet", "isobar-controller", "c:2"),
+    ] {
+        let object = json!({"kind": kind, "metadata": {"name": name, "namespace": "isobar-system"}, "spec": template(image)});
+        cluster.apply(object).await;
+    }
+    let labels = json!({"app.kubernetes.io/name": "isobar-proxy"});
+    cluster
+        .apply(json!({"kind": "Pod", "metadata": {"name": "isobar-proxy-old", "namespace": "isobar-system", "labels": labels}, "spec": {"containers": [{"image": "p:1"}]}}))
+        .await;
+    cluster.server().forbid("watch", "endpointslices");
+    let (is_well, said) = check(&cluster, &[]);
+    for line in [
+        "FAIL K09 pods of another version: isobar-proxy-old",
+        "FAIL K10",
+        "FAIL K11 more than 60 s ahead of this machine: edge-1",
+        "WARN K12 named twice: shop/cart in trafficpolicies a, b",
+        "FAIL K13 the controller may not watch endpointslices",
+        "WARN K14 the webhook is not installed",
+    ] {
+        assert!(!is_well && said.contains(line), "{line}: {said}");
+    }
 
     cluster.server().stop();
     let (is_well, said) = check(&cluster, &["--pre"]);

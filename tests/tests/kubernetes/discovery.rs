@@ -216,6 +216,71 @@ async fn after_churn_everything_is_as_it_is_in_the_cluster() {
     cluster.close().await;
 }
 
+/// 10,000 endpoints, of which 100 a second change for three seconds; meanwhile the watches break, and the server goes away and comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_endpoints_that_change_all_the_time_are_followed() {
+    const SERVICES: usize = 100;
+    const ENDPOINTS: usize = 100;
+    const CHANGES: usize = 300;
+    let cluster = Cluster::open().await;
+    let nodes: Vec<String> = (0..20).map(|n| cluster.name(&format!("n{n}"))).collect();
+    for (at, node) in nodes.iter().enumerate() {
+        cluster
+            .apply_node(node, &format!("{}.0", 40 + at % 10), "9.0")
+            .await;
+    }
+    let first = |service: usize| -> Vec<(String, String)> {
+        let one = |at: usize| {
+            (
+                format!("10.{service}.0.{at}"),
+                nodes[at % nodes.len()].clone(),
+            )
+        };
+        (1..=ENDPOINTS).map(one).collect()
+    };
+    let mut last: Vec<Vec<(String, String)>> = (0..SERVICES).map(first).collect();
+    for (service, endpoints) in last.iter().enumerate() {
+        cluster
+            .apply_service(&format!("s{service}"), endpoints)
+            .await;
+    }
+    let controller = cluster.controller(0).await;
+    let path = |service: usize| format!("/v1/services/{}/s{service}", cluster.tag);
+    let whole = |service: &Value| endpoints(service).len() == ENDPOINTS;
+    controller.until(&path(SERVICES - 1), whole).await;
+    let mut rng = fastrand::Rng::with_seed(11);
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(10));
+    for change in 0..CHANGES {
+        ticks.tick().await;
+        let (service, at) = (rng.usize(0..SERVICES), rng.usize(0..ENDPOINTS));
+        last[service][at].0 = format!("10.{service}.{}.{}", 1 + change / 200, 1 + change % 200);
+        cluster
+            .apply_slice(&format!("s{service}"), "a", &last[service])
+            .await;
+        match change {
+            100 if cluster.is_own() => cluster.server().sever(),
+            200 if cluster.is_own() => {
+                cluster.server().stop();
+                cluster.server().come_back().await;
+            }
+            _ => {}
+        }
+    }
+    for (service, last) in last.iter().enumerate() {
+        let one = |(address, node): &(String, String)| (format!("{address}:8080"), node.clone());
+        let mut wanted: Vec<_> = last.iter().map(one).collect();
+        wanted.sort();
+        let is = |service: &Value| {
+            let mut seen = endpoints(service);
+            seen.sort();
+            seen == wanted
+        };
+        controller.until(&path(service), is).await;
+    }
+    controller.end().await;
+    cluster.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn proxies_find_what_they_need_to_enrol() {
     let cluster = Cluster::open().await;

@@ -108,6 +108,11 @@ impl Cluster {
         &self.kubeconfig
     }
 
+    /// Whether its server is ours, to be broken.
+    pub fn is_own(&self) -> bool {
+        self.server.is_some()
+    }
+
     pub fn server(&self) -> &ApiServer {
         self.server.as_ref().unwrap()
     }
@@ -218,23 +223,41 @@ impl Cluster {
 
     /// A controller that follows the cluster; `number` tells its data directory.
     pub async fn controller(&self, number: u32) -> Controller {
+        self.controller_with(number, |_| {}).await
+    }
+
+    /// The same, with something else in its configuration.
+    pub async fn controller_with(
+        &self,
+        number: u32,
+        change: impl FnOnce(&mut KubernetesConfig),
+    ) -> Controller {
+        let mut kubernetes = KubernetesConfig {
+            kubeconfig: Some(self.kubeconfig.clone()),
+            namespace: Some(self.tag.clone()),
+            publish_enrolment: true,
+            listen: Some("127.0.0.1:0".parse().unwrap()),
+            proxy_image: Some("registry.example/isobar-proxy:1".to_owned()),
+            ..KubernetesConfig::default()
+        };
+        change(&mut kubernetes);
         let any = "127.0.0.1:0".parse().unwrap();
         let config = Config {
             rest_listen: any,
             rest_open: true,
             stream_listen: any,
             period_ms: 200,
-            kubernetes: Some(KubernetesConfig {
-                kubeconfig: Some(self.kubeconfig.clone()),
-                namespace: Some(self.tag.clone()),
-                publish_enrolment: true,
-                ..KubernetesConfig::default()
-            }),
+            kubernetes: Some(kubernetes),
             ..Config::new(self.data_dir(number))
         };
         let stop = CancellationToken::new();
         let program = Program::start(config, stop.clone()).await.unwrap();
-        Controller { program, stop }
+        let data_dir = self.data_dir(number);
+        Controller {
+            program,
+            stop,
+            data_dir,
+        }
     }
 
     /// Where a controller keeps its data.
@@ -269,6 +292,27 @@ fn resource(kind: &str) -> ApiResource {
         "Event" => ("events.k8s.io", "v1", "events"),
         "HTTPRoute" => ("gateway.networking.k8s.io", "v1", "httproutes"),
         "GRPCRoute" => ("gateway.networking.k8s.io", "v1", "grpcroutes"),
+        "Pod" => ("", "v1", "pods"),
+        "Lease" => ("coordination.k8s.io", "v1", "leases"),
+        "MutatingWebhookConfiguration" => (
+            "admissionregistration.k8s.io",
+            "v1",
+            "mutatingwebhookconfigurations",
+        ),
+        "APIService" => ("apiregistration.k8s.io", "v1", "apiservices"),
+        "Gateway" => ("gateway.networking.k8s.io", "v1", "gateways"),
+        "GatewayClass" => ("gateway.networking.k8s.io", "v1", "gatewayclasses"),
+        "TCPRoute" => ("gateway.networking.k8s.io", "v1alpha2", "tcproutes"),
+        "ReferenceGrant" => ("gateway.networking.k8s.io", "v1beta1", "referencegrants"),
+        "AccessPolicy" => ("isobar.dev", "v1alpha1", "accesspolicies"),
+        "CustomResourceDefinition" => ("apiextensions.k8s.io", "v1", "customresourcedefinitions"),
+        "ServiceAccount" => ("", "v1", "serviceaccounts"),
+        "ClusterRole" => ("rbac.authorization.k8s.io", "v1", "clusterroles"),
+        "ClusterRoleBinding" => ("rbac.authorization.k8s.io", "v1", "clusterrolebindings"),
+        "Role" => ("rbac.authorization.k8s.io", "v1", "roles"),
+        "RoleBinding" => ("rbac.authorization.k8s.io", "v1", "rolebindings"),
+        "NetworkPolicy" => ("networking.k8s.io", "v1", "networkpolicies"),
+        "PodDisruptionBudget" => ("policy", "v1", "poddisruptionbudgets"),
         "MeshNode" => ("isobar.dev", "v1alpha1", "meshnodes"),
         "WeightPolicy" => ("isobar.dev", "v1alpha1", "weightpolicies"),
         "TrafficPolicy" => ("isobar.dev", "v1alpha1", "trafficpolicies"),
@@ -279,9 +323,16 @@ fn resource(kind: &str) -> ApiResource {
 
 /// A running controller.
 pub struct Controller {
-    program: Program,
+    pub program: Program,
     stop: CancellationToken,
+    data_dir: PathBuf,
 }
+
+/// A certificate of a client, and its key.
+pub type ClientIdentity = (
+    rustls::pki_types::CertificateDer<'static>,
+    rustls::pki_types::PrivateKeyDer<'static>,
+);
 
 impl Controller {
     pub async fn end(self) {
@@ -300,6 +351,59 @@ impl Controller {
     /// What its REST API says to a resource that is written.
     pub async fn put(&self, path: &str, resource: &Value) -> u16 {
         self.exchange("PUT", path, &resource.to_string()).await.0
+    }
+
+    /// What its REST API says to what is posted.
+    pub async fn post(&self, path: &str, body: &Value) -> u16 {
+        self.exchange("POST", path, &body.to_string()).await.0
+    }
+
+    /// What the port answers that an API server calls: it must show a certificate of the mesh's roots.
+    pub async fn call(
+        &self,
+        (method, path): (&str, &str),
+        headers: &str,
+        body: &[u8],
+        identity: Option<ClientIdentity>,
+    ) -> (u16, Value) {
+        use rustls::pki_types::pem::PemObject;
+        let mut roots = rustls::RootCertStore::empty();
+        let pem = std::fs::read(self.data_dir.join("ca.pem")).unwrap();
+        for root in rustls::pki_types::CertificateDer::pem_slice_iter(&pem) {
+            roots.add(root.unwrap()).unwrap();
+        }
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match identity {
+            Some((certificate, key)) => builder
+                .with_client_auth_cert(vec![certificate], key)
+                .unwrap(),
+            None => builder.with_no_client_auth(),
+        };
+        let to = self.program.addresses().cluster.unwrap();
+        let socket = tokio::net::TcpStream::connect(to).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+        let name = rustls::pki_types::ServerName::IpAddress(to.ip().into());
+        let mut stream = connector.connect(name, socket).await.unwrap();
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {to}\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // Who refuses a long body may have closed before it has all of it.
+        let _ = stream.write_all(body).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (
+            status,
+            serde_json::from_str(body).unwrap_or_else(|_| json!(body)),
+        )
     }
 
     async fn exchange(&self, method: &str, path: &str, body: &str) -> (u16, String) {

@@ -50,6 +50,26 @@ async fn fill(cluster: &Cluster) {
     cluster
         .apply_service("cart", &[("10.1.0.1".to_owned(), node)])
         .await;
+    cluster
+        .apply(json!({"kind": "AccessPolicy", "metadata": {"name": "a"}, "spec": {"services": ["shop/cart"]}}))
+        .await;
+    cluster
+        .apply(json!({"kind": "GatewayClass", "metadata": {"name": "isobar"}, "spec": {"controllerName": "isobar.dev/controller"}}))
+        .await;
+    cluster
+        .apply(json!({"kind": "Gateway", "metadata": {"name": "edge", "namespace": cluster.tag},
+                      "spec": {"gatewayClassName": "isobar", "listeners": [{"name": "http", "protocol": "HTTP", "port": 7410}]}}))
+        .await;
+    cluster
+        .apply(json!({"kind": "TCPRoute", "metadata": {"name": "r", "namespace": cluster.tag},
+                      "spec": {"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [{"name": "db", "port": 5432}]}]}}))
+        .await;
+    cluster
+        .apply(json!({"kind": "MutatingWebhookConfiguration", "metadata": {"name": "isobar-injection"}, "webhooks": [{"name": "a", "clientConfig": {}}]}))
+        .await;
+    cluster
+        .apply(json!({"kind": "APIService", "metadata": {"name": "v1beta1.external.metrics.k8s.io"}, "spec": {"group": "external.metrics.k8s.io"}}))
+        .await;
     for kind in ["HTTPRoute", "GRPCRoute"] {
         cluster.apply(json!({"kind": kind, "metadata": {"name": "r", "namespace": cluster.tag},
                              "spec": {"parentRefs": [{"name": "isobar"}], "hostnames": ["a.example"],
@@ -63,6 +83,9 @@ async fn settle(cluster: &Cluster) {
         ("MeshNode", None, "far"),
         ("WeightPolicy", None, "w"),
         ("TrafficPolicy", None, "t"),
+        ("AccessPolicy", None, "a"),
+        ("GatewayClass", None, "isobar"),
+        ("Gateway", Some(cluster.tag.as_str()), "edge"),
         ("HTTPRoute", Some(cluster.tag.as_str()), "r"),
         ("GRPCRoute", Some(cluster.tag.as_str()), "r"),
     ] {
@@ -86,6 +109,13 @@ async fn the_manifests_grant_what_is_asked_for_and_nothing_else() {
     fill(&cluster).await;
     let controller = cluster.controller(0).await;
     settle(&cluster).await;
+    // Somebody with a token asks for metrics.
+    let user = json!({"username": "ada"});
+    cluster.server().know_token("a-token", user, &["api"]);
+    let path = "/apis/external.metrics.k8s.io/v1beta1/namespaces/shop/isobar_demand_rps";
+    let token = "authorization: Bearer a-token\r\n";
+    let (status, _) = controller.call(("GET", path), token, b"", None).await;
+    assert_eq!(status, 403);
     let mut granted = granted();
     // An event that happens again within minutes patches the one before; the suite does not wait for that.
     assert!(granted.remove(&("patch".to_owned(), "events".to_owned())));
@@ -135,4 +165,134 @@ async fn one_permission_that_is_missing_takes_away_its_kind_alone() {
         cluster.server().allow_all();
         controller.end().await;
     }
+}
+
+/// Whether the controller's watches of a resource fail.
+async fn watch_fails(controller: &crate::environment::Controller, resource: &str) {
+    let metric =
+        format!("isobar_controller_kubernetes_watch_failures_total{{resource=\"{resource}\"}}");
+    let has = |text: &Value| text.as_str().is_some_and(|text| text.contains(&metric));
+    controller.until("/metrics", has).await;
+}
+
+/// Permissions are taken away by groups whose absence shows in different things, so that each shows by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_permission_that_is_missing_makes_something_fail() {
+    let cluster = Cluster::own().await;
+    fill(&cluster).await;
+    let granted = granted();
+    let of = |wanted: &str| {
+        let all = granted.iter().filter(|(verb, _)| verb == wanted);
+        all.map(|(_, resource)| resource.clone())
+            .collect::<Vec<_>>()
+    };
+    for (number, verb) in [(0, "list"), (1, "watch")] {
+        of(verb)
+            .iter()
+            .for_each(|resource| cluster.server().forbid(verb, resource));
+        let controller = cluster.controller(number).await;
+        for resource in of(verb) {
+            watch_fails(&controller, &resource).await;
+        }
+        controller.end().await;
+        cluster.server().allow_all();
+    }
+    // What is read by its name, where nothing was written before: the API server is not told by whom it knows us, and its front proxy is not known.
+    let cluster = Cluster::own().await;
+    fill(&cluster).await;
+    of("get")
+        .iter()
+        .for_each(|resource| cluster.server().forbid("get", resource));
+    let controller = cluster.controller(3).await;
+    settle(&cluster).await;
+    until("all asked for in vain", async || {
+        let asked = |resource: &String| cluster.server().asked("get", resource) > 0;
+        of("get").iter().all(asked).then_some(()).ok_or(json!(null))
+    })
+    .await;
+    for resource in ["mutatingwebhookconfigurations", "apiservices"] {
+        assert_eq!(cluster.server().asked("patch", resource), 0, "{resource}");
+    }
+    controller.end().await;
+    cluster.server().allow_all();
+    let cluster = Cluster::own().await;
+    fill(&cluster).await;
+    // Everything that is written: nothing of it is there, though it is all known.
+    for verb in ["create", "patch"] {
+        of(verb)
+            .iter()
+            .for_each(|resource| cluster.server().forbid(verb, resource));
+    }
+    let controller = cluster.controller(2).await;
+    cluster
+        .server()
+        .know_token("a-token", json!({"username": "ada"}), &["api"]);
+    let known = |all: &Value| all["items"].as_array().is_some_and(|n| !n.is_empty());
+    for path in [
+        "/v1/nodes",
+        "/v1/access-policies",
+        "/v1/http-routes",
+        "/v1/grpc-routes",
+    ] {
+        controller.until(path, known).await;
+    }
+    until("all asked for in vain", async || {
+        let asked = cluster.server().all_asked();
+        let patched = of("patch")
+            .into_iter()
+            .filter(|resource| resource != "events");
+        let missing: Vec<String> = patched
+            .filter(|resource| !asked.contains(&("patch".to_owned(), resource.clone())))
+            .collect();
+        missing.is_empty().then_some(()).ok_or(json!(missing))
+    })
+    .await;
+    let token = "authorization: Bearer a-token\r\n";
+    let path = "/apis/external.metrics.k8s.io/v1beta1/namespaces/shop/isobar_demand_rps";
+    let (status, _) = controller.call(("GET", path), token, b"", None).await;
+    assert_eq!(status, 503, "tokenreviews");
+    cluster.server().allow("create", "tokenreviews");
+    let (status, _) = controller.call(("GET", path), token, b"", None).await;
+    assert_eq!(status, 503, "subjectaccessreviews");
+    for (kind, namespace, name) in [
+        ("MeshNode", None, "far"),
+        ("WeightPolicy", None, "w"),
+        ("TrafficPolicy", None, "t"),
+        ("AccessPolicy", None, "a"),
+        ("GatewayClass", None, "isobar"),
+        ("Gateway", Some(cluster.tag.as_str()), "edge"),
+        ("HTTPRoute", Some(cluster.tag.as_str()), "r"),
+        ("GRPCRoute", Some(cluster.tag.as_str()), "r"),
+        ("TCPRoute", Some(cluster.tag.as_str()), "r"),
+    ] {
+        let object = cluster.api(kind, namespace).get(name).await.unwrap();
+        assert!(object.data["status"].is_null(), "{kind}");
+    }
+    for (kind, name) in [
+        ("MutatingWebhookConfiguration", "isobar-injection"),
+        ("APIService", "v1beta1.external.metrics.k8s.io"),
+    ] {
+        let object = cluster.api(kind, None).get(name).await.unwrap();
+        assert!(!object.data.to_string().contains("caBundle"), "{kind}");
+    }
+    for (kind, name) in [
+        ("ConfigMap", "isobar-roots"),
+        ("Secret", "isobar-enrolment"),
+    ] {
+        assert!(
+            cluster
+                .api(kind, Some(&cluster.tag))
+                .get(name)
+                .await
+                .is_err(),
+            "{name}"
+        );
+    }
+    let events = cluster
+        .api("Event", None)
+        .list(&Default::default())
+        .await
+        .unwrap();
+    assert!(events.items.is_empty(), "events");
+    controller.end().await;
 }

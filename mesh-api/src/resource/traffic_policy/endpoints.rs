@@ -6,6 +6,7 @@ use crate::resource::span::Span;
 
 /// What endpoints speak.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EndpointProtocol {
     /// HTTP/1.1; gRPC calls go over HTTP/2 all the same.
@@ -17,6 +18,7 @@ pub enum EndpointProtocol {
 
 /// Whether endpoints are told by the PROXY protocol whom a connection comes from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TellClient {
     /// They are not.
@@ -30,6 +32,7 @@ pub enum TellClient {
 
 /// How endpoints are spoken to.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Endpoints {
     /// What they speak. Default `http1`.
@@ -43,6 +46,7 @@ pub struct Endpoints {
 /// in `interval`, and looked at as soon as it gives many errors in a row; a service with one endpoint here has
 /// no outlier. An error is any 5xx and gRPC `UNKNOWN`, `INTERNAL`, `UNAVAILABLE`, `DATA_LOSS`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Outlier {
     /// How often, `"1s"` to `"10m"`; `"0s"` = never. Default `"10s"`.
@@ -87,6 +91,7 @@ impl Default for Outlier {
 
 /// How an endpoint is asked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum HealthProtocol {
     /// `GET path`; healthy is any 2xx.
@@ -100,6 +105,7 @@ pub enum HealthProtocol {
 
 /// Endpoints are asked how they are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct HealthCheck {
     /// How. Default `http`.
@@ -139,6 +145,7 @@ impl Default for HealthCheck {
 
 /// Who among the endpoints of a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
     /// One after another.
@@ -160,6 +167,7 @@ pub enum Balance {
 
 /// What of a request is its key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum KeyOf {
     /// A cookie; the proxy sets one where there is none.
@@ -173,6 +181,7 @@ pub enum KeyOf {
 
 /// The key of a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct HashKey {
     /// What it is. Default `cookie`.
@@ -195,6 +204,7 @@ impl Default for HashKey {
 
 /// Which endpoint of a node gets a request.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct LoadBalancing {
     /// How. Default `peak_ewma`.
