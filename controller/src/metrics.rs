@@ -19,6 +19,10 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use crate::store::StoreCounts;
 
+mod counts;
+
+pub use counts::{Relayed, RestRefused};
+
 /// Most services with a label of their own.
 pub const SERVICES_MAX: usize = 256;
 
@@ -138,20 +142,6 @@ pub struct Metrics {
     pub relayed: Relayed,
 }
 
-/// What a controller that does not lead passes on.
-pub struct Relayed {
-    /// Reports of proxies.
-    pub reports: Counter,
-    /// Snapshots and deltas for proxies.
-    pub pushes: Counter,
-    /// Enrolments.
-    pub enrolments: Counter,
-    /// Requests to the REST API.
-    pub requests: Counter,
-    /// Streams that are passed on now.
-    pub streams: Gauge,
-}
-
 /// Time of a tick, by phase.
 pub struct TickSeconds {
     /// Reports that waited are read into the load book.
@@ -209,38 +199,6 @@ pub struct AuthorityGauges {
     pub roots: Gauge,
     /// Connected nodes that do not know the roots of now yet.
     pub nodes_behind: Gauge,
-}
-
-/// Requests to the REST API that were not let in, by cause.
-pub struct RestRefused {
-    /// No token.
-    pub missing: Counter,
-    /// Not a token, or not a right one.
-    pub wrong: Counter,
-    /// Too many wrong ones.
-    pub guessing: Counter,
-    /// A role that is too small.
-    pub role: Counter,
-    /// Another namespace.
-    pub namespace: Counter,
-    /// A right token that has ended.
-    pub expired: Counter,
-    /// Kubernetes could not be asked.
-    pub away: Counter,
-}
-
-impl RestRefused {
-    fn new(by: impl Fn(&'static str) -> Counter) -> RestRefused {
-        RestRefused {
-            missing: by("missing"),
-            wrong: by("wrong"),
-            guessing: by("guessing"),
-            role: by("role"),
-            namespace: by("namespace"),
-            expired: by("expired"),
-            away: by("away"),
-        }
-    }
 }
 
 struct ServiceGauges {
@@ -421,18 +379,6 @@ impl Metrics {
     /// Folds what histograms gathered; without it they grow. Called every [`UPKEEP_INTERVAL`].
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
-    }
-}
-
-impl Relayed {
-    fn new(recorder: &PrometheusRecorder) -> Relayed {
-        metrics::with_local_recorder(recorder, || Relayed {
-            reports: counter!(RELAYED, "kind" => "report"),
-            pushes: counter!(RELAYED, "kind" => "push"),
-            enrolments: counter!(RELAYED, "kind" => "enrolment"),
-            requests: counter!(RELAYED, "kind" => "request"),
-            streams: gauge!(RELAYED_STREAMS),
-        })
     }
 }
 

@@ -1,0 +1,64 @@
+//! Families of counts that are no more than a list.
+
+use metrics::{Counter, Gauge, counter, gauge};
+use metrics_exporter_prometheus::PrometheusRecorder;
+
+use super::{RELAYED, RELAYED_STREAMS};
+
+/// What a controller that does not lead passes on.
+pub struct Relayed {
+    /// Reports of proxies.
+    pub reports: Counter,
+    /// Snapshots and deltas for proxies.
+    pub pushes: Counter,
+    /// Enrolments.
+    pub enrolments: Counter,
+    /// Requests to the REST API.
+    pub requests: Counter,
+    /// Streams that are passed on now.
+    pub streams: Gauge,
+}
+
+impl Relayed {
+    pub(super) fn new(recorder: &PrometheusRecorder) -> Relayed {
+        metrics::with_local_recorder(recorder, || Relayed {
+            reports: counter!(RELAYED, "kind" => "report"),
+            pushes: counter!(RELAYED, "kind" => "push"),
+            enrolments: counter!(RELAYED, "kind" => "enrolment"),
+            requests: counter!(RELAYED, "kind" => "request"),
+            streams: gauge!(RELAYED_STREAMS),
+        })
+    }
+}
+
+/// Requests to the REST API that were not let in, by cause.
+pub struct RestRefused {
+    /// No token.
+    pub missing: Counter,
+    /// Not a token, or not a right one.
+    pub wrong: Counter,
+    /// Too many wrong ones.
+    pub guessing: Counter,
+    /// A role that is too small.
+    pub role: Counter,
+    /// Another namespace.
+    pub namespace: Counter,
+    /// A right token that has ended.
+    pub expired: Counter,
+    /// Kubernetes could not be asked.
+    pub away: Counter,
+}
+
+impl RestRefused {
+    pub(super) fn new(by: impl Fn(&'static str) -> Counter) -> RestRefused {
+        RestRefused {
+            missing: by("missing"),
+            wrong: by("wrong"),
+            guessing: by("guessing"),
+            role: by("role"),
+            namespace: by("namespace"),
+            expired: by("expired"),
+            away: by("away"),
+        }
+    }
+}
