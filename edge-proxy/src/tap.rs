@@ -39,6 +39,7 @@ pub struct Taps {
 #[derive(Debug)]
 struct Active {
     tap: Tap,
+    begun_us: u64,
     ends_us: u64,
     rate: Rate,
     bucket: Bucket,
@@ -76,6 +77,7 @@ impl Taps {
             None if is_room => {
                 let per_s = tap.lines_per_s_max.clamp(1, LINES_PER_S_MAX);
                 active.push(Active {
+                    begun_us: now_us,
                     ends_us,
                     rate: Rate::new(f64::from(per_s), 1_000_000, per_s),
                     bucket: Bucket::default(),
@@ -144,8 +146,11 @@ impl Taps {
         }
     }
 
-    fn ended(&self, tapping: &Tapping, service: &ServiceName, seen: &Tapped, now_us: u64) {
-        for active in self.lock().iter_mut().filter(|a| a.ends_us > now_us) {
+    fn ended(&self, tapping: &Tapping, service: &ServiceName, seen: &Tapped, ended: &Ended<'_>) {
+        let (arrived_us, now_us) = (ended.arrived_us, ended.now_us);
+        // Of a request that was there before a tap it is not known what that asks for.
+        let sees = |a: &&mut Active| a.begun_us <= arrived_us && a.ends_us > now_us;
+        for active in self.lock().iter_mut().filter(sees) {
             if !active.tap.filter.holds(service, seen) {
                 continue;
             }
@@ -195,7 +200,7 @@ impl Tapping {
             headers: Vec::new(),
             answer_headers: Vec::new(),
         };
-        self.taps.ended(self, &service.service, &seen, ended.now_us);
+        self.taps.ended(self, &service.service, &seen, ended);
     }
 
     /// Who answered in the end, and why not this node; nobody where the answer is the proxy's own.

@@ -65,19 +65,22 @@ impl Controller {
         let addresses_path = data_dir.join("addresses.json");
         // Of the one before; there may be none.
         let _ = std::fs::remove_file(&addresses_path);
+        let config = self.directory.join("controller.toml");
+        let text = format!(
+            "data_dir = {data_dir:?}\nrest_listen = \"{}\"\nstream_listen = \"{}\"\nperiod_ms = {}\n\
+             rest_open = true\nenrol_open = true\n",
+            self.addresses.rest, self.addresses.stream, self.period_ms
+        );
+        std::fs::write(&config, text).context("writing the controller's configuration")?;
         let mut command = match self.core {
             Some(core) => pinned::on_core(core, &self.program[0]),
             None => Command::new(&self.program[0]),
         };
         command
             .args(&self.program[1..])
-            .arg("--data-dir")
-            .arg(&data_dir)
-            .args(["--rest-listen", &self.addresses.rest.to_string()])
-            .args(["--stream-listen", &self.addresses.stream.to_string()])
-            .args(["--period-ms", &self.period_ms.to_string()])
-            .args(["--rest-open", "--enrol-open", "--log", "warn"])
-            .env_remove("ISOBAR_LOG")
+            .arg("--config")
+            .arg(&config)
+            .env("ISOBAR_LOG", "warn")
             .stdout(Stdio::null());
         let mut process = Process::start(command)?;
         let began = Instant::now();
