@@ -12,16 +12,17 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{
-    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
-    gauge, histogram,
+    Counter, Gauge, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use crate::store::StoreCounts;
 
 mod counts;
+mod service;
 
-pub use counts::{Relayed, RestRefused};
+pub use counts::{Relayed, RestRefused, StreamsEnded, TickSeconds};
+pub use service::ServiceSums;
 
 /// Most services with a label of their own.
 pub const SERVICES_MAX: usize = 256;
@@ -50,8 +51,6 @@ const AUTHORITY_ENDS: &str = "isobar_controller_authority_left_seconds";
 const AUTHORITY_ROOTS: &str = "isobar_controller_authority_roots";
 const AUTHORITY_BEHIND: &str = "isobar_controller_authority_nodes_behind";
 const STORE_WRITES: &str = "isobar_controller_store_writes_total";
-const DEMAND: &str = "isobar_controller_service_demand_rps";
-const CAPACITY: &str = "isobar_controller_service_capacity_rps";
 const LEADS: &str = "isobar_controller_leader";
 const TAKEOVERS: &str = "isobar_controller_takeovers_total";
 const RELAYED: &str = "isobar_controller_relayed_total";
@@ -77,6 +76,58 @@ const CONFIG_RELOADS: &str = "isobar_controller_config_reloads_total";
 const DISCOVERY_ANSWERS: &str = "isobar_controller_discovery_answers_total";
 const DISCOVERED: &str = "isobar_controller_discovered_endpoints";
 const KUBERNETES_OBJECTS: &str = "isobar_controller_kubernetes_objects";
+
+/// A metric of every service: its name, what it means, and where it is found.
+type OfService = (&'static str, &'static str, fn(&ServiceSums) -> f64);
+
+/// Gauges by service, over all nodes.
+const OF_SERVICE: [OfService; 9] = [
+    (
+        "isobar_controller_service_demand_rps",
+        "Demand over all homes, requests per second",
+        |sums| sums.demand_rps,
+    ),
+    (
+        "isobar_controller_service_capacity_rps",
+        "Capacity over all nodes, requests per second",
+        |sums| sums.capacity_rps,
+    ),
+    (
+        "isobar_controller_service_headroom_rps",
+        "Capacity beyond the planned load, node by node, requests per second",
+        |sums| sums.headroom_rps,
+    ),
+    (
+        "isobar_controller_service_utilisation_ratio",
+        "Planned load by capacity",
+        ServiceSums::utilisation_ratio,
+    ),
+    (
+        "isobar_controller_service_moved_planned_rps",
+        "Load that the plan moves, requests per second",
+        |sums| sums.moved_planned_rps,
+    ),
+    (
+        "isobar_controller_service_moved_by_plan_rps",
+        "Load that proxies moved by weight, requests per second",
+        |sums| sums.moved_plan_rps,
+    ),
+    (
+        "isobar_controller_service_moved_by_spill_rps",
+        "Load that proxies moved because home was full, requests per second",
+        |sums| sums.moved_spill_rps,
+    ),
+    (
+        "isobar_controller_service_shed_rps",
+        "Load that proxies refused, requests per second",
+        |sums| sums.shed_rps,
+    ),
+    (
+        "isobar_controller_service_failed_rps",
+        "Requests that failed, requests per second",
+        |sums| sums.failed_rps,
+    ),
+];
 
 /// Bounds of [`TICK_SECONDS`]' buckets, in seconds; the budget is 50 ms.
 const TICK_BUCKETS: [f64; 10] = [
@@ -142,34 +193,12 @@ pub struct Metrics {
     pub relayed: Relayed,
 }
 
-/// Time of a tick, by phase.
-pub struct TickSeconds {
-    /// Reports that waited are read into the load book.
-    pub inbox: Histogram,
-    /// Filter, estimate, solve, damp, compare.
-    pub plan: Histogram,
-    /// Changed rows are put into the streams' queues.
-    pub push: Histogram,
-}
-
 /// Proxies that were sent away to come again, by what there were too many of.
 pub struct Deferred {
     /// TLS handshakes under way.
     pub handshakes: Counter,
     /// Hellos that wait for the control task.
     pub hellos: Counter,
-}
-
-/// Streams that ended, by cause.
-pub struct StreamsEnded {
-    /// The proxy ended it, or its connection broke.
-    pub closed: Counter,
-    /// The proxy did not read what was pushed.
-    pub slow: Counter,
-    /// The node opened another.
-    pub replaced: Counter,
-    /// A line longer than the protocol allows.
-    pub too_long: Counter,
 }
 
 /// Messages queued for proxies, by kind.
@@ -201,10 +230,8 @@ pub struct AuthorityGauges {
     pub nodes_behind: Gauge,
 }
 
-struct ServiceGauges {
-    demand_rps: Gauge,
-    capacity_rps: Gauge,
-}
+/// One gauge for each of [`OF_SERVICE`].
+type ServiceGauges = [Gauge; OF_SERVICE.len()];
 
 impl Default for Metrics {
     fn default() -> Metrics {
@@ -348,9 +375,7 @@ impl Metrics {
             } else {
                 "other".to_owned()
             };
-            let total = by_label.entry(label).or_default();
-            total.demand_rps += sums.demand_rps;
-            total.capacity_rps += sums.capacity_rps;
+            *by_label.entry(label).or_default() += sums;
         }
         for label in by_label.keys() {
             if !gauges.contains_key(label) {
@@ -359,16 +384,15 @@ impl Metrics {
         }
         for (label, gauges) in gauges.iter() {
             let sums = by_label.get(label).copied().unwrap_or_default();
-            gauges.demand_rps.set(sums.demand_rps);
-            gauges.capacity_rps.set(sums.capacity_rps);
+            for (gauge, (_, _, found)) in gauges.iter().zip(OF_SERVICE) {
+                gauge.set(found(&sums));
+            }
         }
     }
 
     fn service_gauges(&self, label: &str) -> ServiceGauges {
-        metrics::with_local_recorder(&self.recorder, || ServiceGauges {
-            demand_rps: gauge!(DEMAND, "service" => label.to_owned()),
-            capacity_rps: gauge!(CAPACITY, "service" => label.to_owned()),
-        })
+        let gauge = |(name, ..): OfService| gauge!(name, "service" => label.to_owned());
+        metrics::with_local_recorder(&self.recorder, || OF_SERVICE.map(gauge))
     }
 
     /// All metrics in Prometheus' text format.
@@ -391,15 +415,6 @@ impl AuthorityGauges {
             nodes_behind: gauge!(AUTHORITY_BEHIND),
         })
     }
-}
-
-/// What is known of a service over all nodes.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct ServiceSums {
-    /// Demand over all homes, requests/s.
-    pub demand_rps: f64,
-    /// Capacity over all nodes, requests/s.
-    pub capacity_rps: f64,
 }
 
 fn describe() {
@@ -463,8 +478,9 @@ fn describe() {
         "Connected nodes that do not know the current roots yet"
     );
     describe_counter!(STORE_WRITES, "Batches written to the store, by result");
-    describe_gauge!(DEMAND, "Demand over all homes, requests per second");
-    describe_gauge!(CAPACITY, "Capacity over all nodes, requests per second");
+    for (name, help, _) in OF_SERVICE {
+        describe_gauge!(name, help);
+    }
 }
 
 #[cfg(test)]
@@ -480,15 +496,20 @@ mod tests {
         let one = ServiceSums {
             demand_rps: 1.0,
             capacity_rps: 2.0,
+            ..ServiceSums::default()
         };
         let many = (0..SERVICES_MAX + 5).map(|i| (format!("n/s{i}"), one));
         first.set_services(many);
-        let lines = |text: &str| text.lines().filter(|l| l.starts_with(DEMAND)).count();
+        let lines = |text: &str| {
+            text.lines()
+                .filter(|l| l.starts_with(OF_SERVICE[0].0))
+                .count()
+        };
         assert_eq!(lines(&first.render()), SERVICES_MAX + 1);
-        assert!(first.render().contains("{service=\"other\"} 5"));
+        assert!(first.render().contains("demand_rps{service=\"other\"} 5"));
         first.set_services([("n/s0".to_owned(), one)]);
         assert_eq!(lines(&first.render()), SERVICES_MAX + 1);
-        assert!(first.render().contains("{service=\"n/s1\"} 0"));
+        assert!(first.render().contains("demand_rps{service=\"n/s1\"} 0"));
     }
 
     #[test]

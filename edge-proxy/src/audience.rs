@@ -6,7 +6,7 @@
 //!                                                                                    └─ spans ────── spool ─ exporter
 //! ```
 //!
-//! **Invariant**: nobody in the audience holds a request up. Whoever listens gets what fits in its [`Spool`](crate::spool::Spool).
+//! **Invariant**: nobody in the audience holds a request up. Whoever listens gets what fits in its [`Spool`].
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -29,7 +29,7 @@
 //! - [`snapshot_file`]: the plan outlives the proxy;
 //! - [`identity`]: keys, certificates, whom to believe;
 //! - [`admin`], [`metrics`]: what an operator sees; [`intercept`]: rules that bring connections here;
-//! - [`tap`], [`bench`], [`log_level`]: what operators ask of it while it runs;
+//! - [`tap`], [`mod@bench`], [`log_level`]: what operators ask of it while it runs;
 //! - `memory`: what a burst took is given back;
 //! - [`reload`], [`handover`], [`drain`]: how configuration and program change, how it all ends.
 //!

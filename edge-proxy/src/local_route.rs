@@ -170,7 +170,7 @@ matches = [{ method = { service = "shop.Cart" } }]
             ("\"GRPCRoute\"", "\"UDPRoute\"", 12, "UDPRoute"),
             (
                 "k8s.io/v1",
-                "k8s.io/v1alpha2",
+                "k8s.io/v1beta7",
                 10,
                 "gateway.networking.k8s.io/v1",
             ),

@@ -8,7 +8,7 @@
 //! The endpoint's circuit hears of it as soon as something is known: the
 //! answer's head, or that none came.
 //!
-//! A request may have several: one per try. What came of the request as a whole is a [`Conclusion`], noted once, when the
+//! A request may have several: one per try. What came of the request as a whole is a `Conclusion`, noted once, when the
 //! last of them is over. Whoever wants to hear more of single requests is served by [`crate::story`].
 
 use std::sync::Arc;

@@ -7,7 +7,7 @@
 //! from a peer ─── is it who it says? ─ credit ────────────────────────────────────── queue, endpoint, never moved again
 //! ```
 //!
-//! The answer's body carries the [`Observation`](crate::observe::Observation): what is noted when it ends. [`finish`] is the one
+//! The answer's body carries the [`Observation`](crate::observe::Observation): what is noted when it ends. `finish` is the one
 //! place that every answer passes.
 
 use std::sync::Arc;

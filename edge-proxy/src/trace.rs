@@ -9,7 +9,7 @@
 //! decided holds at the other node too. Beside that a proxy tells its own spans of a request that failed or was slow: that
 //! is known when it ends, so while such requests are wanted every request has its place in a trace and remembers its tries.
 //!
-//! - [`context`]: headers; [`span`]: what a collector gets.
+//! - [`context`]: headers; `span`: what a collector gets.
 
 use std::sync::Arc;
 

@@ -364,7 +364,7 @@ fn who_asks_says_so_with_a_token_file() {
         directory.path().join("data"),
     );
     let text = format!(
-        "data_dir = {data:?}\nrest_insecure = true\nrest_listen = '127.0.0.1:0'\nstream_listen = '127.0.0.1:0'\n"
+        "data_dir = {data:?}\nrest_listen = '127.0.0.1:0'\nstream_listen = '127.0.0.1:0'\n"
     );
     std::fs::write(&config, text).unwrap();
     let _controller = start("controller", &config);
@@ -839,7 +839,7 @@ fn who_logs_in_is_let_in_until_the_token_ends() {
         directory.path().join("data"),
     );
     let text = format!(
-        "data_dir = {data:?}\nrest_listen = '127.0.0.1:0'\nstream_listen = '127.0.0.1:0'\n"
+        "data_dir = {data:?}\nrest_insecure = true\nrest_listen = '127.0.0.1:0'\nstream_listen = '127.0.0.1:0'\n"
     );
     std::fs::write(&config, text).unwrap();
     let _controller = start("controller", &config);

@@ -1,9 +1,31 @@
 //! Families of counts that are no more than a list.
 
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, Gauge, Histogram, counter, gauge};
 use metrics_exporter_prometheus::PrometheusRecorder;
 
 use super::{RELAYED, RELAYED_STREAMS};
+
+/// Time of a tick, by phase.
+pub struct TickSeconds {
+    /// Reports that waited are read into the load book.
+    pub inbox: Histogram,
+    /// Filter, estimate, solve, damp, compare.
+    pub plan: Histogram,
+    /// Changed rows are put into the streams' queues.
+    pub push: Histogram,
+}
+
+/// Streams that ended, by cause.
+pub struct StreamsEnded {
+    /// The proxy ended it, or its connection broke.
+    pub closed: Counter,
+    /// The proxy did not read what was pushed.
+    pub slow: Counter,
+    /// The node opened another.
+    pub replaced: Counter,
+    /// A line longer than the protocol allows.
+    pub too_long: Counter,
+}
 
 /// What a controller that does not lead passes on.
 pub struct Relayed {

@@ -42,12 +42,9 @@ async fn status(State(rest): State<Rest>) -> Result<Response, Problem> {
     Ok(body::json(StatusCode::OK, &Said { view, leader }))
 }
 
-/// Demand and capacity of every service over all nodes.
+/// Every service over all nodes.
 pub(super) fn service_sums(view: &MeshView) -> Vec<(String, ServiceSums)> {
-    let sums = |service: &crate::control_loop::ServiceView| ServiceSums {
-        demand_rps: service.nodes.iter().map(|n| n.demand_rps).sum(),
-        capacity_rps: service.nodes.iter().map(|n| n.capacity_rps).sum(),
-    };
     let each = view.services.iter();
-    each.map(|s| (s.service.to_string(), sums(s))).collect()
+    each.map(|s| (s.service.to_string(), ServiceSums::of(s)))
+        .collect()
 }

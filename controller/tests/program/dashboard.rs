@@ -251,7 +251,7 @@ async fn who_has_no_token_is_asked_for_one_and_told_what_to_do() {
     browser.eval("location.hash = '#policies'");
     browser.until("document.querySelector('textarea')");
     browser.call("Page.reload", json!({}));
-    browser.until_text("needs the role operator");
+    browser.until_text("wall · viewer");
     browser.until("[...document.querySelectorAll('.tools button')].every((b) => b.disabled)");
     credential(Method::DELETE, "/v1/credentials/wall", Value::Null).await;
     browser.until_text("has expired, or was revoked");
