@@ -13,7 +13,9 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Program, ProgramError, certificate_names, listen, local_address};
+use super::{Program, ProgramError, listen};
+#[cfg(feature = "kubernetes")]
+use super::{certificate_names, local_address};
 use crate::authority::Authority;
 use crate::config::Config;
 use crate::control_task::ControlHandle;
