@@ -23,8 +23,6 @@ const END_MAX: Duration = Duration::from_secs(15);
 pub fn controller(arguments: &ProgramArguments) -> Outcome {
     let config = isobar_controller::config::Config::read(&arguments.config)
         .map_err(|error| Failure::Input(error.into()))?;
-    isobar_controller::log_level::install(&levels(), false)
-        .map_err(|error| Failure::Input(error.into()))?;
     run(arguments, async |shutdown| {
         let ran = isobar_controller::program::run(config, shutdown).await;
         ran.map_err(anyhow::Error::from)
@@ -87,11 +85,6 @@ async fn overdue(told: &CancellationToken) {
 }
 
 fn log() -> Outcome {
-    let installed = isobar_edge_proxy::log_level::install(&levels(), false);
+    let installed = isobar_mesh_api::log_level::install(None, false);
     installed.map_err(|error| Failure::Input(error.into()))
-}
-
-fn levels() -> String {
-    let said = std::env::var(isobar_edge_proxy::log_level::VARIABLE);
-    said.unwrap_or_else(|_| isobar_edge_proxy::log_level::DEFAULT.to_owned())
 }

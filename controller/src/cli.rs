@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use isobar_mesh_api::log_level;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError};
-use crate::log_level;
 use crate::program::{LeaseTerm, Program, ProgramError};
 use crate::reload::Reloader;
 use crate::stream::CONNECTIONS_MAX;
@@ -151,10 +151,7 @@ fn check(file: &Path) -> anyhow::Result<()> {
 }
 
 fn try_run(args: Args) -> anyhow::Result<()> {
-    let variable = std::env::var(log_level::VARIABLE).ok();
-    let levels = args.log.clone().or(variable);
-    let levels = levels.unwrap_or_else(|| log_level::DEFAULT.to_owned());
-    log_level::install(&levels, args.log_json)?;
+    log_level::install(args.log.clone(), args.log_json)?;
     let config = args.config()?;
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -16,19 +16,21 @@
 //!
 //! - [`election`], [`leadership`]: which of several controllers leads, and what runs only while it does;
 //! - [`control_task`]: the one task that owns the control loop;
+//! - [`mod@accept`]: connections of a listener, each in a task;
 //! - [`stream`], [`tls`], [`authority`], [`tokens`], [`enrolled`]: proxies come in, and who they are;
 //! - [`access`], [`credentials`], [`operator_tls`], [`secret`], [`guesses`]: who operators are, and what they may do;
 //! - [`refusals`], [`plain_calls`]: who was refused, and who calls without showing who they are;
 //! - [`link`]: from a controller that does not lead to the one that does;
 //! - [`rest`], [`resource_text`], [`problem`]: operators come in, what they write, what they are told;
-//! - [`discovery`]: files, DNS and Consul as sources of resources and endpoints;
+//! - [`discovery`]: files, DNS and Consul as sources of resources and endpoints; [`ledger`]: what a source told the mesh;
 //! - [`picture`]: what a map of the mesh needs;
 //! - [`injection`]: the proxy beside an application, in its pod;
 //! - `kubernetes`: nodes, services, policies and routes of a cluster (feature `kubernetes`);
 //! - [`store`], [`etcd`], [`files`]: what survives a restart;
-//! - [`metrics`]: every metric by name; [`log_level`]: what is logged;
+//! - [`metrics`]: every metric by name;
 //! - [`config`], [`program`], [`reload`], [`drain`], [`cli`]: how it starts, changes and ends.
 
+pub mod accept;
 pub mod access;
 pub mod authority;
 pub mod capacity;
@@ -49,9 +51,9 @@ pub mod injection;
 #[cfg(feature = "kubernetes")]
 pub mod kubernetes;
 pub mod leadership;
+pub mod ledger;
 pub mod link;
 pub mod load_book;
-pub mod log_level;
 pub mod metrics;
 pub mod neighbourhood;
 pub mod operator_tls;

@@ -314,7 +314,10 @@ impl Metrics {
             },
             leads: level(LEADS),
             takeovers: plain(TAKEOVERS),
-            relayed: Relayed::new(&recorder),
+            relayed: Relayed::new(
+                |kind| count(RELAYED, "kind", kind),
+                metrics::with_local_recorder(&recorder, || gauge!(RELAYED_STREAMS)),
+            ),
             recorder,
         }
     }

@@ -10,7 +10,6 @@
 use std::sync::Arc;
 
 use isobar_mesh_api::names::{NodeId, ServiceName};
-use isobar_mesh_api::resource::route::{GATEWAY_API_ALPHA, GATEWAY_API_VERSION};
 use isobar_mesh_api::resource::{
     AccessPolicySpec, GrpcRouteSpec, HttpRouteSpec, Metadata, NodeSpec, Resource, ServiceSpec,
     TcpRouteSpec, TrafficPolicySpec, WeightPolicySpec,
@@ -257,12 +256,9 @@ pub fn decode(value: Value) -> Result<Declared, FieldProblem> {
 
 /// A route may say which of the Gateway API's versions it is written in.
 fn check_version(kind: &str, version: Option<Value>) -> Result<(), FieldProblem> {
-    let known = match kind {
-        "TCPRoute" => GATEWAY_API_ALPHA,
-        _ => GATEWAY_API_VERSION,
-    };
-    match version {
-        Some(version) if version != known => {
+    let route = RouteKind::ALL.into_iter().find(|one| one.as_str() == kind);
+    match (version, route.map(RouteKind::api_version)) {
+        (Some(version), Some(known)) if version != known => {
             let detail = format!("must be {known:?}");
             Err(FieldProblem::new("#/apiVersion", detail))
         }

@@ -31,12 +31,13 @@ use isobar_mesh_api::message::STREAM_PATH;
 use isobar_mesh_api::names::NodeId;
 use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
+use crate::accept::accept;
 use crate::authority::{Authority, begins_s, peer_identity};
 use crate::control_task::ControlHandle;
 use crate::drain::Drain;
@@ -75,8 +76,6 @@ const WINDOW_BYTES: u32 = 256 * 1024;
 const SEND_BYTES: usize = 256 * 1024;
 /// Longest request head, in bytes.
 const HEAD_BYTES_MAX: u32 = 16 * 1024;
-/// How long to wait after the system could not accept (out of files, usually).
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// What every connection needs.
 #[derive(Clone)]
@@ -163,30 +162,15 @@ struct Peer {
 impl StreamPort {
     /// Serves a listener until the drain's signal.
     pub async fn serve(self, listener: TcpListener) {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        loop {
-            let accepted = tokio::select! {
-                () = self.drain.signal().cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let (socket, address) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "the stream port could not accept");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
-                    continue;
-                }
-            };
-            let Ok(permit) = permits.clone().try_acquire_owned() else {
-                tracing::warn!("more than {CONNECTIONS_MAX} connections to the stream port");
-                continue;
-            };
+        let drain = self.drain.clone();
+        let serve = move |socket, address: SocketAddr, permit| {
             let port = self.clone();
-            self.drain.spawn(async move {
+            async move {
                 port.connection(socket, address.ip()).await;
                 drop(permit);
-            });
-        }
+            }
+        };
+        accept(listener, &drain, "stream", CONNECTIONS_MAX, serve).await;
     }
 
     async fn connection(self, socket: TcpStream, address: IpAddr) {

@@ -24,10 +24,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use isobar_mesh_api::log_level::{self, LevelError};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::log_level::{self, LevelError};
 use crate::metrics;
 use crate::proxy::Proxy;
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use isobar_mesh_api::log_level;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::listener::Intercept;
 use crate::config::{Config, ConfigError};
 use crate::intercept::Catch;
-use crate::{intercept, listener, log_level, program};
+use crate::{intercept, listener, program};
 
 /// What still blocks a thread when the program ends has this long.
 const RUNTIME_END_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -206,12 +207,7 @@ fn check(path: &Path) -> ExitCode {
 }
 
 fn run(args: Run) -> anyhow::Result<()> {
-    let set = || std::env::var(log_level::VARIABLE).ok();
-    let levels = args
-        .log
-        .or_else(|| set().filter(|levels| !levels.is_empty()));
-    let levels = levels.unwrap_or_else(|| log_level::DEFAULT.to_owned());
-    log_level::install(&levels, args.log_json)?;
+    log_level::install(args.log, args.log_json)?;
     let path = args.config.context("no configuration was named")?;
     let config = Config::read(&path)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -29,7 +29,7 @@
 //! - [`snapshot_file`]: the plan outlives the proxy;
 //! - [`identity`]: keys, certificates, whom to believe;
 //! - [`admin`], [`metrics`]: what an operator sees; [`intercept`]: rules that bring connections here;
-//! - [`tap`], [`mod@bench`], [`log_level`]: what operators ask of it while it runs;
+//! - [`tap`], [`mod@bench`]: what operators ask of it while it runs;
 //! - `memory`: what a burst took is given back;
 //! - [`reload`], [`handover`], [`drain`]: how configuration and program change, how it all ends.
 //!
@@ -97,7 +97,6 @@ pub mod listen;
 pub mod listener;
 pub mod live;
 pub mod local_route;
-pub mod log_level;
 mod memory;
 pub mod metrics;
 pub mod mirror;

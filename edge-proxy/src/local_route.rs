@@ -5,15 +5,13 @@
 
 use std::sync::Arc;
 
-use isobar_mesh_api::resource::route::{
-    GATEWAY_API_ALPHA, GATEWAY_API_VERSION, GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec,
-};
+use isobar_mesh_api::resource::route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
 use isobar_mesh_api::resource::{Metadata, Resource};
 use isobar_mesh_api::route::{Route, RouteKind};
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The keys of a route. A table of TOML is read in the order of its keys, so `kind` comes before `spec`.
+/// The keys of a route. A table of TOML is read in the order of its keys, so `apiVersion` comes before `kind`, and that before `spec`.
 const KEYS: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
 
 /// A route of this node alone.
@@ -73,18 +71,24 @@ impl<'de> Visitor<'de> for Keys {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LocalRoute, A::Error> {
-        let (mut kind, mut metadata, mut spec) = (None, None, None);
+        let (mut kind, mut metadata, mut spec) = (None::<RouteKind>, None, None);
+        let mut version: Option<String> = None;
         while let Some(key) = map.next_key::<String>()? {
             match (key.as_str(), kind) {
-                ("apiVersion", _) => {
-                    let version: String = map.next_value()?;
-                    // The kind is not known yet.
-                    if version != GATEWAY_API_VERSION && version != GATEWAY_API_ALPHA {
-                        let problem = format!("apiVersion must be {GATEWAY_API_VERSION:?}");
+                ("apiVersion", None) => version = Some(map.next_value()?),
+                ("apiVersion", Some(_)) => {
+                    return Err(A::Error::custom("apiVersion must stand before kind"));
+                }
+                ("kind", _) => {
+                    let known = map.next_value::<RouteKind>()?;
+                    let wanted = known.api_version();
+                    if version.as_ref().is_some_and(|version| version != wanted) {
+                        let problem =
+                            format!("apiVersion of {} must be {wanted:?}", known.as_str());
                         return Err(A::Error::custom(problem));
                     }
+                    kind = Some(known);
                 }
-                ("kind", _) => kind = Some(map.next_value::<RouteKind>()?),
                 ("metadata", _) => metadata = Some(map.next_value::<Metadata>()?),
                 ("spec", Some(RouteKind::Http)) => spec = Some(Spec::Http(map.next_value()?)),
                 ("spec", Some(RouteKind::Grpc)) => spec = Some(Spec::Grpc(map.next_value()?)),
@@ -170,7 +174,7 @@ matches = [{ method = { service = "shop.Cart" } }]
             ("\"GRPCRoute\"", "\"UDPRoute\"", 12, "UDPRoute"),
             (
                 "k8s.io/v1",
-                "k8s.io/v1beta7",
+                "k8s.io/v1alpha2",
                 10,
                 "gateway.networking.k8s.io/v1",
             ),

@@ -16,6 +16,7 @@
 //! - [`enrol`]: how a proxy gets its first certificate;
 //! - [`hop`]: the headers of a request between two proxies;
 //! - [`config_file`]: what is said of a program's configuration file;
+//! - `log_level`: what a program logs (feature `log`);
 //! - [`resource`]: the shape operators write, in REST, files and custom resources;
 //! - [`route`]: where requests go, checked and ready to be sent.
 
@@ -24,6 +25,8 @@ pub mod enrol;
 pub mod errand;
 pub mod hop;
 pub mod identity;
+#[cfg(feature = "log")]
+pub mod log_level;
 pub mod message;
 pub mod names;
 pub mod report;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::names::{NameError, ServiceName};
 use crate::resource::Metadata;
 use crate::resource::route::{
-    FieldError, GrpcRouteSpec, GrpcRule, HttpFilter, HttpRouteSpec, HttpRule, TcpRouteSpec,
-    TcpRule, check_grpc, check_http, check_tcp,
+    FieldError, GATEWAY_API_ALPHA, GATEWAY_API_VERSION, GrpcRouteSpec, GrpcRule, HttpFilter,
+    HttpRouteSpec, HttpRule, TcpRouteSpec, TcpRule, check_grpc, check_http, check_tcp,
 };
 
 /// Largest route, in bytes of its JSON: it must fit a line of the control stream with room to spare.
@@ -30,6 +30,17 @@ pub enum RouteKind {
 }
 
 impl RouteKind {
+    /// All kinds.
+    pub const ALL: [RouteKind; 3] = [RouteKind::Http, RouteKind::Grpc, RouteKind::Tcp];
+
+    /// As written in `apiVersion`.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            RouteKind::Http | RouteKind::Grpc => GATEWAY_API_VERSION,
+            RouteKind::Tcp => GATEWAY_API_ALPHA,
+        }
+    }
+
     /// As written in `kind`.
     pub fn as_str(self) -> &'static str {
         match self {

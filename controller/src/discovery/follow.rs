@@ -4,18 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use isobar_mesh_api::resource::Resource;
-
-use crate::control_task::{Asked, CHANGES_MAX, Change, ControlError, ControlHandle};
-use crate::resource_text::{Declared, Key, Kind, SOURCE_LABEL, declare};
+use crate::control_task::{Change, ControlError, ControlHandle};
+use crate::ledger::Ledger;
+use crate::resource_text::{Declared, Key};
 
 /// Keeps the mesh in step with one source.
 pub struct Follower {
     control: ControlHandle,
-    /// The value of [`SOURCE_LABEL`] on what is this source's.
     source: &'static str,
-    /// What the mesh has of it.
-    told: BTreeMap<Key, Declared>,
+    told: Ledger,
     /// What was said to be somebody else's.
     others: BTreeSet<Key>,
 }
@@ -24,28 +21,24 @@ impl Follower {
     /// One that knows of nothing yet.
     pub fn new(control: ControlHandle, source: &'static str) -> Follower {
         Follower {
+            told: Ledger::new(control.clone(), source),
             control,
             source,
-            told: BTreeMap::new(),
             others: BTreeSet::new(),
         }
     }
 
-    /// What the store has of this source, of a controller before this one or of a round before.
+    /// See [`Ledger::take_over`].
     ///
     /// # Errors
     /// The controller is stopping.
     pub async fn take_over(&mut self) -> Result<(), ControlError> {
-        for kind in Kind::ALL {
-            for shown in self.control.list(kind, None, usize::MAX).await?.items {
-                if self.is_ours(&shown.resource)
-                    && let Ok(declared) = declare((*shown.resource).clone())
-                {
-                    self.told.insert(declared.key.clone(), declared);
-                }
-            }
-        }
-        Ok(())
+        self.told.take_over().await
+    }
+
+    /// What the mesh has of the source.
+    pub fn told(&self) -> BTreeSet<Key> {
+        self.told.all().keys().cloned().collect()
     }
 
     /// Puts what differs, deletes what is neither declared nor held.
@@ -59,11 +52,11 @@ impl Follower {
     ) -> Result<(), ControlError> {
         let mut changes = Vec::new();
         for (key, new) in declared {
-            if self.told.get(key) == Some(new) {
+            if self.told.all().get(key) == Some(new) {
                 continue;
             }
             match self.control.get(key.clone()).await? {
-                Some(shown) if shown.is_declared() && !self.is_ours(&shown.resource) => {
+                Some(shown) if shown.is_declared() && !self.told.is_ours(&shown.resource) => {
                     if self.others.insert(key.clone()) {
                         tracing::warn!(%key, source = self.source, "is declared by somebody else, who decides; delete it there, or here");
                     }
@@ -75,55 +68,9 @@ impl Follower {
             }
         }
         let is_gone = |key: &&Key| !declared.contains_key(*key) && !held.contains(*key);
-        let gone = self.told.keys().filter(is_gone);
+        let gone = self.told.all().keys().filter(is_gone);
         changes.extend(gone.map(|key| Change::Delete(key.clone())));
-        for batch in changes.chunks(CHANGES_MAX) {
-            // One that does not fit must not keep out the others.
-            if self.change(batch).await? {
-                continue;
-            }
-            for one in batch.chunks(1) {
-                self.change(one).await?;
-            }
-        }
+        self.told.tell(&changes).await?;
         Ok(())
-    }
-
-    /// Returns whether the mesh took them.
-    async fn change(&mut self, changes: &[Change]) -> Result<bool, ControlError> {
-        let asked = Asked {
-            changes: changes.to_vec(),
-            who: self.source.to_owned(),
-            ..Asked::default()
-        };
-        match self.control.change(asked).await {
-            Ok(_) => {}
-            Err(ControlError::Stopping) => return Err(ControlError::Stopping),
-            Err(error) => {
-                if let [one] = changes {
-                    let about = one.target();
-                    tracing::warn!(%about, %error, source = self.source, "the mesh does not take a resource");
-                }
-                return Ok(false);
-            }
-        }
-        for change in changes {
-            match change {
-                Change::Put(new) => drop(self.told.insert(new.key.clone(), new.clone())),
-                Change::Delete(key) => drop(self.told.remove(key)),
-                Change::Register(_) | Change::Deregister(_) => {}
-            }
-        }
-        Ok(true)
-    }
-
-    /// What the mesh has of the source.
-    pub fn told(&self) -> BTreeSet<Key> {
-        self.told.keys().cloned().collect()
-    }
-
-    fn is_ours(&self, resource: &Resource) -> bool {
-        let by = resource.metadata().labels.get(SOURCE_LABEL);
-        by.is_some_and(|by| by == self.source)
     }
 }

@@ -35,6 +35,7 @@ use tokio_rustls::TlsAcceptor;
 use super::bundles::with_roots;
 use super::callers::{Callers, Denied};
 use super::load::{self, LoadError};
+use crate::accept::accept;
 use crate::authority::{Authority, crypto};
 use crate::control_task::ControlHandle;
 use crate::drain::Drain;
@@ -53,8 +54,6 @@ const REQUEST_TIME_MAX: Duration = Duration::from_secs(15);
 const HEAD_TIME_MAX: Duration = Duration::from_secs(120);
 /// Longest request head, in bytes.
 const HEAD_BYTES_MAX: u32 = 32 * 1024;
-/// How long to wait after the system could not accept.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// What every connection needs.
 #[derive(Clone)]
@@ -142,32 +141,15 @@ struct Answer(StatusCode, Value);
 impl Port {
     /// Serves a listener until the drain's signal.
     pub async fn serve(self, listener: TcpListener) {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        loop {
-            let accepted = tokio::select! {
-                () = self.drain.signal().cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let socket = match accepted {
-                Ok((socket, _)) => socket,
-                Err(error) => {
-                    tracing::warn!(%error, "the port for the Kubernetes API could not accept");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
-                    continue;
-                }
-            };
-            let Ok(permit) = permits.clone().try_acquire_owned() else {
-                tracing::warn!(
-                    "more than {CONNECTIONS_MAX} connections to the port for the Kubernetes API"
-                );
-                continue;
-            };
+        let drain = self.drain.clone();
+        let serve = move |socket, _, permit| {
             let port = self.clone();
-            self.drain.spawn(async move {
+            async move {
                 port.connection(socket).await;
                 drop(permit);
-            });
-        }
+            }
+        };
+        accept(listener, &drain, "kubernetes", CONNECTIONS_MAX, serve).await;
     }
 
     async fn connection(self, socket: TcpStream) {

@@ -25,9 +25,10 @@ use super::notices::Notices;
 use super::remote;
 use super::tell::{Enrolment, Teller};
 use super::watch::{Heard, SitesMap, Watch, watch_all};
-use crate::control_task::{Asked, CHANGES_MAX, Change, ControlError, ControlHandle, Expect};
+use crate::control_task::{Change, ControlError, ControlHandle};
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::resource_text::{Declared, Key, Kind, SOURCE_CLUSTER, declare, is_of_cluster};
+use crate::resource_text::{Declared, Key, Kind, SOURCE_CLUSTER};
 
 /// Files of the data directory that proxies enrol with.
 const CA_FILE: &str = "ca.pem";
@@ -61,7 +62,7 @@ pub struct Source {
     control: ControlHandle,
     metrics: Arc<Metrics>,
     /// What the mesh was told.
-    told: BTreeMap<Key, Declared>,
+    told: Ledger,
     /// Complaints that were made.
     made: BTreeSet<Complaint>,
     teller: Teller,
@@ -84,9 +85,9 @@ impl Source {
             sites,
             data_dir,
             published: None,
+            told: Ledger::new(control.clone(), SOURCE_CLUSTER),
             control,
             metrics,
-            told: BTreeMap::new(),
             made: BTreeSet::new(),
             cluster: Cluster::default(),
             remotes: BTreeMap::new(),
@@ -96,7 +97,7 @@ impl Source {
 
     /// Follows the cluster until the signal, or until the control task has ended.
     pub async fn run(mut self, signal: CancellationToken) {
-        if self.take_over().await.is_err() {
+        if self.told.take_over().await.is_err() {
             return;
         }
         let all = watch_all(&self.client, &self.sites, "", &Watched::ALL, &signal);
@@ -212,25 +213,11 @@ impl Source {
         for (name, followed) in self.remotes.iter().filter(|(name, _)| is_whole(name)) {
             remote::add(declaration, name, &followed.cluster);
         }
-        let told = remote::told_of(&self.told);
+        let told = remote::told_of(self.told.all());
         let absent = told
             .iter()
             .filter(|name| !is_whole(name) && (named.contains(*name) || !is_known));
-        absent.for_each(|name| remote::carry(declaration, name, &self.told));
-    }
-
-    /// What a controller before this one stored of a cluster.
-    async fn take_over(&mut self) -> Result<(), ControlError> {
-        for kind in Kind::ALL {
-            for shown in self.control.list(kind, None, usize::MAX).await?.items {
-                if is_of_cluster(&shown.resource)
-                    && let Ok(declared) = declare((*shown.resource).clone())
-                {
-                    self.told.insert(declared.key.clone(), declared);
-                }
-            }
-        }
-        Ok(())
+        absent.for_each(|name| remote::carry(declaration, name, self.told.all()));
     }
 
     /// Brings mesh and statuses in step with what was seen. Returns whether all was taken.
@@ -254,7 +241,7 @@ impl Source {
         all_taken &= self.publish().await;
         let refused = declaration.verdicts.iter().filter(|v| v.accepted.is_err());
         self.metrics
-            .set_kubernetes(self.told.len(), refused.count(), self.made.len());
+            .set_kubernetes(self.told.all().len(), refused.count(), self.made.len());
         Ok(all_taken)
     }
 
@@ -281,7 +268,7 @@ impl Source {
     /// Puts what differs from what the mesh was told, deletes what is gone.
     async fn tell_mesh(&mut self, declaration: &Declaration) -> Result<bool, ControlError> {
         let is_news = |(key, declared): &(&Key, &Declared)| {
-            self.told.get(*key) != Some(*declared) && self.cluster.is_whole(sources(key.kind))
+            self.told.all().get(*key) != Some(*declared) && self.cluster.is_whole(sources(key.kind))
         };
         let news = declaration.resources.iter().filter(is_news);
         let mut changes: Vec<Change> = news.map(|(_, new)| Change::Put(new.clone())).collect();
@@ -289,53 +276,9 @@ impl Source {
             let (declared, held) = (&declaration.resources, &declaration.held);
             !declared.contains_key(*key) && !held.contains(*key) && self.is_known(key.kind)
         };
-        let gone = self.told.keys().filter(is_gone);
+        let gone = self.told.all().keys().filter(is_gone);
         changes.extend(gone.map(|key| Change::Delete(key.clone())));
-        let mut all_taken = true;
-        for batch in changes.chunks(CHANGES_MAX) {
-            match self.change(batch).await {
-                Ok(()) => {}
-                Err(ControlError::Stopping) => return Err(ControlError::Stopping),
-                // One that does not fit keeps out the others of its batch.
-                Err(_) => {
-                    for one in batch.chunks(1) {
-                        match self.change(one).await {
-                            Ok(()) => {}
-                            Err(ControlError::Stopping) => return Err(ControlError::Stopping),
-                            Err(error) => {
-                                all_taken = false;
-                                let about = one[0].target();
-                                tracing::warn!(%about, %error, "the mesh does not take a resource of the cluster");
-                            }
-                        }
-                    }
-                }
-            }
-        }
-        Ok(all_taken)
-    }
-
-    /// Their way to the disk is the store's; a failure there is logged and counted there.
-    async fn change(&mut self, changes: &[Change]) -> Result<(), ControlError> {
-        let asked = Asked {
-            changes: changes.to_vec(),
-            expect: Expect::Anything,
-            prune: false,
-            who: SOURCE_CLUSTER.to_owned(),
-        };
-        self.control.change(asked).await?;
-        for change in changes {
-            match change {
-                Change::Put(declared) => {
-                    let key = declared.key.clone();
-                    self.told.insert(key, declared.clone());
-                }
-                Change::Delete(key) => drop(self.told.remove(key)),
-                // Endpoints that register themselves are none of the cluster's.
-                Change::Register(_) | Change::Deregister(_) => {}
-            }
-        }
-        Ok(())
+        self.told.tell(&changes).await
     }
 
     /// Whether the cluster said what there is of a kind, so that the rest is gone.

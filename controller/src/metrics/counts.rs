@@ -1,9 +1,6 @@
 //! Families of counts that are no more than a list.
 
-use metrics::{Counter, Gauge, Histogram, counter, gauge};
-use metrics_exporter_prometheus::PrometheusRecorder;
-
-use super::{RELAYED, RELAYED_STREAMS};
+use metrics::{Counter, Gauge, Histogram};
 
 /// Time of a tick, by phase.
 pub struct TickSeconds {
@@ -42,14 +39,14 @@ pub struct Relayed {
 }
 
 impl Relayed {
-    pub(super) fn new(recorder: &PrometheusRecorder) -> Relayed {
-        metrics::with_local_recorder(recorder, || Relayed {
-            reports: counter!(RELAYED, "kind" => "report"),
-            pushes: counter!(RELAYED, "kind" => "push"),
-            enrolments: counter!(RELAYED, "kind" => "enrolment"),
-            requests: counter!(RELAYED, "kind" => "request"),
-            streams: gauge!(RELAYED_STREAMS),
-        })
+    pub(super) fn new(by: impl Fn(&'static str) -> Counter, streams: Gauge) -> Relayed {
+        Relayed {
+            reports: by("report"),
+            pushes: by("push"),
+            enrolments: by("enrolment"),
+            requests: by("request"),
+            streams,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{post, put};
 use isobar_mesh_api::errand::{BenchLink, LinkFigures, Said, What};
+use isobar_mesh_api::log_level::{self, LevelError};
 use isobar_mesh_api::names::NodeId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -17,7 +18,6 @@ use serde_json::json;
 use super::call::Call;
 use super::{Rest, body};
 use crate::control_task::Target;
-use crate::log_level::{self, LevelError};
 use crate::problem::{FieldProblem, Problem};
 use crate::resource_text::typed;
 

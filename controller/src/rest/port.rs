@@ -14,11 +14,12 @@ use axum::serve::{IncomingStream, Listener};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::either::Either;
 
 use super::READ_TIME_MAX;
+use crate::accept::accept;
 use crate::drain::Drain;
 use crate::operator_tls::{Holder, OperatorTls};
 
@@ -28,8 +29,6 @@ pub const CONNECTIONS_MAX: usize = 4096;
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Connections whose handshake is done and that nobody serves yet.
 const READY_MAX: usize = 64;
-/// How long until a listener that could not accept is asked again.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// The first byte of a TLS connection: a handshake record (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
@@ -100,33 +99,18 @@ struct Door {
 
 impl Door {
     async fn accept(self, listener: TcpListener) {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        loop {
-            let accepted = tokio::select! {
-                () = self.drain.signal().cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let (socket, address) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "the REST port could not accept");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
-                    continue;
-                }
-            };
-            let Ok(permit) = permits.clone().try_acquire_owned() else {
-                tracing::warn!("more than {CONNECTIONS_MAX} connections to the REST port");
-                continue;
-            };
+        let drain = self.drain.clone();
+        let serve = move |socket, address, permit| {
             let door = self.clone();
-            self.drain.spawn(async move {
+            async move {
                 let signal = door.drain.signal().clone();
                 tokio::select! {
                     () = signal.cancelled() => {}
                     () = door.greet(socket, address, permit) => {}
                 }
-            });
-        }
+            }
+        };
+        accept(listener, &drain, "rest", CONNECTIONS_MAX, serve).await;
     }
 
     /// Makes the handshake, and hands the connection over.

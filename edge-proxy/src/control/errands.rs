@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use isobar_mesh_api::errand::{Errand, ErrandDone, Said, What};
+use isobar_mesh_api::log_level;
 use isobar_mesh_api::message::{Up, encode_line};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::bench;
 use crate::proxy::Proxy;
-use crate::{bench, log_level};
 
 /// How often requests of taps are sent up, while there are taps.
 pub const TAPPED_EVERY: Duration = Duration::from_millis(100);

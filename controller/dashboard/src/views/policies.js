@@ -49,7 +49,7 @@ export class PoliciesView {
     this.found = h("div", { class: "found", role: "status" });
     this.editor = h("section", { class: "editor", "aria-label": "Resource", hidden: true }, this.title, this.hint, this.knobs, this.text,
       h("div", { class: "buttons" }, this.remove, h("span", { class: "grow" }), this.check, this.save), this.found);
-    this.blank = h("p", { class: "empty" }, "Choose one from the list, or write a new one. What a change would do to the plan is shown before it is saved.");
+    this.blank = h("p", { class: "empty" });
     this.element = h("div", { class: "page" },
       h("div", { class: "tools" }, h("h1", {}, "Policies"), this.kinds, this.fresh, this.search),
       h("div", { class: "split" }, this.list, h("div", { class: "side" }, this.blank, this.editor)));
@@ -69,6 +69,8 @@ export class PoliciesView {
     this.check.disabled = !may;
     this.text.readOnly = !may;
     if (!may) this.save.disabled = true;
+    const all = "What a change would do to the plan is shown before it is saved.";
+    say(this.blank, may ? `Choose one from the list, or write a new one. ${all}` : "Choose one from the list. This token may read alone; writing needs the role operator.");
     say(this.hint, may ? "Check shows what the plan would be. Save writes it, unless somebody else changed it since you read it." : "This token may read alone; writing needs the role operator.");
   }
 

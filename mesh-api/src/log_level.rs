@@ -1,15 +1,16 @@
 //! What this process logs, set at the start and changed while it runs.
 //!
-//! There is one log in a process, so this is shared by all of it. Another program's log, which runs the controller as a
-//! library, is left alone.
+//! Both programs do it alike. There is one log in a process, so this is the one thing here that all of a process shares. Another
+//! program's log, which runs one of ours as a library, is left alone.
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use isobar_mesh_api::errand::LEVELS_LEN_MAX;
-use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{Registry, reload};
+
+use crate::errand::LEVELS_LEN_MAX;
 
 /// The environment variable with the levels, when nothing else says them.
 pub const VARIABLE: &str = "ISOBAR_LOG";
@@ -34,20 +35,32 @@ pub enum LevelError {
         /// What is wrong with it.
         source: ParseError,
     },
+    /// A word in them is none.
+    #[error(
+        "{levels:?} is no log level; say error, warn, info, debug, trace or off, or target=level,…"
+    )]
+    NoLevel {
+        /// What was said.
+        levels: String,
+    },
     /// Longer than [`LEVELS_LEN_MAX`].
     #[error("log levels have at most {LEVELS_LEN_MAX} bytes")]
     TooLong,
     /// The process has another log.
-    #[error("this process has a log of its own, which the controller does not change")]
+    #[error("this process has a log of its own, which is not ours to change")]
     NotOurs,
 }
 
-/// Sets the process' log up, on standard error; one that is there already stays.
+/// Sets the process' log up, on standard error, at the levels of a flag, else of [`VARIABLE`], else [`DEFAULT`]; a log that is there
+/// already stays.
 ///
 /// # Errors
 /// [`LevelError::Wrong`], [`LevelError::TooLong`].
-pub fn install(levels: &str, json: bool) -> Result<(), LevelError> {
-    let (filter, handle) = reload::Layer::new(parse(levels)?);
+pub fn install(flag: Option<String>, json: bool) -> Result<(), LevelError> {
+    let set = || std::env::var(VARIABLE).ok();
+    let levels = flag.or_else(|| set().filter(|levels| !levels.is_empty()));
+    let levels = levels.unwrap_or_else(|| DEFAULT.to_owned());
+    let (filter, handle) = reload::Layer::new(parse(&levels)?);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(is_coloured());
@@ -58,7 +71,7 @@ pub fn install(levels: &str, json: bool) -> Result<(), LevelError> {
     };
     match set {
         Ok(()) => {
-            let levels = Mutex::new(levels.to_owned());
+            let levels = Mutex::new(levels);
             let _ = LOG.set(Log { handle, levels });
         }
         Err(_) => tracing::debug!("a log is already set"),
@@ -86,8 +99,16 @@ pub fn set(levels: &str) -> Result<String, LevelError> {
         .map_err(|_| LevelError::NotOurs)?;
     let mut current = log.levels.lock().unwrap_or_else(PoisonError::into_inner);
     let before = std::mem::replace(&mut *current, levels.to_owned());
-    tracing::info!(before, levels, "the log's levels were changed");
+    // At a level that is always heard, unless all is switched off.
+    tracing::error!(before, levels, "the log's levels were changed");
     Ok(before)
+}
+
+/// The levels in force; `None` when the process has another log.
+pub fn in_force() -> Option<String> {
+    let levels = &LOG.get()?.levels;
+    let levels = levels.lock().unwrap_or_else(PoisonError::into_inner);
+    Some(levels.clone())
 }
 
 /// Whether lines have colours: on terminals, unless `NO_COLOR` is set.
@@ -104,6 +125,13 @@ fn parse(levels: &str) -> Result<Targets, LevelError> {
         levels: levels.to_owned(),
         source,
     };
+    // A word alone that is no level would be taken for a target of which everything is logged.
+    for part in levels.split(',').filter(|part| !part.contains('=')) {
+        part.parse::<LevelFilter>()
+            .map_err(|_| LevelError::NoLevel {
+                levels: levels.to_owned(),
+            })?;
+    }
     levels.parse().map_err(wrong)
 }
 
@@ -114,10 +142,12 @@ mod tests {
     #[test]
     fn levels_are_checked_before_anything_is_changed() {
         assert!(matches!(set("loud=very"), Err(LevelError::Wrong { .. })));
+        assert!(matches!(set("loud"), Err(LevelError::NoLevel { .. })));
         let long = "a".repeat(LEVELS_LEN_MAX + 1);
         assert!(matches!(set(&long), Err(LevelError::TooLong)));
         // A test's process has no log of ours.
         assert!(matches!(set("debug"), Err(LevelError::NotOurs)));
+        assert_eq!(in_force(), None);
         assert!(check("isobar_controller::stream=trace,info").is_ok());
     }
 }
