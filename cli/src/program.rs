@@ -36,7 +36,6 @@ pub fn controller(arguments: &ProgramArguments) -> Outcome {
 pub fn proxy(arguments: &ProgramArguments) -> Outcome {
     let config = isobar_edge_proxy::config::Config::read(&arguments.config)
         .map_err(|error| Failure::Input(error.into()))?;
-    log()?;
     run(arguments, async |shutdown| {
         let ran = isobar_edge_proxy::program::run(config, shutdown).await;
         ran.map_err(anyhow::Error::from)
@@ -50,7 +49,6 @@ pub fn proxy(arguments: &ProgramArguments) -> Outcome {
 pub fn places(arguments: &ProgramArguments) -> Outcome {
     let config =
         places::read_config(&arguments.config).map_err(|error| Failure::Input(error.into()))?;
-    log()?;
     run(arguments, async |shutdown| {
         places::run(config, shutdown)
             .await
@@ -63,6 +61,8 @@ fn run(
     arguments: &ProgramArguments,
     program: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
 ) -> Outcome {
+    isobar_mesh_api::log_level::install(None, false)
+        .map_err(|error| Failure::Input(error.into()))?;
     let with_parent = arguments.with_parent;
     let ran = terminal::until_stopped(async |shutdown| {
         if with_parent {
@@ -82,9 +82,4 @@ fn run(
 async fn overdue(told: &CancellationToken) {
     told.cancelled().await;
     tokio::time::sleep(END_MAX).await;
-}
-
-fn log() -> Outcome {
-    let installed = isobar_mesh_api::log_level::install(None, false);
-    installed.map_err(|error| Failure::Input(error.into()))
 }

@@ -251,12 +251,9 @@ impl Deferred {
 impl Metrics {
     /// A recorder with all handles at zero.
     pub fn new() -> Metrics {
-        let builder = PrometheusBuilder::new();
         // Fails on an empty list alone.
-        let builder = builder
-            .set_buckets(&TICK_BUCKETS)
-            .unwrap_or_else(|_| PrometheusBuilder::new());
-        let recorder = builder.build_recorder();
+        let builder = PrometheusBuilder::new().set_buckets(&TICK_BUCKETS);
+        let recorder = builder.unwrap_or_default().build_recorder();
         let handle = recorder.handle();
         metrics::with_local_recorder(&recorder, describe);
         let count = |name, label, value| {
