@@ -20,7 +20,7 @@ const SKOPEO: &str = "skopeo";
 /// Longest wait for what should take a moment; emulation is slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Largest image of the proxy, in bytes.
-const IMAGE_LEN_MAX: u64 = 9 << 20;
+const IMAGE_LEN_MAX: u64 = 8_000_000;
 
 fn root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
