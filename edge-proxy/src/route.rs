@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::request::Parts;
+use isobar_mesh_api::names::ServiceName;
 
 mod compile;
 mod condition;
@@ -56,6 +57,8 @@ pub struct RouteTable {
     rules: Vec<Arc<Rule>>,
     /// By a listener's name, where its connections go.
     tcp: BTreeMap<String, Arc<Rule>>,
+    /// By a service's name, where connections go that were going to it.
+    tcp_of: BTreeMap<ServiceName, Arc<Rule>>,
 }
 
 /// What a host name leads to.
@@ -135,6 +138,11 @@ impl RouteTable {
     /// Where connections of a listener go, if a route says it.
     pub fn tcp(&self, listener: &str) -> Option<&Arc<Rule>> {
         self.tcp.get(listener)
+    }
+
+    /// Where connections go that were going to a service, if a route says it.
+    pub fn tcp_of(&self, service: &ServiceName) -> Option<&Arc<Rule>> {
+        self.tcp_of.get(service)
     }
 
     /// Where a request for `host` goes.

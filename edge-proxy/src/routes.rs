@@ -113,10 +113,21 @@ impl Routes {
     /// The service that the next connection of a listener goes to; `None`: no route says it. The inner `None`: a route's
     /// share for a service that does not exist.
     pub fn tcp(&self, listener: &str, worker: usize) -> Option<Option<&Arc<ServiceRoute>>> {
-        let rule = self.table.tcp(listener)?;
+        Some(self.next(self.table.tcp(listener)?, worker))
+    }
+
+    /// The service that the next connection goes to that was going to this one.
+    pub fn tcp_of(&self, service: &ServiceName, worker: usize) -> Option<&Arc<ServiceRoute>> {
+        match self.table.tcp_of(service) {
+            Some(rule) => self.next(rule, worker),
+            None => self.by_name(service),
+        }
+    }
+
+    fn next(&self, rule: &Rule, worker: usize) -> Option<&Arc<ServiceRoute>> {
         let backend = rule.next(worker).backend;
         let place = backend.and_then(|backend| rule.backends.get(backend)?.service);
-        Some(place.and_then(|place| self.services.get(place)))
+        self.services.get(place?)
     }
 
     /// The service of this name.

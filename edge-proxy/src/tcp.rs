@@ -114,9 +114,9 @@ pub(crate) async fn entered(
             ListenerProtocol::Tcp => routes.tcp(&listener.name, worker.index),
             _ => None,
         };
-        // A route that names the listener goes before the listener's own word.
+        // A route that names the listener goes before the listener's own word, and that before one that names its service.
         by_route
-            .unwrap_or_else(|| routes.by_name(&service))
+            .unwrap_or_else(|| routes.tcp_of(&service, worker.index))
             .cloned()
     };
     let route = route.ok_or(Refusal::NoService).map_err(refused)?;

@@ -19,7 +19,7 @@ pub mod weight_policy;
 pub use access_policy::{AccessPolicy, AccessPolicySpec};
 pub use route::{GrpcRouteSpec, HttpRouteSpec, TcpRouteSpec};
 pub use span::Span;
-pub use traffic_policy::TrafficPolicySpec;
+pub use traffic_policy::{EndpointProtocol, TrafficPolicySpec};
 pub use weight_policy::{Algorithm, CapacitySource, WeightPolicySpec};
 
 /// Most labels one resource may carry.
@@ -195,6 +195,9 @@ pub struct ServiceSpec {
     /// Its instances.
     #[serde(default)]
     pub endpoints: Vec<EndpointSpec>,
+    /// What they speak; what its traffic policy says when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<EndpointProtocol>,
 }
 
 /// One instance of a service.

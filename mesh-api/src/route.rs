@@ -82,6 +82,9 @@ pub struct Route {
     /// Names of the listeners whose connections it is for; only of a `TCPRoute`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     listeners: Vec<String>,
+    /// Services whose connections it is for; only of a `TCPRoute`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    parents: Vec<ServiceName>,
     /// What happens to which requests.
     #[serde(default)]
     rules: Vec<HttpRule>,
@@ -98,6 +101,8 @@ struct Text {
     hostnames: Vec<String>,
     #[serde(default)]
     listeners: Vec<String>,
+    #[serde(default)]
+    parents: Vec<ServiceName>,
     #[serde(default)]
     rules: Vec<HttpRule>,
 }
@@ -119,6 +124,7 @@ impl TryFrom<Text> for Route {
             created: text.created,
             hostnames: spec.hostnames,
             listeners: text.listeners,
+            parents: text.parents,
             rules: spec.rules,
         })
     }
@@ -172,6 +178,7 @@ impl Route {
         let rules = spec.rules.iter().map(TcpRule::to_http).collect();
         let mut route = Route::new(RouteKind::Tcp, metadata, &[], rules)?;
         route.listeners = spec.listeners();
+        route.parents = spec.parents(route.key.name.namespace());
         Ok(route)
     }
 
@@ -200,6 +207,7 @@ impl Route {
             created: metadata.creation_timestamp.clone().unwrap_or_default(),
             hostnames: hostnames.to_vec(),
             listeners: Vec::new(),
+            parents: Vec::new(),
             rules,
         };
         let len = serde_json::to_vec(&route).map_or(usize::MAX, |json| json.len());
@@ -227,6 +235,11 @@ impl Route {
     /// Names of the listeners whose connections it is for; only of a `TCPRoute`.
     pub fn listeners(&self) -> &[String] {
         &self.listeners
+    }
+
+    /// Services whose connections it is for; only of a `TCPRoute`.
+    pub fn parents(&self) -> &[ServiceName] {
+        &self.parents
     }
 
     /// What happens to which requests.

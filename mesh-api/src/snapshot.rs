@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::{NodeId, ServiceName};
 use crate::resource::traffic_policy::RATE_LIMITS_MAX;
-use crate::resource::{AccessPolicy, TrafficPolicySpec};
+use crate::resource::{AccessPolicy, EndpointProtocol, TrafficPolicySpec};
 use crate::route::{Route, RouteKey};
 use crate::weight::WHOLE_PPM;
 
@@ -124,6 +124,9 @@ pub struct ServicePlan {
     /// How its requests are treated; absent: by the defaults, or as the node's own configuration says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Arc<TrafficPolicySpec>>,
+    /// What its endpoints speak; absent: as `traffic` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<EndpointProtocol>,
     /// This node's part of rate limits that hold for the whole mesh; one that is not here is this node's alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rate_shares: Vec<RateShare>,
@@ -459,6 +462,7 @@ mod tests {
             cloud_address: None,
             queue: QueueLimits::default(),
             traffic: None,
+            protocol: None,
             rate_shares: Vec::new(),
             access: Vec::new(),
         }

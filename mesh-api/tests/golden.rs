@@ -173,6 +173,7 @@ fn service_plan() -> ServicePlan {
         cloud_address: Some("192.0.2.99:443".into()),
         queue: QueueLimits::default(),
         access: Vec::new(),
+        protocol: Some(isobar_mesh_api::resource::EndpointProtocol::Http2),
         traffic: Some(Arc::new(TrafficPolicySpec {
             timeouts: Timeouts {
                 request: Span::from_secs(5),

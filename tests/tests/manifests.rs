@@ -293,6 +293,7 @@ fn base_and_overlays_render_with_least_privileges() {
         "k3s/base",
         "k3s/overlays/single-node",
         "k3s/overlays/ha",
+        "k3s/overlays/ha-etcd",
         "k3s/overlays/sidecar",
     ] {
         let objects = rendered(directory);
@@ -407,6 +408,60 @@ fn who_contends_for_the_lease_may_and_shares_its_store() {
         rules.contains("create") && rules.contains("update"),
         "{rules}"
     );
+}
+
+#[test]
+fn who_shares_an_etcd_has_a_name_that_others_find() {
+    if !has("kubectl", &["version", "--client"]) {
+        return;
+    }
+    let objects = rendered("k3s/overlays/ha-etcd");
+    let find = |kind: &str, name: &str| {
+        let is = |o: &&Value| o["kind"] == kind && o["metadata"]["name"] == name;
+        objects.iter().find(is).unwrap()
+    };
+    let text = find("ConfigMap", "isobar-controller")["data"]["controller.toml"]
+        .as_str()
+        .unwrap();
+    let read = |text: &str| {
+        let text = text.replace("${POD}", "isobar-controller-1");
+        let config: isobar_controller::config::Config = toml::from_str(&text).unwrap();
+        config
+    };
+    let config = read(text);
+    config.check().unwrap();
+    let set = find("StatefulSet", "isobar-controller");
+    let (spec, pod) = (&set["spec"], &set["spec"]["template"]["spec"]);
+    // A pod's own name is one of the service that the set names, and the certificate has it.
+    let peers = find("Service", spec["serviceName"].as_str().unwrap());
+    let host = format!(
+        "isobar-controller-1.{}.isobar-system.svc",
+        peers["metadata"]["name"].as_str().unwrap()
+    );
+    assert_eq!(peers["spec"]["publishNotReadyAddresses"], true);
+    assert_eq!(config.stream_advertise, Some(format!("{host}:7401")));
+    assert!(config.stream_names.contains(&host));
+    assert_eq!(
+        (&spec["replicas"], config.shared_name()),
+        (&json!(3), Some("isobar-controller-1".to_owned()))
+    );
+    for variable in ["POD", "ISOBAR_AUTHORITY_KEY", "ISOBAR_PROXY_IMAGE"] {
+        let mut all = pod["containers"][0]["env"].as_array().unwrap().iter();
+        assert!(all.any(|one| one["name"] == variable), "{variable}");
+    }
+    let egress = find("NetworkPolicy", "isobar-controller")["spec"]["egress"].to_string();
+    assert!(
+        egress.contains("2379") && egress.contains("7401"),
+        "{egress}"
+    );
+    assert_eq!(
+        find("PodDisruptionBudget", "isobar-controller")["spec"],
+        json!({"maxUnavailable": 1, "selector": {"matchLabels": {"app.kubernetes.io/name": "isobar-controller"}}})
+    );
+    // A Lease beside etcd is refused by name.
+    let both = read(&format!("{text}\nlease = true\n"));
+    let refused = both.check().unwrap_err().to_string();
+    assert!(refused.contains("kubernetes.lease"), "{refused}");
 }
 
 #[test]

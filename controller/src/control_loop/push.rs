@@ -237,6 +237,7 @@ impl Service {
             cloud_address: self.policy.cloud_address.clone(),
             queue: QueueLimits::default(),
             traffic: self.traffic.clone(),
+            protocol: self.protocol,
             rate_shares: seat.rate_shares(),
             access: self.access.clone(),
         })

@@ -8,7 +8,8 @@ use isobar_mesh_api::message::LocalService;
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::report::ServiceReport;
 use isobar_mesh_api::resource::{
-    AccessPolicy, CapacitySource, EndpointSpec, ServiceSpec, TrafficPolicySpec, WeightPolicySpec,
+    AccessPolicy, CapacitySource, EndpointProtocol, EndpointSpec, ServiceSpec, TrafficPolicySpec,
+    WeightPolicySpec,
 };
 use isobar_mesh_api::snapshot::{Endpoint, SNAPSHOT_ENDPOINTS_MAX};
 
@@ -137,6 +138,8 @@ pub(super) struct Service {
     pub labels: BTreeMap<String, String>,
     /// How its requests are treated; absent: by the proxies' defaults.
     pub traffic: Option<Arc<TrafficPolicySpec>>,
+    /// What its endpoints speak, if the operator says it of the service itself.
+    pub protocol: Option<EndpointProtocol>,
     /// Who may call it.
     pub access: Vec<Arc<AccessPolicy>>,
     pub seats: Vec<Seat>,
@@ -159,6 +162,7 @@ impl Service {
             policy,
             labels: BTreeMap::new(),
             traffic: None,
+            protocol: None,
             access: Vec::new(),
             seats: Vec::new(),
             seat_of: Vec::new(),
@@ -179,6 +183,7 @@ impl Service {
             policy: self.policy.clone(),
             labels: self.labels.clone(),
             traffic: self.traffic.clone(),
+            protocol: self.protocol,
             access: self.access.clone(),
             seats: self.seats.clone(),
             seat_of: self.seat_of.clone(),
@@ -191,6 +196,10 @@ impl Service {
         self.declared = spec.is_some();
         let spec = spec.unwrap_or_default();
         self.spec_hosts = spec.hosts;
+        if self.protocol != spec.protocol {
+            self.protocol = spec.protocol;
+            self.seats.iter_mut().for_each(|seat| seat.changed = true);
+        }
         self.spec.clear();
         for endpoint in spec.endpoints {
             self.spec

@@ -78,6 +78,7 @@ impl Grid {
         let mut spec = ServiceSpec {
             hosts: vec!["cart.example".to_owned()],
             endpoints: Vec::new(),
+            protocol: None,
         };
         for index in 0..side * side {
             let row = south_west.destination(0.0, 500.0 * (index / side) as f64);

@@ -142,6 +142,7 @@ impl Merged {
                 spec: ServiceSpec {
                     hosts: hosts.clone(),
                     endpoints: Vec::new(),
+                    protocol: None,
                 },
             };
             let declared = declare(resource).ok()?;

@@ -53,7 +53,7 @@ pub enum Watched {
 pub struct ApiName {
     /// Empty for the core group.
     pub group: &'static str,
-    /// The version that is read.
+    /// The version that is read first.
     pub version: &'static str,
     /// Singular.
     pub kind: &'static str,
@@ -110,15 +110,26 @@ impl Watched {
             Watched::AccessPolicy => named(GROUP, VERSION, "AccessPolicy", "accesspolicies"),
             Watched::HttpRoute => named(GATEWAY_GROUP, "v1", "HTTPRoute", "httproutes"),
             Watched::GrpcRoute => named(GATEWAY_GROUP, "v1", "GRPCRoute", "grpcroutes"),
-            Watched::TcpRoute => named(GATEWAY_GROUP, "v1alpha2", "TCPRoute", "tcproutes"),
+            Watched::TcpRoute => named(GATEWAY_GROUP, "v1", "TCPRoute", "tcproutes"),
             Watched::GatewayClass => named(GATEWAY_GROUP, "v1", "GatewayClass", "gatewayclasses"),
             Watched::Gateway => named(GATEWAY_GROUP, "v1", "Gateway", "gateways"),
-            Watched::ReferenceGrant => named(
-                GATEWAY_GROUP,
-                "v1beta1",
-                "ReferenceGrant",
-                "referencegrants",
-            ),
+            Watched::ReferenceGrant => {
+                named(GATEWAY_GROUP, "v1", "ReferenceGrant", "referencegrants")
+            }
+        }
+    }
+
+    /// The versions that it may be served in, the one that is read first before others. Kinds of the Gateway API rise to `v1`, and
+    /// their old versions go.
+    pub fn versions(self) -> &'static [&'static str] {
+        match self {
+            Watched::TcpRoute => &["v1", "v1alpha2"],
+            Watched::ReferenceGrant => &["v1", "v1beta1"],
+            Watched::MeshNode
+            | Watched::WeightPolicy
+            | Watched::TrafficPolicy
+            | Watched::AccessPolicy => &[VERSION],
+            _ => &["v1"],
         }
     }
 
@@ -170,6 +181,8 @@ pub struct Object {
     pub generation: i64,
     /// When it was made (RFC 3339, UTC).
     pub created: String,
+    /// In which of its kind's versions it is served.
+    pub version: &'static str,
     /// Which state of it this is; only of kinds that get a status from us.
     pub resource_version: String,
     /// Everything but `metadata`.
@@ -300,6 +313,7 @@ mod tests {
             annotations: BTreeMap::new(),
             generation: 1,
             created: String::new(),
+            version: "v1",
             resource_version: String::new(),
             body: Value::Null,
         })

@@ -33,8 +33,12 @@ pub struct Verdict {
     pub not_permitted: Vec<String>,
     /// Of a route: each parent that is ours, as it is written, and whether the route is attached to it.
     pub parents: Vec<(Value, Result<(), Refusal>)>,
+    /// What a route names as a backend and what is no Service.
+    pub no_services: Vec<String>,
     /// Of a gateway: its listeners.
     pub listeners: Vec<ListenerVerdict>,
+    /// Of a gateway: where clients reach it, or why nowhere.
+    pub addresses: Result<Vec<String>, Refusal>,
 }
 
 /// What became of a gateway's listener.
@@ -46,6 +50,10 @@ pub struct ListenerVerdict {
     pub accepted: Result<(), Refusal>,
     /// Routes that are attached to it.
     pub attached: usize,
+    /// Kinds of routes that may attach.
+    pub kinds: Vec<&'static str>,
+    /// Whether it lets in kinds that it cannot have.
+    pub asks_for_others: bool,
 }
 
 impl Verdict {
@@ -58,7 +66,9 @@ impl Verdict {
             missing: Vec::new(),
             not_permitted: Vec::new(),
             parents: Vec::new(),
+            no_services: Vec::new(),
             listeners: Vec::new(),
+            addresses: Ok(Vec::new()),
         }
     }
 }
@@ -116,7 +126,6 @@ impl Declaration {
         }
         gateways::declare(cluster, &mut declaration);
         routes::declare(cluster, &mut declaration);
-        gateways::declare_tcp(cluster, &mut declaration);
         declaration
     }
 

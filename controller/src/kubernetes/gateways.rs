@@ -1,7 +1,8 @@
 //! The Gateway API's gateways: which are ours, what their listeners can be, which routes may attach to them.
 //!
-//! The mesh has one gateway, the ingress port of every proxy, for plain HTTP. A `GatewayClass` that names this controller makes every
-//! `Gateway` of the class another name for it, with the limits that its listeners set. A parent named `isobar` is it even without an object.
+//! The mesh has one gateway: the ingress port of every proxy, for plain HTTP, and the listeners for TCP that proxies' own configurations
+//! name. A `GatewayClass` that names this controller makes every `Gateway` of the class another name for it, with the limits that its
+//! listeners set. A parent named `isobar` is it even without an object.
 
 use isobar_mesh_api::resource::route::{GATEWAY_GROUP, GATEWAY_NAME};
 use serde_json::Value;
@@ -12,6 +13,10 @@ use super::status::CONTROLLER_NAME;
 
 /// The proxies' port for clients.
 pub const INGRESS_PORT: u64 = 7410;
+/// Ports that proxies have for themselves: clients, peers, local applications, administration.
+const PROXY_PORTS: [u64; 4] = [INGRESS_PORT, 7411, 7412, 7419];
+/// Most addresses that a gateway's status may have.
+const ADDRESSES_MAX: usize = 16;
 
 /// To what a route is attached, of what is ours.
 pub(super) enum Parent<'a> {
@@ -77,20 +82,92 @@ fn refuse(reason: &'static str, message: impl Into<String>) -> Refusal {
 
 /// Whether proxies can do what a listener asks for.
 fn check_listener(listener: &Value) -> Result<(), Refusal> {
-    let protocol = text(listener, "protocol", "");
-    if protocol != "HTTP" {
-        let message = format!(
-            "protocol is {protocol:?}; proxies' ingress port speaks HTTP, and TLS ends at a listener of the proxies' own configuration"
-        );
-        return Err(refuse("UnsupportedProtocol", message));
-    }
     let port = listener["port"].as_u64().unwrap_or_default();
-    if port != INGRESS_PORT {
-        let message =
-            format!("port is {port}; proxies serve clients at {INGRESS_PORT} of every node");
-        return Err(refuse("PortUnavailable", message));
+    match text(listener, "protocol", "") {
+        "HTTP" if port != INGRESS_PORT => {
+            let message =
+                format!("port is {port}; proxies serve clients at {INGRESS_PORT} of every node");
+            Err(refuse("PortUnavailable", message))
+        }
+        "TCP" if PROXY_PORTS.contains(&port) => {
+            let message = format!("port {port} is one that proxies have for something else");
+            Err(refuse("PortUnavailable", message))
+        }
+        "HTTP" | "TCP" => Ok(()),
+        protocol => {
+            let message = format!(
+                "protocol is {protocol:?}; proxies' ingress port speaks HTTP, those of TCP are in the proxies' own configuration, and so is where TLS ends"
+            );
+            Err(refuse("UnsupportedProtocol", message))
+        }
     }
-    Ok(())
+}
+
+/// Kinds of routes that may attach to a listener, of those that its protocol can have; and whether it asks for others.
+fn kinds(listener: &Value) -> (Vec<&'static str>, bool) {
+    let can: &[&'static str] = match (check_listener(listener), text(listener, "protocol", "")) {
+        (Ok(()), "TCP") => &["TCPRoute"],
+        (Ok(()), _) => &["HTTPRoute", "GRPCRoute"],
+        (Err(_), _) => &[],
+    };
+    let asked = listener["allowedRoutes"]["kinds"].as_array();
+    let Some(asked) = asked.filter(|kinds| !kinds.is_empty()) else {
+        return (can.to_vec(), false);
+    };
+    let is = |kind: &str, one: &Value| {
+        text(one, "group", GATEWAY_GROUP) == GATEWAY_GROUP && text(one, "kind", "") == kind
+    };
+    let wanted = can.iter().copied();
+    let wanted = wanted.filter(|kind| asked.iter().any(|one| is(kind, one)));
+    let is_strange = |one: &Value| !can.iter().any(|kind| is(kind, one));
+    (wanted.collect(), asked.iter().any(is_strange))
+}
+
+/// Where clients reach the proxies: an address of each node, one that is for outside where it has one. The first by nodes' names.
+fn addresses(cluster: &Cluster) -> Vec<String> {
+    let of_node = |node: &Object| {
+        let all = node.body["status"]["addresses"].as_array()?;
+        let of = |kind: &str| {
+            let is = |address: &&Value| text(address, "type", "") == kind;
+            Some(text(all.iter().find(is)?, "address", "").to_owned())
+        };
+        let found = of("ExternalIP").or_else(|| of("InternalIP"))?;
+        found.parse::<std::net::IpAddr>().is_ok().then_some(found)
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    let all = cluster.all(Watched::Node).filter_map(of_node);
+    let all = all.filter(|address| seen.insert(address.clone()));
+    all.collect()
+}
+
+/// The addresses of a gateway: those that it asks for, else all.
+///
+/// # Errors
+/// It asks for what no node has.
+fn addresses_of(gateway: &Object, all: &[String]) -> Result<Vec<String>, Refusal> {
+    let asked = gateway.body["spec"]["addresses"].as_array();
+    let asked = asked.into_iter().flatten();
+    let asked: Vec<&str> = asked.map(|one| text(one, "value", "")).collect();
+    if let Some(strange) = asked
+        .iter()
+        .find(|one| !all.iter().any(|known| known == *one))
+    {
+        let message = format!("spec.addresses has {strange:?}, which is no address of a node");
+        return Err(refuse("AddressNotUsable", message));
+    }
+    let asked = asked.into_iter().map(str::to_owned);
+    let mut chosen: Vec<String> = asked.collect();
+    if chosen.is_empty() {
+        chosen = all.to_vec();
+    }
+    chosen.truncate(ADDRESSES_MAX);
+    match chosen.is_empty() {
+        true => Err(refuse(
+            "AddressNotAssigned",
+            "no node says its address (status.addresses of type ExternalIP or InternalIP)",
+        )),
+        false => Ok(chosen),
+    }
 }
 
 /// Verdicts on classes and gateways of ours. Attached routes are counted when these are known.
@@ -109,18 +186,33 @@ pub(super) fn declare(cluster: &Cluster, declaration: &mut Declaration) {
                 .push(Verdict::new(Watched::GatewayClass, class, accepted));
         }
     }
+    let all = addresses(cluster);
     for gateway in cluster
         .all(Watched::Gateway)
         .filter(|g| is_ours(cluster, g))
     {
-        let of = listeners(gateway).map(|listener| ListenerVerdict {
-            name: text(listener, "name", "").to_owned(),
-            accepted: check_listener(listener),
-            attached: 0,
+        let of = listeners(gateway).map(|listener| {
+            let (kinds, asks_for_others) = kinds(listener);
+            ListenerVerdict {
+                name: text(listener, "name", "").to_owned(),
+                accepted: check_listener(listener),
+                attached: 0,
+                kinds,
+                asks_for_others,
+            }
         });
         let of: Vec<ListenerVerdict> = of.collect();
+        let other_type = gateway.body["spec"]["addresses"].as_array();
+        let other_type = other_type.into_iter().flatten();
+        let mut other_type = other_type.map(|one| text(one, "type", "IPAddress"));
         let accepted = match of.iter().any(|listener| listener.accepted.is_ok()) {
-            true => Ok(()),
+            true => match other_type.find(|kind| *kind != "IPAddress") {
+                Some(kind) => Err(refuse(
+                    "UnsupportedAddress",
+                    format!("spec.addresses has the type {kind:?}; only IPAddress is supported"),
+                )),
+                None => Ok(()),
+            },
             false => Err(refuse(
                 "ListenersNotValid",
                 "no listener is accepted; their conditions say why",
@@ -128,6 +220,7 @@ pub(super) fn declare(cluster: &Cluster, declaration: &mut Declaration) {
         };
         let mut verdict = Verdict::new(Watched::Gateway, gateway, accepted);
         verdict.listeners = of;
+        verdict.addresses = addresses_of(gateway, &all);
         declaration.verdicts.push(verdict);
     }
 }
@@ -139,7 +232,7 @@ pub(super) fn declare(cluster: &Cluster, declaration: &mut Declaration) {
 pub(super) fn attach(
     cluster: &Cluster,
     gateway: &Object,
-    route: &Object,
+    (kind, route): (Watched, &Object),
     parent: &Value,
 ) -> Result<(Vec<String>, Vec<String>), Refusal> {
     let wanted = parent["sectionName"].as_str();
@@ -167,7 +260,7 @@ pub(super) fn attach(
     }
     let open: Vec<&Value> = usable
         .into_iter()
-        .filter(|l| allows(cluster, gateway, l, route))
+        .filter(|l| allows(cluster, gateway, l, (kind, route)))
         .collect();
     if open.is_empty() {
         return Err(refuse(
@@ -234,14 +327,14 @@ fn both(one: &str, other: &str) -> Option<String> {
 }
 
 /// Whether a listener lets a route attach: by its namespace and kind.
-fn allows(cluster: &Cluster, gateway: &Object, listener: &Value, route: &Object) -> bool {
+fn allows(
+    cluster: &Cluster,
+    gateway: &Object,
+    listener: &Value,
+    (kind, route): (Watched, &Object),
+) -> bool {
     let allowed = &listener["allowedRoutes"];
-    // Without a kind of ours among those it lists nothing of ours may attach; that both routes of ours are HTTP's is enough here.
-    let kinds = allowed["kinds"]
-        .as_array()
-        .filter(|kinds| !kinds.is_empty());
-    let is_route = |kind: &Value| matches!(text(kind, "kind", ""), "HTTPRoute" | "GRPCRoute");
-    if kinds.is_some_and(|kinds| !kinds.iter().any(is_route)) {
+    if !kinds(listener).0.contains(&kind.api().kind) {
         return false;
     }
     match text(&allowed["namespaces"], "from", "Same") {
@@ -253,22 +346,34 @@ fn allows(cluster: &Cluster, gateway: &Object, listener: &Value, route: &Object)
                 name: route.name.namespace.clone(),
             };
             let selector = &allowed["namespaces"]["selector"];
-            let labels = selector["matchLabels"].as_object();
-            // An expression that is not understood lets nobody in.
-            let is_understood = selector["matchExpressions"]
-                .as_array()
-                .is_none_or(Vec::is_empty);
             let of = cluster.get(Watched::Namespace, &name);
-            let fits = of.is_some_and(|namespace| {
-                let mut wanted = labels.into_iter().flatten();
-                wanted.all(|(key, value)| {
-                    namespace.labels.get(key).map(String::as_str) == value.as_str()
-                })
-            });
-            is_understood && fits
+            of.is_some_and(|namespace| selects(selector, namespace))
         }
         _ => false,
     }
+}
+
+/// Whether a selector is for an object's labels. An expression that is not understood lets nobody in.
+fn selects(selector: &Value, object: &Object) -> bool {
+    let label = |key: &str| object.labels.get(key).map(String::as_str);
+    let labels = selector["matchLabels"].as_object().into_iter().flatten();
+    let expressions = selector["matchExpressions"].as_array();
+    let expressions = expressions.into_iter().flatten();
+    labels
+        .into_iter()
+        .all(|(key, value)| label(key).is_some() && label(key) == value.as_str())
+        && expressions.into_iter().all(|one| {
+            let has = label(text(one, "key", ""));
+            let values = one["values"].as_array().into_iter().flatten();
+            let mut values = values.filter_map(Value::as_str);
+            match text(one, "operator", "") {
+                "In" => has.is_some_and(|has| values.any(|value| value == has)),
+                "NotIn" => has.is_none_or(|has| !values.any(|value| value == has)),
+                "Exists" => has.is_some(),
+                "DoesNotExist" => has.is_none(),
+                _ => false,
+            }
+        })
 }
 
 /// Whether a grant in a service's namespace lets a route name it.
@@ -301,31 +406,6 @@ pub(super) fn is_granted(
             });
             from && to
         })
-}
-
-/// The verdict on routes for TCP, whose fields no proxy acts on yet.
-pub(super) fn declare_tcp(cluster: &Cluster, declaration: &mut Declaration) {
-    for route in cluster.all(Watched::TcpRoute) {
-        let parents = route.body["spec"]["parentRefs"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        let ours: Vec<Value> = parents
-            .into_iter()
-            .filter(|parent| parent_of(cluster, route, parent).is_some())
-            .collect();
-        if ours.is_empty() {
-            continue;
-        }
-        let message = "kind TCPRoute is not supported: name the service in a listener of the proxies' own configuration (listeners.service, listeners.by_destination)";
-        let refusal = refuse("UnsupportedValue", message);
-        let mut verdict = Verdict::new(Watched::TcpRoute, route, Err(refusal.clone()));
-        verdict.parents = ours
-            .into_iter()
-            .map(|parent| (parent, Err(refusal.clone())))
-            .collect();
-        declaration.verdicts.push(verdict);
-    }
 }
 
 #[cfg(test)]

@@ -164,6 +164,7 @@ mod tests {
                 annotations: BTreeMap::new(),
                 generation: 1,
                 created: String::new(),
+                version: "v1",
                 resource_version: String::new(),
                 body: serde_json::Value::Null,
             };

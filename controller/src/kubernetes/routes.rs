@@ -3,6 +3,8 @@
 //! A route whose parent is the Gateway `isobar`, or one of our class (`gateways.rs`), is for clients of the proxies' ports, as by REST. One whose parents are Services (GAMMA) is
 //! for requests to these: it becomes a route for their host names. Ports of backends are dropped when they are the ports that the
 //! services are served at, and refused otherwise. Routes of other gateways are none of ours and get no status from us.
+//!
+//! A `TCPRoute` is for the connections of listeners, or for those that were going to a Service; host names are nothing to it.
 
 use isobar_mesh_api::names::ServiceName;
 use isobar_mesh_api::resource::route::GATEWAY_NAME;
@@ -19,6 +21,7 @@ pub(super) fn declare(cluster: &Cluster, declaration: &mut Declaration) {
     for (kind, means) in [
         (Watched::HttpRoute, Kind::HttpRoute),
         (Watched::GrpcRoute, Kind::GrpcRoute),
+        (Watched::TcpRoute, Kind::TcpRoute),
     ] {
         for route in cluster.all(kind) {
             one(cluster, declaration, (kind, means), route);
@@ -37,7 +40,7 @@ fn one(cluster: &Cluster, declaration: &mut Declaration, kinds: (Watched, Kind),
     if ours.is_empty() {
         return;
     }
-    let mut attached = match attach(cluster, route, &ours) {
+    let mut attached = match attach(cluster, (kind, route), &ours) {
         Ok(attached) => attached,
         // Which one is wrong is in the text; the route as a whole is not in force.
         Err(problem) => {
@@ -45,15 +48,15 @@ fn one(cluster: &Cluster, declaration: &mut Declaration, kinds: (Watched, Kind),
             return for_all(declaration, &ours);
         }
     };
-    let not_permitted = refuse_ungranted(cluster, kind, route, &mut spec);
+    let refused = refuse_backends(cluster, kind, route, &mut spec);
     if attached
         .verdicts
         .iter()
         .all(|(_, accepted)| accepted.is_err())
     {
         // No parent wants it: it is in force nowhere, whatever it was before.
-        let refused = attached.verdicts.first().and_then(|(_, a)| a.clone().err());
-        let mut verdict = Verdict::new(kind, route, refused.map_or(Ok(()), Err));
+        let first = attached.verdicts.first().and_then(|(_, a)| a.clone().err());
+        let mut verdict = Verdict::new(kind, route, first.map_or(Ok(()), Err));
         verdict.parents = attached.verdicts;
         declaration.verdicts.push(verdict);
         return;
@@ -84,7 +87,8 @@ fn one(cluster: &Cluster, declaration: &mut Declaration, kinds: (Watched, Kind),
     if let Some(verdict) = declaration.verdicts.last_mut() {
         verdict.parents = attached.verdicts;
         verdict.missing = missing;
-        verdict.not_permitted = not_permitted;
+        verdict.not_permitted = refused.not_permitted;
+        verdict.no_services = refused.no_services;
     }
 }
 
@@ -116,7 +120,14 @@ fn for_all(declaration: &mut Declaration, ours: &[Ours<'_>]) {
 }
 
 /// Asks each parent.
-fn attach(cluster: &Cluster, route: &Object, ours: &[Ours<'_>]) -> Result<Attached, FieldProblem> {
+fn attach(
+    cluster: &Cluster,
+    (kind, route): (Watched, &Object),
+    ours: &[Ours<'_>],
+) -> Result<Attached, FieldProblem> {
+    if kind == Watched::TcpRoute {
+        return attach_tcp(cluster, route, ours);
+    }
     let is_service = |(_, _, parent): &&Ours<'_>| matches!(parent, Parent::Service);
     let services = ours.iter().filter(is_service).count();
     if services > 0 && services < ours.len() {
@@ -145,16 +156,15 @@ fn attach(cluster: &Cluster, route: &Object, ours: &[Ours<'_>]) -> Result<Attach
                 attached.hosts.extend(own.iter().cloned());
                 Ok(())
             }
-            Parent::Gateway(gateway) => {
-                gateways::attach(cluster, gateway, route, parent).map(|(hosts, sections)| {
+            Parent::Gateway(gateway) => gateways::attach(cluster, gateway, (kind, route), parent)
+                .map(|(hosts, sections)| {
                     takes_any |= hosts.is_empty();
                     attached.hosts.extend(hosts);
                     let of = sections
                         .into_iter()
                         .map(|section| (gateway.name.clone(), section));
                     attached.sections.extend(of);
-                })
-            }
+                }),
         };
         attached.verdicts.push(((*parent).clone(), accepted));
     }
@@ -165,6 +175,49 @@ fn attach(cluster: &Cluster, route: &Object, ours: &[Ours<'_>]) -> Result<Attach
     attached.hosts.retain(|host| seen.insert(host.clone()));
     if services == 0 {
         attached.parent_refs.push(json!({"name": GATEWAY_NAME}));
+    }
+    Ok(attached)
+}
+
+/// Asks each parent of a route for TCP.
+fn attach_tcp(
+    cluster: &Cluster,
+    route: &Object,
+    ours: &[Ours<'_>],
+) -> Result<Attached, FieldProblem> {
+    let mut attached = Attached::default();
+    let listener = |name: &str| json!({"name": GATEWAY_NAME, "sectionName": name});
+    for (at, parent, what) in ours {
+        let accepted = match what {
+            Parent::Service => {
+                parent_hosts(cluster, route, parent, &format!("#/spec/parentRefs/{at}"))?;
+                let name = text(parent, "name", "");
+                let reference = json!({"group": "", "kind": "Service", "name": name});
+                attached.parent_refs.push(reference);
+                Ok(())
+            }
+            Parent::Mesh => match parent["sectionName"].as_str() {
+                Some(name) => {
+                    attached.parent_refs.push(listener(name));
+                    Ok(())
+                }
+                None => Err(Refusal {
+                    reason: "NoMatchingParent",
+                    message: "sectionName must be the name of a listener of the proxies' own configuration".to_owned(),
+                }),
+            },
+            Parent::Gateway(gateway) => {
+                let found = gateways::attach(cluster, gateway, (Watched::TcpRoute, route), parent);
+                found.map(|(_, sections)| {
+                    let named = sections.iter().map(|section| listener(section));
+                    attached.parent_refs.extend(named);
+                    let of = sections.into_iter();
+                    let of = of.map(|section| (gateway.name.clone(), section));
+                    attached.sections.extend(of);
+                })
+            }
+        };
+        attached.verdicts.push(((*parent).clone(), accepted));
     }
     Ok(attached)
 }
@@ -182,18 +235,34 @@ fn count(declaration: &mut Declaration, sections: &[(ObjectName, String)]) {
     }
 }
 
-/// Puts a name that no Service has in the place of every service that the route may not name. Says which these were.
-fn refuse_ungranted(
+/// Backends that a route may not have.
+#[derive(Default)]
+struct RefusedBackends {
+    /// Services of other namespaces.
+    not_permitted: Vec<String>,
+    /// Other kinds.
+    no_services: Vec<String>,
+}
+
+/// Puts a name that no Service has in the place of everything that the route may not name. Says what this was.
+fn refuse_backends(
     cluster: &Cluster,
     kind: Watched,
     route: &Object,
     spec: &mut Value,
-) -> Vec<String> {
-    let mut refused = Vec::new();
+) -> RefusedBackends {
+    let mut refused = RefusedBackends::default();
     let mut check = |backend: &mut Value| {
         let name = named(route, backend);
-        if !gateways::is_granted(cluster, kind, route, &name) {
-            refused.push(name.to_string());
+        let (group, of) = (text(backend, "group", ""), text(backend, "kind", "Service"));
+        if !group.is_empty() || of != "Service" {
+            refused.no_services.push(format!("{of}.{group} {name}"));
+            if let Some(fields) = backend.as_object_mut() {
+                fields.retain(|field, _| field != "group" && field != "kind");
+            }
+            backend["name"] = json!(NOBODY);
+        } else if !gateways::is_granted(cluster, kind, route, &name) {
+            refused.not_permitted.push(name.to_string());
             backend["name"] = json!(NOBODY);
         }
     };
@@ -206,8 +275,10 @@ fn refuse_ungranted(
                 .for_each(&mut check);
         }
     }
-    refused.sort();
-    refused.dedup();
+    for names in [&mut refused.not_permitted, &mut refused.no_services] {
+        names.sort();
+        names.dedup();
+    }
     refused
 }
 

@@ -1,7 +1,9 @@
-//! Services of the mesh out of a cluster's: host names, the port that is served, and the endpoints that are ready, by node.
+//! Services of the mesh out of a cluster's: host names, the port that is served, what is spoken there (`appProtocol`), and the endpoints
+//! that are ready, by node.
 
 use std::collections::BTreeMap;
 
+use isobar_mesh_api::resource::EndpointProtocol;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -36,12 +38,14 @@ struct Spec {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Port {
     #[serde(default)]
     name: String,
     port: u32,
     #[serde(default)]
     protocol: String,
+    app_protocol: Option<String>,
 }
 
 /// The part of an `EndpointSlice` that is read.
@@ -73,10 +77,12 @@ struct Conditions {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct SlicePort {
     #[serde(default)]
     name: Option<String>,
     port: Option<u16>,
+    app_protocol: Option<String>,
 }
 
 pub(super) fn declare(cluster: &Cluster, declaration: &mut Declaration) {
@@ -104,7 +110,17 @@ pub(super) fn declare(cluster: &Cluster, declaration: &mut Declaration) {
             let message = format!("{homeless} endpoints are on no node and are left out");
             declaration.complain(Watched::Service, service, "NoNode", message);
         }
-        let spec = json!({"hosts": hosts(service), "endpoints": endpoints});
+        let mut spec = json!({"hosts": hosts(service), "endpoints": endpoints});
+        match speaks(port, of_service.unwrap_or_default()) {
+            Spoken::Http2 => spec["protocol"] = json!(EndpointProtocol::Http2),
+            Spoken::Any => {}
+            Spoken::Tls(said) => {
+                let message = format!(
+                    "appProtocol is {said}, and proxies speak to endpoints without TLS; let clients' TLS through with a listener of protocol tls-passthrough"
+                );
+                declaration.complain(Watched::Service, service, "UnsupportedProtocol", message);
+            }
+        }
         match decode(as_resource(service, "Service", spec)) {
             Ok(declared) => {
                 declaration.resources.insert(declared.key.clone(), declared);
@@ -114,6 +130,28 @@ pub(super) fn declare(cluster: &Cluster, declaration: &mut Declaration) {
                 declaration.complain(Watched::Service, service, refusal.reason, refusal.message);
             }
         }
+    }
+}
+
+/// What `appProtocol` says of a port.
+enum Spoken<'a> {
+    /// HTTP/2 without TLS, by prior knowledge.
+    Http2,
+    /// What proxies speak anyway: HTTP/1.1, also where it becomes a WebSocket, and bytes.
+    Any,
+    /// TLS, which proxies do not speak to endpoints.
+    Tls(&'a str),
+}
+
+/// The port's own word, else the first of its slices.
+fn speaks<'a>(port: &'a Port, slices: &'a [Slice]) -> Spoken<'a> {
+    let ports = slices.iter().flat_map(|slice| slice.ports.iter().flatten());
+    let mut of_port = ports.filter(|p| p.name.as_deref().unwrap_or_default() == port.name);
+    let of_slices = || of_port.find_map(|p| p.app_protocol.as_deref());
+    match port.app_protocol.as_deref().or_else(of_slices) {
+        Some("kubernetes.io/h2c" | "h2c" | "http2" | "grpc") => Spoken::Http2,
+        Some(said @ ("https" | "tls" | "grpcs" | "kubernetes.io/wss")) => Spoken::Tls(said),
+        _ => Spoken::Any,
     }
 }
 

@@ -251,12 +251,18 @@ impl Source {
             return true;
         };
         let read = |name: &str| std::fs::read_to_string(data_dir.join(name));
-        let (Ok(roots), Ok(token)) = (read(CA_FILE), read(TOKEN_FILE)) else {
-            tracing::error!("roots and token of the data directory cannot be read");
+        let Ok(roots) = read(CA_FILE) else {
+            tracing::error!("the roots in the data directory cannot be read");
             return false;
         };
+        let token = read(TOKEN_FILE).ok();
         let enrolment = Enrolment { roots, token };
         if self.published.as_ref() != Some(&enrolment) {
+            if enrolment.token.is_none() {
+                tracing::info!(
+                    "the token that proxies enrol with is with the controller that made it; the Secret isobar-enrolment stays as it is"
+                );
+            }
             if !self.teller.publish(&self.sites.namespace, &enrolment).await {
                 return false;
             }
@@ -298,7 +304,7 @@ fn sources(kind: Kind) -> &'static [Watched] {
 }
 
 /// See [`sources`].
-const SOURCES: [(Kind, &[Watched]); 7] = [
+const SOURCES: [(Kind, &[Watched]); 8] = [
     (
         Kind::Node,
         &[Watched::Node, Watched::MeshNode, Watched::Sites],
@@ -312,10 +318,15 @@ const SOURCES: [(Kind, &[Watched]); 7] = [
     (Kind::AccessPolicy, &[Watched::AccessPolicy]),
     (Kind::HttpRoute, &OF_ROUTES[0]),
     (Kind::GrpcRoute, &OF_ROUTES[1]),
+    (Kind::TcpRoute, &OF_ROUTES[2]),
 ];
 
 /// What routes are made of: a class that is not listed yet could hide whose gateway a parent is, a grant that a backend is allowed.
-const OF_ROUTES: [[Watched; 5]; 2] = [of_routes(Watched::HttpRoute), of_routes(Watched::GrpcRoute)];
+const OF_ROUTES: [[Watched; 5]; 3] = [
+    of_routes(Watched::HttpRoute),
+    of_routes(Watched::GrpcRoute),
+    of_routes(Watched::TcpRoute),
+];
 
 const fn of_routes(kind: Watched) -> [Watched; 5] {
     [

@@ -70,16 +70,21 @@ fn of_gateway(object: &Object, verdict: &Verdict, before: &Value, now: &str) -> 
     let listeners = verdict.listeners.iter().map(|listener| {
         let same = had.iter().find(|had| had["name"] == listener.name.as_str());
         let before = same.map_or(&Value::Null, |had| &had["conditions"]);
-        let kind = |kind: &str| json!({"group": GATEWAY_GROUP, "kind": kind});
-        let kinds = match listener.accepted {
-            Ok(()) => vec![kind("HTTPRoute"), kind("GRPCRoute")],
-            Err(_) => Vec::new(),
+        let kind = |kind: &&str| json!({"group": GATEWAY_GROUP, "kind": kind});
+        let kinds: Vec<Value> = listener.kinds.iter().map(kind).collect();
+        let resolved = match listener.asks_for_others {
+            true => (
+                "False",
+                "InvalidRouteKinds",
+                "allowedRoutes.kinds has kinds that a listener of this protocol cannot have"
+                    .to_owned(),
+            ),
+            false => (
+                "True",
+                "ResolvedRefs",
+                "it names nothing that is not there".to_owned(),
+            ),
         };
-        let resolved = (
-            "True",
-            "ResolvedRefs",
-            "it names nothing that is not there".to_owned(),
-        );
         json!({
             "name": listener.name,
             "supportedKinds": kinds,
@@ -93,11 +98,22 @@ fn of_gateway(object: &Object, verdict: &Verdict, before: &Value, now: &str) -> 
     });
     let listeners: Vec<Value> = listeners.collect();
     let before = &before["conditions"];
+    let none = Vec::new();
+    let addresses = match &verdict.accepted {
+        Ok(()) => verdict.addresses.as_ref().unwrap_or(&none),
+        Err(_) => &none,
+    };
+    let address = |value: &String| json!({"type": "IPAddress", "value": value});
+    let reached = match (&verdict.accepted, &verdict.addresses) {
+        (Ok(()), Err(Refusal { reason, message })) => {
+            let said = ("False", *reason, message.clone());
+            condition("Programmed", said, object, before, now)
+        }
+        _ => programmed(object, &verdict.accepted, before, now),
+    };
     json!({
-        "conditions": [
-            accepted(object, &verdict.accepted, before, now),
-            programmed(object, &verdict.accepted, before, now),
-        ],
+        "addresses": addresses.iter().map(address).collect::<Vec<Value>>(),
+        "conditions": [accepted(object, &verdict.accepted, before, now), reached],
         "listeners": listeners,
     })
 }
@@ -134,7 +150,11 @@ fn resolved(object: &Object, verdict: &Verdict, before: &Value, now: &str) -> Va
     let not_permitted: Vec<&str> = verdict.not_permitted.iter().map(String::as_str).collect();
     let missing = verdict.missing.iter().map(ServiceName::as_str);
     let missing: Vec<&str> = missing.collect();
-    let said = if !not_permitted.is_empty() {
+    let no_services: Vec<&str> = verdict.no_services.iter().map(String::as_str).collect();
+    let said = if !no_services.is_empty() {
+        let message = format!("not a Service: {}", some(&no_services));
+        ("False", "InvalidKind", message)
+    } else if !not_permitted.is_empty() {
         let message = format!(
             "no ReferenceGrant of its namespace lets this route name {}",
             some(&not_permitted)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{DynamicObject, Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client};
 use tokio::time::timeout;
@@ -20,6 +20,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Most events written in one round; further complaints are in the log alone.
 const EVENTS_MAX: usize = 64;
 
+/// Longest note of an event, in bytes; the API server takes no longer one.
+const NOTE_BYTES_MAX: usize = 1_024;
+
 /// The `ConfigMap` with the mesh's roots, and the `Secret` with the token, that proxies enrol with.
 const ROOTS_NAME: &str = "isobar-roots";
 /// See [`ROOTS_NAME`].
@@ -32,8 +35,15 @@ const FIELD_MANAGER: &str = "isobar-controller";
 pub(super) struct Enrolment {
     /// PEM.
     pub roots: String,
-    /// The token.
-    pub token: String,
+    /// The token; none where another controller made it: that one has told the cluster.
+    pub token: Option<String>,
+}
+
+/// The beginning of a text, of whole characters.
+fn within(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len())).rev();
+    let mut end = end.skip_while(|at| !text.is_char_boundary(*at));
+    &text[..end.next().unwrap_or_default()]
 }
 
 /// Writes to the API server.
@@ -72,7 +82,8 @@ impl Teller {
             if self.written.get(&key) == Some(&object.resource_version) {
                 continue;
             }
-            let api = self.api(verdict.kind, &verdict.name.namespace);
+            let resource = resource(verdict.kind, object.version);
+            let api = self.api(&resource, &verdict.name.namespace);
             let (how, what) = (PatchParams::default(), Patch::Merge(&status));
             let answer = api.patch_status(&verdict.name.name, &how, &what);
             match timeout(ANSWER_MAX, answer).await {
@@ -105,7 +116,7 @@ impl Teller {
         for complaint in complaints.iter().take(EVENTS_MAX) {
             let api = complaint.kind.api();
             let about = ObjectReference {
-                api_version: Some(resource(complaint.kind).api_version),
+                api_version: Some(resource(complaint.kind, api.version).api_version),
                 kind: Some(api.kind.to_owned()),
                 name: Some(complaint.name.name.clone()),
                 namespace: (!complaint.name.namespace.is_empty())
@@ -115,7 +126,7 @@ impl Teller {
             let event = Event {
                 type_: EventType::Warning,
                 reason: complaint.reason.to_owned(),
-                note: Some(complaint.message.chars().take(1_000).collect()),
+                note: Some(within(&complaint.message, NOTE_BYTES_MAX).to_owned()),
                 action: "Discover".to_owned(),
                 secondary: None,
             };
@@ -145,22 +156,21 @@ impl Teller {
             )])),
             ..ConfigMap::default()
         };
-        let secret = Secret {
+        let secret = enrolment.token.clone().map(|token| Secret {
             metadata: named(ENROLMENT_NAME),
-            string_data: Some(BTreeMap::from([(
-                "token".to_owned(),
-                enrolment.token.clone(),
-            )])),
+            string_data: Some(BTreeMap::from([("token".to_owned(), token)])),
             ..Secret::default()
-        };
+        });
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
         let how = PatchParams::apply(FIELD_MANAGER).force();
-        let (map, secret) = (Patch::Apply(&map), Patch::Apply(&secret));
         let both = async {
-            let map = maps.patch(ROOTS_NAME, &how, &map).await;
-            let secret = secrets.patch(ENROLMENT_NAME, &how, &secret).await;
-            map.and(secret)
+            let map = maps.patch(ROOTS_NAME, &how, &Patch::Apply(&map)).await;
+            if let Some(secret) = secret {
+                let what = Patch::Apply(&secret);
+                secrets.patch(ENROLMENT_NAME, &how, &what).await?;
+            }
+            map
         };
         match timeout(ANSWER_MAX, both).await {
             Ok(Ok(_)) => true,
@@ -172,10 +182,10 @@ impl Teller {
         }
     }
 
-    fn api(&self, kind: Watched, namespace: &str) -> Api<DynamicObject> {
+    fn api(&self, resource: &ApiResource, namespace: &str) -> Api<DynamicObject> {
         match namespace {
-            "" => Api::all_with(self.client.clone(), &resource(kind)),
-            namespace => Api::namespaced_with(self.client.clone(), namespace, &resource(kind)),
+            "" => Api::all_with(self.client.clone(), resource),
+            namespace => Api::namespaced_with(self.client.clone(), namespace, resource),
         }
     }
 }

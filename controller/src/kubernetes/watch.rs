@@ -5,13 +5,14 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::stream::{Stream, StreamExt};
+use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::{WatchStreamExt, watcher as watching};
 use kube::{Api, Client};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::{Change, Object, ObjectName, Watched};
@@ -19,6 +20,12 @@ use super::remote::REMOTE;
 
 /// What is heard: of which cluster (ours has no name), of which kind, and what.
 pub(super) type Heard = (Arc<str>, Watched, Result<Change, watcher::Error>);
+
+/// What the watcher says.
+type Told = Result<Event<DynamicObject>, watcher::Error>;
+
+/// A kind that the server has in no version is looked for again after this.
+const ABSENT_WAIT: Duration = Duration::from_secs(10);
 
 /// What says so.
 pub(super) type Watch = Pin<Box<dyn Stream<Item = Heard> + Send>>;
@@ -47,7 +54,32 @@ pub(super) fn watch_all(
 }
 
 fn watch(client: Client, kind: Watched, sites: &SitesMap, cluster: Arc<str>) -> Watch {
-    let resource = resource(kind);
+    let sites = sites.clone();
+    let begin = move |version| events(client.clone(), kind, version, &sites).boxed();
+    let reader = Reader {
+        kind,
+        at: 0,
+        is_absent: false,
+        events: begin(kind.versions()[0]),
+        begin,
+    };
+    let changes = stream::unfold(reader, |mut reader| async move {
+        let change = reader.next().await?;
+        Some((change, reader))
+    });
+    changes
+        .map(move |change| (cluster.clone(), kind, change))
+        .boxed()
+}
+
+/// What the watcher of one version of a kind says.
+fn events(
+    client: Client,
+    kind: Watched,
+    version: &str,
+    sites: &SitesMap,
+) -> impl Stream<Item = Told> + Send + use<> {
+    let resource = resource(kind, version);
     let mut config = watching::Config::default();
     let api: Api<DynamicObject> = match kind {
         Watched::Sites => {
@@ -60,27 +92,55 @@ fn watch(client: Client, kind: Watched, sites: &SitesMap, cluster: Arc<str>) -> 
         }
         _ => Api::all_with(client, &resource),
     };
-    let events = watcher(api, config).default_backoff();
-    let heard = move |event| (cluster.clone(), kind, heard(kind, event));
-    events.map(heard).boxed()
+    watcher(api, config).default_backoff()
+}
+
+/// Reads a kind in the first of its versions that the server has, and in another when that one is gone.
+struct Reader<F> {
+    kind: Watched,
+    /// Which of its versions is read.
+    at: usize,
+    /// None was there: it is looked for again in a while.
+    is_absent: bool,
+    events: BoxStream<'static, Told>,
+    begin: F,
+}
+
+impl<F: Fn(&'static str) -> BoxStream<'static, Told>> Reader<F> {
+    async fn next(&mut self) -> Option<Result<Change, watcher::Error>> {
+        let versions = self.kind.versions();
+        if std::mem::take(&mut self.is_absent) {
+            tokio::time::sleep(ABSENT_WAIT).await;
+        }
+        loop {
+            let version = versions[self.at];
+            match heard(self.kind, version, self.events.next().await?) {
+                Ok(Change::NotInstalled) => {}
+                other => return Some(other),
+            }
+            self.at = (self.at + 1) % versions.len();
+            self.events = (self.begin)(versions[self.at]);
+            if self.at == 0 {
+                self.is_absent = true;
+                return Some(Ok(Change::NotInstalled));
+            }
+        }
+    }
 }
 
 /// How the client names a kind.
-pub(super) fn resource(kind: Watched) -> ApiResource {
+pub(super) fn resource(kind: Watched, version: &str) -> ApiResource {
     let api = kind.api();
-    let gvk = GroupVersionKind::gvk(api.group, api.version, api.kind);
+    let gvk = GroupVersionKind::gvk(api.group, version, api.kind);
     ApiResource::from_gvk_with_plural(&gvk, api.plural)
 }
 
-fn heard(
-    kind: Watched,
-    event: Result<Event<DynamicObject>, watcher::Error>,
-) -> Result<Change, watcher::Error> {
+fn heard(kind: Watched, version: &'static str, event: Told) -> Result<Change, watcher::Error> {
     Ok(match event {
         Ok(Event::Init) => Change::ListBegins,
-        Ok(Event::InitApply(object)) => Change::Listed(Box::new(cut_down(kind, object))),
+        Ok(Event::InitApply(object)) => Change::Listed(Box::new(cut_down(kind, version, object))),
         Ok(Event::InitDone) => Change::ListEnds,
-        Ok(Event::Apply(object)) => Change::Applied(Box::new(cut_down(kind, object))),
+        Ok(Event::Apply(object)) => Change::Applied(Box::new(cut_down(kind, version, object))),
         Ok(Event::Delete(object)) => Change::Deleted(name(&object)),
         Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.code == 404 => {
             Change::NotInstalled
@@ -96,15 +156,20 @@ fn name(object: &DynamicObject) -> ObjectName {
     }
 }
 
-fn cut_down(kind: Watched, object: DynamicObject) -> Object {
+fn cut_down(kind: Watched, version: &'static str, object: DynamicObject) -> Object {
     let name = name(&object);
     let mut body = object.data;
     if let Value::Object(fields) = &mut body {
         fields.remove("apiVersion");
         fields.remove("kind");
-        // A machine's heartbeats are no change to us.
+        // A machine's heartbeats are no change to us; its addresses are.
+        let addresses = fields.get("status").map(|status| &status["addresses"]);
+        let addresses = addresses.filter(|_| kind == Watched::Node).cloned();
         if !kind.has_status() {
             fields.remove("status");
+        }
+        if let Some(addresses) = addresses.filter(|addresses| !addresses.is_null()) {
+            fields.insert("status".to_owned(), json!({"addresses": addresses}));
         }
         match kind {
             Watched::Namespace => drop(fields.remove("spec")),
@@ -117,7 +182,7 @@ fn cut_down(kind: Watched, object: DynamicObject) -> Object {
             _ => {}
         }
     }
-    let version = object.metadata.resource_version.unwrap_or_default();
+    let resource_version = object.metadata.resource_version.unwrap_or_default();
     let created = object.metadata.creation_timestamp;
     Object {
         name,
@@ -125,8 +190,9 @@ fn cut_down(kind: Watched, object: DynamicObject) -> Object {
         annotations: object.metadata.annotations.unwrap_or_default(),
         generation: object.metadata.generation.unwrap_or_default(),
         created: created.map(|time| time.0.to_string()).unwrap_or_default(),
+        version,
         resource_version: if kind.has_status() {
-            version
+            resource_version
         } else {
             String::new()
         },

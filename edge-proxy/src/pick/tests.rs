@@ -47,6 +47,7 @@ fn route(weights: &[(usize, u32)], spill: bool) -> Route {
         queue: QueueLimits::default(),
         access: Vec::new(),
         traffic: None,
+        protocol: None,
         rate_shares: Vec::new(),
     };
     Route::new(&plan, &neighbours)

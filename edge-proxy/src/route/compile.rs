@@ -74,7 +74,7 @@ impl RouteTable {
         let kept = before.map_or(&[][..], |table| table.rules());
         let kept: BTreeMap<_, &Arc<Rule>> = kept.iter().map(|r| ((&r.route, r.place), r)).collect();
         let mut builder = Builder::default();
-        let (mut rules, mut tcp) = (Vec::new(), BTreeMap::new());
+        let (mut rules, mut tcp, mut tcp_of) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for route in in_order {
             let is_tcp = route.key().kind == RouteKind::Tcp;
             if !is_tcp {
@@ -98,10 +98,15 @@ impl RouteTable {
                     tcp.entry(listener.clone())
                         .or_insert_with(|| Arc::clone(&rule));
                 }
+                for service in route.parents().iter().filter(|_| is_tcp) {
+                    let entry = tcp_of.entry(service.clone());
+                    entry.or_insert_with(|| Arc::clone(&rule));
+                }
             }
         }
         RouteTable {
             tcp,
+            tcp_of,
             ..builder.finish(services.named, rules)
         }
     }
@@ -224,6 +229,7 @@ impl Builder {
             any,
             rules,
             tcp: BTreeMap::new(),
+            tcp_of: BTreeMap::new(),
         }
     }
 }

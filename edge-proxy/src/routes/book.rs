@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use isobar_mesh_api::names::{NodeId, ServiceName};
-use isobar_mesh_api::resource::TrafficPolicySpec;
+use isobar_mesh_api::resource::traffic_policy::TellClient;
+use isobar_mesh_api::resource::{EndpointProtocol, TrafficPolicySpec};
 use isobar_mesh_api::snapshot::{Neighbour, QueueLimits, Row, ServicePlan, Snapshot};
 use tokio::sync::Notify;
 
@@ -87,6 +88,7 @@ impl Book {
                 cloud_address: None,
                 queue: QueueLimits::default(),
                 traffic: None,
+                protocol: None,
                 rate_shares: Vec::new(),
                 access: Vec::new(),
             });
@@ -195,7 +197,13 @@ impl Book {
             selecting.find(|p| !p.is_for_all()).or(first).cloned()
         };
         let spec = plan.traffic.clone().or_else(own);
-        Traffic::new(spec.unwrap_or_default())
+        let mut traffic = Traffic::new(spec.unwrap_or_default());
+        // A connection that begins with a header of the PROXY protocol carries one request, as the policy wants it.
+        if traffic.spec.endpoints.proxy_protocol == TellClient::Off {
+            let said = plan.protocol.map(|said| said == EndpointProtocol::Http2);
+            traffic.speaks_http2 = said.unwrap_or(traffic.speaks_http2);
+        }
+        traffic
     }
 
     fn service_live(&mut self, service: &ServiceName) -> Arc<ServiceLive> {

@@ -335,6 +335,7 @@ pub fn snapshot(name: &str, endpoint: &TestEndpoint, workers: u32) -> Snapshot {
             queue: QueueLimits::default(),
             access: Vec::new(),
             traffic: None,
+            protocol: None,
             rate_shares: Vec::new(),
         }],
         routes: Vec::new(),

@@ -308,6 +308,39 @@ async fn a_connection_that_does_not_end_is_cut_at_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_route_says_where_connections_to_a_service_go() {
+    let (old, new) = (Greeter::start().await, Greeter::start().await);
+    let next = ServiceName::new("shop/db-next").unwrap();
+    let proxy = with_listener(old.address, to_database(), |config| {
+        let mut to_next = local(new.address);
+        to_next.service = next;
+        config.services = vec![local(old.address), to_next];
+        let route = serde_json::json!({
+            "kind": "TCPRoute", "metadata": { "name": "db", "namespace": "shop" },
+            "spec": {
+                "parentRefs": [{ "group": "", "kind": "Service", "name": "db" }],
+                "rules": [{ "backendRefs": [{ "name": "db" }, { "name": "db-next", "weight": 3 }] }],
+            },
+        });
+        config.routes = vec![serde_json::from_value(route).unwrap()];
+    })
+    .await;
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(proxy.own()).await.unwrap();
+        let mut heard = [0; 5];
+        stream.read_exact(&mut heard).await.unwrap();
+    }
+    // Where a backend is a service that itself is a parent, its share is not divided again.
+    for (service, count) in [("shop/db", 2), ("shop/db-next", 6)] {
+        let name = "isobar_proxy_requests_served_home_total";
+        proxy
+            .metric(&format!("{name}{{service=\"{service}\"}} {count}"))
+            .await;
+    }
+    proxy.end().await;
+}
+
+#[tokio::test]
 async fn a_route_says_where_connections_of_a_listener_go() {
     let (old, new) = (Greeter::start().await, Greeter::start().await);
     let next = ServiceName::new("shop/db-next").unwrap();

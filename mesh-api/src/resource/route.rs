@@ -58,24 +58,32 @@ pub const WEIGHT_MAX: u32 = 1_000_000;
 /// Longest delay that a fault may add.
 pub const FAULT_DELAY_MAX: Duration = Duration::from_secs(60);
 
-/// To what a route is attached. There is one Gateway, [`GATEWAY_NAME`]; naming it is allowed and changes nothing.
+/// To what a route is attached. There is one Gateway, [`GATEWAY_NAME`]; naming it is allowed and changes nothing. A `TCPRoute` may name
+/// a service instead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ParentRef {
-    /// [`GATEWAY_GROUP`], also by default.
+    /// [`GATEWAY_GROUP`], also by default; empty for a service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// `Gateway`, also by default.
+    /// `Gateway`, also by default, or `Service`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Any: the one Gateway is for all namespaces.
+    /// Any: the one Gateway is for all namespaces. A service's is by default the route's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// [`GATEWAY_NAME`].
+    /// [`GATEWAY_NAME`], or the service's.
     pub name: String,
     /// For a `TCPRoute`: the name of a listener of proxies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub section_name: Option<String>,
+}
+
+impl ParentRef {
+    /// Whether it names a service.
+    pub fn is_service(&self) -> bool {
+        self.group.as_deref() == Some("") && self.kind.as_deref() == Some("Service")
+    }
 }
 
 /// How a header or query parameter is compared.

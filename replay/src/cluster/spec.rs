@@ -128,6 +128,7 @@ impl ClusterSpec {
         let service = Resource::Service {
             metadata: named(SERVICE.1, SERVICE.0),
             spec: ServiceSpec {
+                protocol: None,
                 hosts: vec!["*".to_owned()],
                 endpoints: self
                     .places

@@ -113,6 +113,9 @@ async fn what_a_cluster_lacks_is_said_with_a_code() {
     );
 
     // What is installed.
+    cluster
+        .apply(json!({"kind": "Namespace", "metadata": {"name": "isobar-system"}}))
+        .await;
     let (is_well, said) = check(&cluster, &[]);
     assert!(
         !is_well && said.contains("FAIL K06 isobar-controller is not installed"),
@@ -159,7 +162,7 @@ async fn what_a_cluster_lacks_is_said_with_a_code() {
     }
     let labels = json!({"app.kubernetes.io/name": "isobar-proxy"});
     cluster
-        .apply(json!({"kind": "Pod", "metadata": {"name": "isobar-proxy-old", "namespace": "isobar-system", "labels": labels}, "spec": {"containers": [{"image": "p:1"}]}}))
+        .apply(json!({"kind": "Pod", "metadata": {"name": "isobar-proxy-old", "namespace": "isobar-system", "labels": labels}, "spec": {"containers": [{"name": "proxy", "image": "p:1"}]}}))
         .await;
     cluster.server().forbid("watch", "endpointslices");
     let (is_well, said) = check(&cluster, &[]);

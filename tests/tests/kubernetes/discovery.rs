@@ -124,13 +124,14 @@ async fn services_follow_their_endpoints() {
     let annotations = json!({"isobar.dev/hosts": "cart.example", "isobar.dev/workers": "3", "isobar.dev/capacity-rps": "40"});
     cluster.apply_slice("cart", "b", &[at("10.1.0.4")]).await;
     cluster.apply(json!({"kind": "Service", "metadata": {"name": "cart", "namespace": cluster.tag, "annotations": annotations},
-                         "spec": {"ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}})).await;
+                         "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80, "protocol": "TCP", "appProtocol": "kubernetes.io/h2c"}]}})).await;
     let wanted =
         json!([{"node": node, "address": "10.1.0.4:8080", "workers": 3, "capacity_rps": 40.0}]);
     let seen = controller
         .until(&path, |service| service["spec"]["endpoints"] == wanted)
         .await;
     assert_eq!(seen["spec"]["hosts"][3], "cart.example");
+    assert_eq!(seen["spec"]["protocol"], "http2");
     // Left out by its namespace's label.
     cluster.apply(json!({"kind": "Namespace", "metadata": {"name": cluster.tag, "labels": {"isobar.dev/mesh": "disabled"}}})).await;
     controller.until(&path, Value::is_null).await;

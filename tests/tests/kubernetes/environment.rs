@@ -1,5 +1,6 @@
 //! A cluster, a controller that follows it, and words for both.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -10,9 +11,11 @@ use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patc
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use crate::api_server::{ApiServer, CONTROLLER, Served};
+use crate::gateway_api;
 
 /// Longest wait for what should take a moment.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,10 +26,18 @@ fn root() -> PathBuf {
 }
 
 /// The definitions of our custom resources, as they are installed.
-fn customs() -> Vec<Served> {
+fn own_definitions() -> Vec<Value> {
     let text = std::fs::read_to_string(root().join("k3s/base/crds.yaml")).unwrap();
-    let one = |document: &str| {
-        let crd: Value = serde_saphyr::from_str(document).unwrap();
+    let documents = text.split("\n---\n").map(str::trim);
+    let documents = documents.filter(|document| !document.is_empty());
+    documents
+        .map(|document| serde_saphyr::from_str(document).unwrap())
+        .collect()
+}
+
+/// All definitions, as our server serves them.
+fn customs() -> Vec<Served> {
+    let one = |crd: &Value| {
         let (spec, version) = (&crd["spec"], &crd["spec"]["versions"][0]);
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         Served {
@@ -38,8 +49,62 @@ fn customs() -> Vec<Served> {
             schema: Some(version["schema"]["openAPIV3Schema"].clone()),
         }
     };
-    let documents = text.split("\n---\n").map(str::trim);
-    documents.filter(|d| !d.is_empty()).map(one).collect()
+    let all = own_definitions().into_iter();
+    let all: Vec<Value> = all.chain(gateway_api::definitions()).collect();
+    all.iter().map(one).collect()
+}
+
+/// In which version a cluster that is not ours serves a kind, where it may be another than ours.
+static SERVED: OnceCell<BTreeMap<String, String>> = OnceCell::const_new();
+
+/// Installs what a cluster that is not ours lacks: ours anew, the Gateway API's where they are not. Returns in which version each is
+/// served.
+async fn install(client: &Client) -> BTreeMap<String, String> {
+    let api: Api<DynamicObject> =
+        Api::all_with(client.clone(), &resource("CustomResourceDefinition"));
+    let how = PatchParams::apply("isobar-tests").force();
+    let ours = own_definitions().into_iter().map(|one| (one, true));
+    let theirs = gateway_api::definitions()
+        .into_iter()
+        .map(|one| (one, false));
+    let mut served = BTreeMap::new();
+    for (mut definition, is_ours) in ours.chain(theirs) {
+        definition["apiVersion"] = json!("apiextensions.k8s.io/v1");
+        let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
+        if is_ours || api.get_opt(&name).await.unwrap().is_none() {
+            let what = Patch::Apply(&definition);
+            api.patch(&name, &how, &what).await.unwrap();
+        }
+        let found = until(&name, async || {
+            let found = api.get(&name).await.unwrap().data;
+            let established = condition(&found["status"]["conditions"], "Established");
+            match established["status"] == "True" {
+                true => Ok(found),
+                false => Err(found["status"].clone()),
+            }
+        })
+        .await;
+        let versions = found["spec"]["versions"].as_array().unwrap();
+        let version = versions.iter().find(|version| version["served"] == true);
+        let (names, text) = (&found["spec"]["names"], |v: &Value| {
+            v.as_str().unwrap().to_owned()
+        });
+        let gvk = GroupVersionKind {
+            group: text(&found["spec"]["group"]),
+            version: text(&version.unwrap()["name"]),
+            kind: text(&names["kind"]),
+        };
+        served.insert(gvk.kind.clone(), gvk.version.clone());
+        // It is established before it is served everywhere.
+        let kind = ApiResource::from_gvk_with_plural(&gvk, &text(&names["plural"]));
+        let all: Api<DynamicObject> = Api::all_with(client.clone(), &kind);
+        until(&name, async || {
+            let listed = all.list(&Default::default()).await;
+            listed.map(|_| ()).map_err(|error| json!(error.to_string()))
+        })
+        .await;
+    }
+    served
 }
 
 /// A cluster to test against.
@@ -86,7 +151,9 @@ impl Cluster {
         };
         let read = kube::config::Kubeconfig::read_from(&own).unwrap();
         let config = kube::Config::from_custom_kubeconfig(read, &Default::default()).await;
-        let tag = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
+        // Of no other run either: what one has left behind may still be going.
+        let run = fastrand::u32(..);
+        let tag = format!("t{run:08x}-{}", NUMBER.fetch_add(1, Relaxed));
         let cluster = Cluster {
             client: Client::try_from(config.unwrap()).unwrap(),
             server,
@@ -95,6 +162,9 @@ impl Cluster {
             tag,
             made: Default::default(),
         };
+        if cluster.server.is_none() {
+            SERVED.get_or_init(|| install(&cluster.client)).await;
+        }
         cluster
             .apply(
                 json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": cluster.tag}}),
@@ -158,6 +228,16 @@ impl Cluster {
         Ok(applied)
     }
 
+    /// Creates an object: what is wrong with its fields is what the schema finds, where an apply does not get so far.
+    pub async fn try_create(&self, mut object: Value) -> Result<DynamicObject, kube::Error> {
+        let kind = object["kind"].as_str().unwrap().to_owned();
+        let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
+        object["apiVersion"] = json!(resource(&kind).api_version);
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        let api = self.api(&kind, namespace.as_deref());
+        api.create(&Default::default(), &object).await
+    }
+
     pub async fn delete(&self, kind: &str, namespace: Option<&str>, name: &str) {
         let api = self.api(kind, namespace);
         until("deleted object", async || {
@@ -196,9 +276,10 @@ impl Cluster {
 
     /// A service with the endpoints `(address, node)`, in one slice.
     pub async fn apply_service(&self, name: &str, endpoints: &[(String, String)]) {
+        // Without an address of its own: a cluster has few of these to give.
         self.apply(
             json!({"kind": "Service", "metadata": {"name": name, "namespace": self.tag},
-                          "spec": {"ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}}),
+                          "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}}),
         )
         .await;
         self.apply_slice(name, "a", endpoints).await;
@@ -219,6 +300,42 @@ impl Cluster {
         let annotations = json!({"isobar.dev/latitude": lat, "isobar.dev/longitude": lon});
         self.apply(json!({"kind": "Node", "metadata": {"name": name, "annotations": annotations}}))
             .await;
+    }
+
+    /// A token of a service account of the test's namespace: bound to a pod or to none, for an audience or for the API server.
+    pub async fn account_token(
+        &self,
+        account: &str,
+        pod: Option<&str>,
+        audience: Option<&str>,
+    ) -> String {
+        let mut spec = json!({"expirationSeconds": 3600});
+        if let Some(pod) = pod {
+            spec["boundObjectRef"] = json!({"apiVersion": "v1", "kind": "Pod", "name": pod});
+        }
+        if let Some(audience) = audience {
+            spec["audiences"] = json!([audience]);
+        }
+        let body =
+            json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
+        let path = format!(
+            "/api/v1/namespaces/{}/serviceaccounts/{account}/token",
+            self.tag
+        );
+        let request = http::Request::post(path)
+            .header("content-type", "application/json")
+            .body(body.to_string().into_bytes());
+        let answer: Value = self.client.request(request.unwrap()).await.unwrap();
+        answer["status"]["token"].as_str().unwrap().to_owned()
+    }
+
+    /// Says where a node is reached, as its kubelet would.
+    pub async fn say_address(&self, node: &str, address: &str) {
+        let addresses = json!([{"type": "InternalIP", "address": address}]);
+        let status = json!({"status": {"addresses": addresses}});
+        let (how, what) = (PatchParams::default(), Patch::Merge(&status));
+        let nodes = self.api("Node", None);
+        nodes.patch_status(node, &how, &what).await.unwrap();
     }
 
     /// A controller that follows the cluster; `number` tells its data directory.
@@ -318,6 +435,8 @@ fn resource(kind: &str) -> ApiResource {
         "TrafficPolicy" => ("isobar.dev", "v1alpha1", "trafficpolicies"),
         other => panic!("what is a {other}?"),
     };
+    let served = SERVED.get().and_then(|served| served.get(kind));
+    let version = served.map_or(version, String::as_str);
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
 }
 
@@ -395,6 +514,8 @@ impl Controller {
         stream.write_all(head.as_bytes()).await.unwrap();
         // Who refuses a long body may have closed before it has all of it.
         let _ = stream.write_all(body).await;
+        // Written is not sent: the end of a long body may still be with TLS.
+        let _ = stream.flush().await;
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;
         let answer = String::from_utf8(answer).unwrap();

@@ -26,6 +26,9 @@ async fn a_gateway_of_our_class_is_the_proxies_port() {
     let cluster = Cluster::open().await;
     let tag = Some(cluster.tag.as_str());
     let class = apply_class(&cluster).await;
+    let node = cluster.name("n");
+    cluster.apply_node(&node, "45.0", "9.0").await;
+    cluster.say_address(&node, "192.0.2.7").await;
     let listeners = json!([
         {"name": "http", "protocol": "HTTP", "port": 7410, "hostname": "*.shop.example"},
         {"name": "tls", "protocol": "HTTPS", "port": 443},
@@ -118,7 +121,9 @@ async fn a_gateway_of_our_class_is_the_proxies_port() {
     let theirs = cluster.api("HTTPRoute", tag).get("theirs").await.unwrap();
     assert!(theirs.data["status"].is_null(), "{:?}", theirs.data);
     let theirs = cluster.api("Gateway", tag).get("theirs").await.unwrap();
-    assert!(condition(&theirs.data["status"]["conditions"], "Programmed").is_null());
+    // Its definition may say that nobody has looked at it yet.
+    let said = condition(&theirs.data["status"]["conditions"], "Programmed");
+    assert!(said["observedGeneration"].is_null(), "{said}");
     // A route that is let in no longer is in force no longer.
     cluster
         .apply(route("in", json!({"name": "edge"}), json!(["b.example"])))
@@ -203,27 +208,141 @@ async fn other_namespaces_attach_and_are_named_by_leave_alone() {
     cluster.close().await;
 }
 
+/// All that a route's parents are told, in the order of what is ours.
+fn accepted_of_all(status: &Value) -> Vec<(Value, Value)> {
+    let parents = status["parents"].as_array().into_iter().flatten();
+    let ours = parents.filter(|parent| parent["controllerName"] == "isobar.dev/controller");
+    let said = ours.map(|parent| {
+        let accepted = condition(&parent["conditions"], "Accepted");
+        (accepted["status"].clone(), accepted["reason"].clone())
+    });
+    said.collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_route_for_tcp_is_refused_by_name() {
-    let cluster = Cluster::own().await;
-    let parents = json!([{"name": "isobar"}, {"name": "nginx"}]);
+async fn routes_for_tcp_are_for_listeners_and_services() {
+    let cluster = Cluster::open().await;
+    let tag = Some(cluster.tag.as_str());
+    let class = apply_class(&cluster).await;
+    let node = cluster.name("n");
+    cluster.apply_node(&node, "45.0", "9.0").await;
+    let only = |kind: &str| json!({"namespaces": {"from": "Same"}, "kinds": [{"group": "gateway.networking.k8s.io", "kind": kind}]});
+    let listeners = json!([
+        {"name": "db", "protocol": "TCP", "port": 5432},
+        {"name": "http", "protocol": "HTTP", "port": 7410},
+        {"name": "mesh", "protocol": "TCP", "port": 7411},
+        {"name": "strange", "protocol": "TCP", "port": 5433, "allowedRoutes": only("HTTPRoute")},
+    ]);
     cluster
-        .apply(json!({"kind": "TCPRoute", "metadata": {"name": "db", "namespace": cluster.tag},
-                      "spec": {"parentRefs": parents, "rules": [{"backendRefs": [{"name": "db", "port": 5432}]}]}}))
+        .apply(json!({"kind": "Gateway", "metadata": {"name": "edge", "namespace": cluster.tag}, "spec": {"gatewayClassName": class, "listeners": listeners}}))
         .await;
+    for name in ["db", "db-next"] {
+        cluster
+            .apply_service(name, &[("10.1.0.1".to_owned(), node.clone())])
+            .await;
+    }
+    let route = |name: &str, parents: Value, backends: Value| {
+        json!({"kind": "TCPRoute", "metadata": {"name": name, "namespace": cluster.tag},
+               "spec": {"parentRefs": parents, "rules": [{"backendRefs": backends}]}})
+    };
+    let db = json!([{"name": "db", "port": 80}]);
+    let parents = json!([{"name": "edge"}, {"name": "edge", "sectionName": "http"}, {"name": "edge", "port": 9}, {"name": "nginx"}]);
+    let weighed = json!([{"name": "db", "port": 80, "weight": 9}, {"name": "db-next", "port": 80}]);
+    cluster.apply(route("split", parents, weighed)).await;
+    let service = json!([{"group": "", "kind": "Service", "name": "db", "port": 80}]);
+    cluster
+        .apply(route("mesh", service.clone(), db.clone()))
+        .await;
+    let isobar = json!([{"name": "isobar", "sectionName": "own"}]);
+    cluster.apply(route("own", isobar, db.clone())).await;
+    let elsewhere = json!([{"name": "db", "namespace": "default", "port": 80}]);
+    cluster
+        .apply(route("not-permitted", service.clone(), elsewhere))
+        .await;
+    let nobody = json!([{"name": "nobody", "port": 80}]);
+    cluster
+        .apply(route("missing", service.clone(), nobody))
+        .await;
+    let bucket = json!([{"group": "example.com", "kind": "Bucket", "name": "db", "port": 80}]);
+    cluster.apply(route("bucket", service, bucket)).await;
     let controller = cluster.controller(0).await;
-    let refused = |status: &Value| {
-        let said = ours(status, "Accepted");
-        said["status"] == "False"
-            && said["message"]
-                .as_str()
-                .is_some_and(|m| m.contains("TCPRoute"))
+    let path = |name: &str| format!("/v1/tcp-routes/{}/{name}", cluster.tag);
+    let seen = controller.until(&path("split"), |r| !r.is_null()).await;
+    let parents = &seen["spec"]["parentRefs"];
+    assert_eq!(
+        *parents,
+        json!([{"name": "isobar", "sectionName": "db"}]),
+        "{seen}"
+    );
+    let weight = |at: usize| seen["spec"]["rules"][0]["backendRefs"][at]["weight"].clone();
+    assert_eq!((weight(0), weight(1)), (json!(9), Value::Null));
+    let told = |status: &Value| accepted_of_all(status).len() == 3;
+    let status = cluster.until_status("TCPRoute", tag, "split", told).await;
+    let said = [
+        ("True", "Accepted"),
+        ("False", "NotAllowedByListeners"),
+        ("False", "NoMatchingParent"),
+    ];
+    let said = said.map(|(status, reason)| (json!(status), json!(reason)));
+    assert_eq!(accepted_of_all(&status), said, "{status}");
+    let accepted = ours(&status, "Accepted");
+    assert_eq!(accepted["observedGeneration"], status["generation"]);
+    let seen = controller.until(&path("mesh"), |r| !r.is_null()).await;
+    let parent = &seen["spec"]["parentRefs"][0];
+    assert_eq!(
+        (&parent["kind"], &parent["name"]),
+        (&json!("Service"), &json!("db"))
+    );
+    let seen = controller.until(&path("own"), |r| !r.is_null()).await;
+    assert_eq!(seen["spec"]["parentRefs"][0]["sectionName"], "own");
+    for (name, reason) in [
+        ("not-permitted", "RefNotPermitted"),
+        ("missing", "BackendNotFound"),
+        ("bucket", "InvalidKind"),
+        ("mesh", "ResolvedRefs"),
+    ] {
+        let is = |status: &Value| ours(status, "ResolvedRefs")["reason"] == reason;
+        cluster.until_status("TCPRoute", tag, name, is).await;
+    }
+    // What listeners can have, and how many routes they do.
+    let attached = |status: &Value| status["listeners"][0]["attachedRoutes"] == 1;
+    let status = cluster.until_status("Gateway", tag, "edge", attached).await;
+    let kinds = |at: usize| {
+        let kinds = status["listeners"][at]["supportedKinds"]
+            .as_array()
+            .unwrap();
+        let kinds = kinds.iter().map(|kind| kind["kind"].as_str().unwrap());
+        kinds.collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(0), ["TCPRoute"]);
+    assert_eq!(kinds(1), ["HTTPRoute", "GRPCRoute"]);
+    assert!(kinds(2).is_empty() && kinds(3).is_empty(), "{status}");
+    let of =
+        |at: usize, kind| condition(&status["listeners"][at]["conditions"], kind)["reason"].clone();
+    assert_eq!(of(2, "Accepted"), "PortUnavailable");
+    assert_eq!(of(3, "ResolvedRefs"), "InvalidRouteKinds");
+    // No node says where it is reached, until one does. A cluster of others may have some that do.
+    if cluster.is_own() {
+        let said = condition(&status["conditions"], "Programmed");
+        assert_eq!(said["reason"], "AddressNotAssigned", "{status}");
+    }
+    cluster.say_address(&node, "192.0.2.7").await;
+    let programmed = |status: &Value| {
+        condition(&status["conditions"], "Programmed")["status"] == "True"
+            && status["addresses"][0]["type"] == "IPAddress"
     };
     let status = cluster
-        .until_status("TCPRoute", Some(&cluster.tag), "db", refused)
+        .until_status("Gateway", tag, "edge", programmed)
         .await;
-    assert_eq!(status["parents"].as_array().unwrap().len(), 1, "{status}");
+    if cluster.is_own() {
+        assert_eq!(status["addresses"][0]["value"], "192.0.2.7");
+    }
+    cluster.delete("TCPRoute", tag, "split").await;
+    controller.until(&path("split"), Value::is_null).await;
+    let left = |status: &Value| status["listeners"][0]["attachedRoutes"] == 0;
+    cluster.until_status("Gateway", tag, "edge", left).await;
     controller.end().await;
+    cluster.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

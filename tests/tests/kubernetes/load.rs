@@ -165,3 +165,41 @@ async fn figures_are_for_the_front_proxy_and_for_who_may() {
     assert_eq!(status, 503);
     controller.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_of_the_cluster_reads_what_its_role_lets_it() {
+    let cluster = Cluster::open().await;
+    let tag = &cluster.tag;
+    cluster.apply_service("cart", &[]).await;
+    cluster
+        .apply(json!({"kind": "ServiceAccount", "metadata": {"name": "scaler", "namespace": tag}}))
+        .await;
+    let controller = cluster.controller(0).await;
+    controller
+        .until(&format!("/v1/services/{tag}/cart"), |s| !s.is_null())
+        .await;
+    let token = cluster.account_token("scaler", None, None).await;
+    let header = format!("authorization: Bearer {token}\r\n");
+    let path = format!("/load/{tag}/cart");
+    let ask = async |header: &str| controller.call(("GET", &path), header, b"", None).await;
+    assert_eq!(ask("authorization: Bearer eyJ.made.up\r\n").await.0, 401);
+    let (status, answer) = ask(&header).await;
+    assert_eq!(status, 403, "{answer}");
+    let rule = json!({"apiGroups": ["external.metrics.k8s.io"], "resources": ["isobar_demand_rps"], "verbs": ["get"]});
+    cluster
+        .apply(json!({"kind": "Role", "metadata": {"name": "reader", "namespace": tag}, "rules": [rule]}))
+        .await;
+    let group = "rbac.authorization.k8s.io";
+    cluster
+        .apply(json!({"kind": "RoleBinding", "metadata": {"name": "reader", "namespace": tag},
+                      "roleRef": {"apiGroup": group, "kind": "Role", "name": "reader"},
+                      "subjects": [{"kind": "ServiceAccount", "name": "scaler", "namespace": tag}]}))
+        .await;
+    until("figures", async || match ask(&header).await {
+        (200, load) => Ok(load),
+        (_, answer) => Err(answer),
+    })
+    .await;
+    controller.end().await;
+    cluster.close().await;
+}

@@ -117,7 +117,7 @@ async fn the_schemas_refuse_what_is_no_policy() {
     ];
     for (kind, spec, field) in cases {
         let object = json!({"kind": kind, "metadata": {"name": cluster.name("bad")}, "spec": spec});
-        let error = cluster.try_apply(object).await.unwrap_err();
+        let error = cluster.try_create(object).await.unwrap_err();
         let kube::Error::Api(status) = &error else {
             panic!("{error}");
         };

@@ -41,8 +41,8 @@ async fn a_route_for_a_service_is_for_its_hosts() {
         format!("cart.{}.svc", cluster.tag)
     );
     assert_eq!(
-        seen["spec"]["rules"][0]["backendRefs"][1],
-        json!({"name": "cart-v2"})
+        seen["spec"]["rules"][0]["backendRefs"][1]["name"],
+        "cart-v2"
     );
     let tag = Some(cluster.tag.as_str());
     let is = |kind: &'static str, wanted: &'static str| {
@@ -67,11 +67,37 @@ async fn a_route_for_a_service_is_for_its_hosts() {
         .await;
     assert_eq!(ours(&status, "ResolvedRefs")["reason"], "BackendNotFound");
 
+    // One that is no Service.
+    let backends = json!([{"group": "example.com", "kind": "Bucket", "name": "cart", "port": 80}]);
+    cluster
+        .apply(route(
+            json!({"parentRefs": parents, "rules": [{"backendRefs": backends}]}),
+        ))
+        .await;
+    let invalid = |status: &Value| {
+        ours(status, "ResolvedRefs")["reason"] == "InvalidKind"
+            && ours(status, "Accepted")["status"] == "True"
+    };
+    cluster
+        .until_status("HTTPRoute", tag, "split", invalid)
+        .await;
+    let backends = json!([{"name": "nobody", "port": 80}]);
+    cluster
+        .apply(route(
+            json!({"parentRefs": parents, "rules": [{"backendRefs": backends}]}),
+        ))
+        .await;
+    cluster
+        .until_status("HTTPRoute", tag, "split", |status| {
+            ours(status, "ResolvedRefs")["reason"] == "BackendNotFound"
+        })
+        .await;
+
     // What the mesh has not is refused with the field's name, and the last route stays.
     let cases = [
         (
-            json!([{"backendRefs": [{"name": "cart", "port": 80}], "retry": {"attempts": 3}}]),
-            "retry",
+            json!([{"backendRefs": [{"name": "cart", "port": 80}], "filters": [{"type": "ExtensionRef", "extensionRef": {"group": "example.com", "kind": "Mood", "name": "blue"}}]}]),
+            "extensionRef",
         ),
         (
             json!([{"backendRefs": [{"name": "cart", "port": 81}]}]),

@@ -1,4 +1,5 @@
-//! The part of structural schemas that our custom resources use: pruning of unknown fields, types, ranges, enums.
+//! The part of structural schemas that our custom resources use: pruning of unknown fields, defaults, types, ranges, enums; and what an
+//! apply looks at before that.
 
 use serde_json::Value;
 
@@ -29,6 +30,61 @@ pub fn prune(schema: &Value, value: &mut Value) {
             .iter_mut()
             .for_each(|item| prune(&schema["items"], item)),
         _ => {}
+    }
+}
+
+/// Puts defaults in.
+pub fn fill(schema: &Value, value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, of_field) in schema["properties"].as_object().into_iter().flatten() {
+                if let (None, Some(default)) = (fields.get(name), of_field.get("default")) {
+                    fields.insert(name.clone(), default.clone());
+                }
+                if let Some(field) = fields.get_mut(name) {
+                    fill(of_field, field);
+                }
+            }
+        }
+        Value::Array(items) => items
+            .iter_mut()
+            .for_each(|item| fill(&schema["items"], item)),
+        _ => {}
+    }
+}
+
+/// What an apply refuses before the schema is asked: fields that it does not declare, and values of another shape.
+pub fn typed(schema: &Value, value: &Value, path: &str) -> Result<(), String> {
+    let wrong = |wanted: &str| {
+        Err(format!(
+            "{path}: expected {wanted}, got &value.valueUnstructured{{Value:{value}}}"
+        ))
+    };
+    match (schema["type"].as_str(), value) {
+        (_, Value::Null) | (None, _) => Ok(()),
+        (Some("object"), Value::Object(fields)) => fields.iter().try_for_each(|(name, field)| {
+            let inner = format!("{path}.{name}");
+            let more = &schema["additionalProperties"];
+            match schema["properties"].get(name) {
+                Some(_) if path.is_empty() && name == "metadata" => Ok(()),
+                Some(known) => typed(known, field, &inner),
+                None if more.is_object() => typed(more, field, &inner),
+                None if schema["x-kubernetes-preserve-unknown-fields"] == true => Ok(()),
+                None => Err(format!("{inner}: field not declared in schema")),
+            }
+        }),
+        (Some("object"), _) => wrong("map"),
+        (Some("array"), Value::Array(items)) => {
+            let mut items = items.iter().enumerate();
+            items.try_for_each(|(at, item)| typed(&schema["items"], item, &format!("{path}[{at}]")))
+        }
+        (Some("array"), _) => wrong("list"),
+        (Some("string"), value) if !value.is_string() => wrong("string"),
+        (Some("boolean"), value) if !value.is_boolean() => wrong("boolean"),
+        (Some("integer" | "number"), value) if !value.is_number() => {
+            wrong("numeric (int or float)")
+        }
+        _ => Ok(()),
     }
 }
 

@@ -92,9 +92,32 @@ fn credits_cover_the_plan_and_the_first_second() {
 }
 
 #[test]
+fn what_endpoints_speak_is_told_to_proxies() {
+    let mut grid = settled(3, 2);
+    let told = |grid: &Grid| grid.have[&node(0)].services[0].protocol;
+    assert_eq!(told(&grid), None);
+    let http2 = isobar_mesh_api::resource::EndpointProtocol::Http2;
+    let endpoint = |index| EndpointSpec {
+        node: node(index),
+        address: "127.0.0.1:8080".to_owned(),
+        workers: 4,
+        capacity_rps: Some(200.0),
+    };
+    let spec = ServiceSpec {
+        protocol: Some(http2),
+        hosts: vec!["cart.example".to_owned()],
+        endpoints: (0..9).map(endpoint).collect(),
+    };
+    grid.mesh.set_service(cart(), spec);
+    grid.tick();
+    assert_eq!(told(&grid), Some(http2));
+}
+
+#[test]
 fn what_is_known_already_pushes_nothing() {
     let mut grid = settled(5, 2);
     let spec = ServiceSpec {
+        protocol: None,
         hosts: vec!["cart.example".to_owned()],
         endpoints: (0..25)
             .map(|index| EndpointSpec {
@@ -399,6 +422,7 @@ fn every_message_fits_a_line_and_nothing_is_left_out() {
             capacity_rps: Some(100.0),
         };
         let spec = ServiceSpec {
+            protocol: None,
             hosts: vec![format!("s{service}.example")],
             endpoints: (0..40).map(endpoint).collect(),
         };

@@ -17,6 +17,7 @@ fn object(name: &str, body: Value) -> Object {
         annotations: BTreeMap::new(),
         generation: 1,
         created: "2026-01-01T00:00:00Z".to_owned(),
+        version: "v1",
         resource_version: "7".to_owned(),
         body,
     }
@@ -136,4 +137,76 @@ fn a_status_that_says_it_already_is_not_written_again() {
     let condition = &patch["status"]["conditions"][0];
     assert_eq!(condition["lastTransitionTime"], "2026-01-01T00:00:00Z");
     assert_eq!(condition["observedGeneration"], 2);
+}
+
+#[test]
+fn what_endpoints_speak_is_said_by_the_port_or_its_slices() {
+    let check = |of_port: Value, of_slice: Value, wanted: Option<&str>, complaints: usize| {
+        let port = json!({"name": "http", "port": 80, "protocol": "TCP", "appProtocol": of_port});
+        let service = object("shop/cart", json!({"spec": {"ports": [port]}}));
+        let port = json!({"name": "http", "port": 8080, "appProtocol": of_slice});
+        let body = json!({"addressType": "IPv4", "endpoints": [], "ports": [port]});
+        let mut slice = object("shop/cart-a", body);
+        let label = "kubernetes.io/service-name";
+        slice.labels.insert(label.to_owned(), "cart".to_owned());
+        let seen = vec![(Watched::Service, service), (Watched::EndpointSlice, slice)];
+        let declaration = Declaration::of(&cluster(seen));
+        let spec = declaration.resources.values().next().unwrap();
+        let said = serde_json::to_value(&spec.resource).unwrap()["spec"]["protocol"].clone();
+        assert_eq!(said.as_str(), wanted, "{of_port} {of_slice}");
+        assert_eq!(declaration.complaints.len(), complaints, "{of_port}");
+    };
+    let none = Value::Null;
+    check(json!("kubernetes.io/h2c"), none.clone(), Some("http2"), 0);
+    check(json!("grpc"), none.clone(), Some("http2"), 0);
+    check(none.clone(), json!("h2c"), Some("http2"), 0);
+    check(json!("kubernetes.io/ws"), json!("h2c"), None, 0);
+    check(json!("http"), none.clone(), None, 0);
+    check(none.clone(), none.clone(), None, 0);
+    check(json!("https"), none.clone(), None, 1);
+}
+
+#[test]
+fn a_gateway_is_reached_at_its_nodes_or_at_those_it_asks_for() {
+    let check = |asked: Value, wanted: (&str, &str), addresses: Value| {
+        let class = object(
+            "ours",
+            json!({"spec": {"controllerName": status::CONTROLLER_NAME}}),
+        );
+        let listeners = json!([{"name": "http", "protocol": "HTTP", "port": 7410}]);
+        let spec = json!({"gatewayClassName": "ours", "listeners": listeners, "addresses": asked});
+        let gateway = object("shop/edge", json!({"spec": spec}));
+        let node = |name: &str, addresses: Value| {
+            let body = json!({"status": {"addresses": addresses}});
+            (Watched::Node, object(name, body))
+        };
+        let internal = json!({"type": "InternalIP", "address": "10.0.0.1"});
+        let external = json!({"type": "ExternalIP", "address": "192.0.2.1"});
+        let name = json!({"type": "Hostname", "address": "b"});
+        let seen = vec![
+            (Watched::GatewayClass, class),
+            (Watched::Gateway, gateway.clone()),
+            node("a", json!([internal, external])),
+            node("b", json!([name, internal])),
+            node("c", json!([internal])),
+        ];
+        let declaration = Declaration::of(&cluster(seen));
+        let mut verdicts = declaration.verdicts.iter();
+        let verdict = verdicts.find(|v| v.kind == Watched::Gateway).unwrap();
+        let patch = status::patch(&gateway, verdict, "2026-01-01T00:00:00Z").unwrap();
+        let conditions = patch["status"]["conditions"].as_array().unwrap();
+        let reason = |at: usize| conditions[at]["reason"].as_str().unwrap();
+        assert_eq!((reason(0), reason(1)), wanted, "{patch}");
+        let of = patch["status"]["addresses"].as_array().unwrap().iter();
+        let of: Vec<Value> = of.map(|one| one["value"].clone()).collect();
+        assert_eq!(json!(of), addresses);
+    };
+    let both = json!(["192.0.2.1", "10.0.0.1"]);
+    check(Value::Null, ("Accepted", "Programmed"), both);
+    let one = json!([{"type": "IPAddress", "value": "10.0.0.1"}]);
+    check(one, ("Accepted", "Programmed"), json!(["10.0.0.1"]));
+    let strange = json!([{"value": "10.9.9.9"}]);
+    check(strange, ("Accepted", "AddressNotUsable"), json!([]));
+    let named = json!([{"type": "Hostname", "value": "a.example"}]);
+    check(named, ("UnsupportedAddress", "Invalid"), json!([]));
 }

@@ -12,6 +12,7 @@ fn object(name: &str, body: Value) -> Object {
         annotations: BTreeMap::new(),
         generation: 1,
         created: String::new(),
+        version: "v1",
         resource_version: String::new(),
         body,
     }

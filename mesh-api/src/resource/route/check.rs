@@ -31,6 +31,8 @@ pub struct FieldError {
 #[error("is not a regular expression: {0}")]
 pub struct RegexError(String);
 
+/// Most parents of a route.
+const PARENTS_MAX: usize = 32;
 /// Longest name of a listener, in bytes.
 const SECTION_LEN_MAX: usize = 253;
 
@@ -88,11 +90,17 @@ pub fn check_http(spec: &HttpRouteSpec) -> Checked {
 /// # Errors
 /// The first field out of its range.
 pub fn check_tcp(spec: &TcpRouteSpec) -> Checked {
-    parents(&spec.parent_refs)?;
+    at_most("parentRefs", spec.parent_refs.len(), PARENTS_MAX)?;
     if spec.parent_refs.is_empty() {
-        return fail("parentRefs", "must name a listener by its sectionName");
+        let problem = "must name a listener by its sectionName, or a Service";
+        return fail("parentRefs", problem);
     }
     for (at, parent) in spec.parent_refs.iter().enumerate() {
+        if parent.is_service() {
+            parent_service(at, parent)?;
+            continue;
+        }
+        the_gateway(at, parent)?;
         let name = parent.section_name.as_deref().unwrap_or_default();
         if name.is_empty() || name.len() > SECTION_LEN_MAX {
             let problem = format!("must be the name of a listener, 1 to {SECTION_LEN_MAX} bytes");
@@ -107,6 +115,18 @@ pub fn check_tcp(spec: &TcpRouteSpec) -> Checked {
         return fail(format!("rules/0/backendRefs/{at}/filters"), problem);
     }
     rules(&[rule.to_http()])
+}
+
+fn parent_service(at: usize, parent: &ParentRef) -> Checked {
+    if parent.section_name.is_some() {
+        let problem = "must be absent: a service has one port in the mesh";
+        return fail(format!("parentRefs/{at}/sectionName"), problem);
+    }
+    let namespace = parent.namespace.as_deref().unwrap_or("default");
+    match ServiceName::new(&format!("{namespace}/{}", parent.name)) {
+        Ok(_) => Ok(()),
+        Err(error) => fail(format!("parentRefs/{at}/name"), error.to_string()),
+    }
 }
 
 fn no_sections(parents: &[ParentRef]) -> Checked {
@@ -167,26 +187,28 @@ fn grpc_method(path: &str, method: &super::GrpcMethodMatch) -> Checked {
 }
 
 fn parents(parents: &[ParentRef]) -> Checked {
-    at_most("parentRefs", parents.len(), 32)?;
-    for (at, parent) in parents.iter().enumerate() {
-        let is = |field: &Option<String>, only: &str| field.as_deref().is_none_or(|f| f == only);
-        let only = |field: &str, only: &str| {
-            let problem = format!(
-                "must be {only:?}: the one Gateway of the mesh is its proxies' client ports"
-            );
-            fail(format!("parentRefs/{at}/{field}"), problem)
-        };
-        if !is(&parent.group, GATEWAY_GROUP) {
-            return only("group", GATEWAY_GROUP);
-        }
-        if !is(&parent.kind, "Gateway") {
-            return only("kind", "Gateway");
-        }
-        if parent.name != GATEWAY_NAME {
-            return only("name", GATEWAY_NAME);
-        }
+    at_most("parentRefs", parents.len(), PARENTS_MAX)?;
+    let mut each = parents.iter().enumerate();
+    each.try_for_each(|(at, parent)| the_gateway(at, parent))
+}
+
+fn the_gateway(at: usize, parent: &ParentRef) -> Checked {
+    let is = |field: &Option<String>, only: &str| field.as_deref().is_none_or(|f| f == only);
+    let only = |field: &str, only: &str| {
+        let problem =
+            format!("must be {only:?}: the one Gateway of the mesh is its proxies' client ports");
+        fail(format!("parentRefs/{at}/{field}"), problem)
+    };
+    if !is(&parent.group, GATEWAY_GROUP) {
+        return only("group", GATEWAY_GROUP);
     }
-    Ok(())
+    if !is(&parent.kind, "Gateway") {
+        return only("kind", "Gateway");
+    }
+    match parent.name == GATEWAY_NAME {
+        true => Ok(()),
+        false => only("name", GATEWAY_NAME),
+    }
 }
 
 fn hostnames(hostnames: &[String]) -> Checked {

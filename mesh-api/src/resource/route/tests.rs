@@ -288,7 +288,29 @@ fn a_tcp_route_is_for_listeners() {
     let good = json!({ "parentRefs": parent, "rules": [{ "backendRefs": [
         { "name": "db", "weight": 9 }, { "name": "db-next", "weight": 1 }] }] });
     check(good).unwrap();
+    let service = json!([{ "group": "", "kind": "Service", "name": "db" }]);
+    let to_service = json!({ "parentRefs": service, "rules": [{}] });
+    check(to_service.clone()).unwrap();
+    let spec: TcpRouteSpec = serde_json::from_value(to_service).unwrap();
+    let names: Vec<String> = spec
+        .parents("shop")
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(names, ["shop/db"]);
     let wrong = [
+        (
+            json!({ "parentRefs": [{ "group": "", "kind": "Service", "name": "db", "sectionName": "a" }], "rules": [{}] }),
+            "parentRefs/0/sectionName",
+        ),
+        (
+            json!({ "parentRefs": [{ "group": "", "kind": "Service", "name": "a b" }], "rules": [{}] }),
+            "parentRefs/0/name",
+        ),
+        (
+            json!({ "parentRefs": [{ "kind": "Service", "name": "db" }], "rules": [{}] }),
+            "parentRefs/0/kind",
+        ),
         (json!({ "rules": [{}] }), "sectionName"),
         (
             json!({ "parentRefs": [{ "name": "isobar" }], "rules": [{}] }),

@@ -25,6 +25,7 @@ pub(super) fn service_spec(options: &Options, field: &Field) -> ServiceSpec {
     ServiceSpec {
         hosts: vec!["*".to_owned()],
         endpoints: (0..).zip(&field.names).map(endpoint).collect(),
+        protocol: None,
     }
 }
 
