@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Processor time per request over two proxies with mutual TLS between them: isobar-proxy to isobar-proxy beside haproxy to haproxy
-# with client certificates.
+# and Envoy to Envoy with client certificates.
 #
-#   tests/mesh-hop.sh [directory of isobar-proxy and isobar-controller]
+#   tests/mesh-hop.sh [directory of isobar, or of isobar-proxy and isobar-controller]
 #
 # One worker or thread each; the same nginx serves 128 bytes behind the second proxy; wrk keeps CONNECTIONS (32) HTTP/1.1 connections
 # busy for SECONDS_EACH (10) at the first. All endpoints are on the second node, so every request makes the hop. The cost is the time of
-# both proxies (/proc/PID/stat) per request that wrk counted.
+# both proxies (/proc/PID/stat) per request that wrk counted. isobar-proxy and Envoy hop by HTTP/2, haproxy by HTTP/1.1, as each
+# does best.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 programs="${1:-target/release}"
@@ -23,6 +24,14 @@ until_ok() {
     echo "$1 does not answer" >&2; tail -n 5 "$work"/*.log >&2; exit 1
 }
 
+isobar() {
+    if [ -x "$programs/isobar-$1" ]; then exec "$programs/isobar-$1" --config "$2"; else exec "$programs/isobar" "$1" --config "$2"; fi
+}
+
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
+    -addext subjectAltName=DNS:localhost -keyout "$work/key.pem" -out "$work/chain.pem" 2>/dev/null
+cat "$work/chain.pem" "$work/key.pem" > "$work/both.pem"
+
 endpoint="$(free_port)"
 mkdir "$work/nginx"
 cat > "$work/nginx.conf" <<CONF
@@ -36,8 +45,13 @@ nginx -c "$work/nginx.conf" -e "$work/nginx.log" > /dev/null 2>&1 & pids+=($!)
 
 start_isobar() {
     stream="$(free_port)"; mesh=("$(free_port)" "$(free_port)")
-    "$programs/isobar-controller" --data-dir "$work/controller" --rest-listen 127.0.0.1:0 --stream-listen "127.0.0.1:$stream" \
-        --enrol-open > "$work/controller.log" 2>&1 & pids+=($!)
+    cat > "$work/controller.toml" <<TOML
+data_dir = "$work/controller"
+rest_listen = "127.0.0.1:0"
+stream_listen = "127.0.0.1:$stream"
+enrol_open = true
+TOML
+    isobar controller "$work/controller.toml" > "$work/controller.log" 2>&1 & pids+=($!)
     for _ in $(seq 100); do [ -s "$work/controller/addresses.json" ] && break; sleep 0.1; done
     for n in 0 1; do
         listen="$(free_port)"; [ "$n" = 0 ] && first="$listen"
@@ -55,16 +69,13 @@ workers = 1
 [[services]]
 service = "bench/hop"
 hosts = ["hop.example"]
-$([ "$n" = 1 ] && echo "endpoints = [{ address = \"127.0.0.1:$endpoint\", workers = 1024 }]
+$([ "$n" = 0 ] && echo "endpoints = []" || echo "endpoints = [{ address = \"127.0.0.1:$endpoint\", workers = 1024 }]
 capacity_rps = 1000000.0")
 TOML
-        "$programs/isobar-proxy" --config "$work/proxy-$n.toml" > "$work/proxy-$n.log" 2>&1 & pids+=($!); hop[n]=$!
+        isobar proxy "$work/proxy-$n.toml" > "$work/proxy-$n.log" 2>&1 & pids+=($!); hop[n]=$!
     done
 }
 start_haproxy() {
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
-        -addext subjectAltName=DNS:localhost -keyout "$work/key.pem" -out "$work/chain.pem" 2>/dev/null
-    cat "$work/chain.pem" "$work/key.pem" > "$work/both.pem"
     first="$(free_port)"; second="$(free_port)"
     head="global
   nbthread 1
@@ -91,8 +102,46 @@ backend b
     done
 }
 
+start_envoy() {
+    first="$(free_port)"; second="$(free_port)"
+    python3 - "$work" "$first" "$second" "$endpoint" <<'PY'
+import json, sys
+work, *ports = sys.argv[1], *map(int, sys.argv[2:])
+api = "type.googleapis.com/envoy.extensions."
+at = lambda port: {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+file = lambda name: {"filename": f"{work}/{name}.pem"}
+common = {"tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}, "alpn_protocols": ["h2"],
+    "tls_certificates": [{"certificate_chain": file("chain"), "private_key": file("key")}],
+    "validation_context": {"trusted_ca": file("chain")}}
+def tls(side, more):
+    kind = f"{api}transport_sockets.tls.v3.{side}TlsContext"
+    return {"name": "envoy.transport_sockets.tls", "typed_config": {"@type": kind, "common_tls_context": common, **more}}
+for n in (0, 1):
+    many = {"max_connections": 4096, "max_pending_requests": 4096, "max_requests": 4096}
+    cluster = {"name": "next", "type": "STATIC", "connect_timeout": "5s", "circuit_breakers": {"thresholds": [many]},
+        "load_assignment": {"cluster_name": "next", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": at(ports[n + 1])}}]}]}}
+    chain = {"filters": [{"name": "http", "typed_config": {"@type": f"{api}filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "http", "codec_type": "AUTO",
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "next"}}]}]},
+        "http_filters": [{"name": "router", "typed_config": {"@type": f"{api}filters.http.router.v3.Router"}}]}}]}
+    if n == 0:
+        cluster["transport_socket"] = tls("Upstream", {"sni": "localhost"})
+        cluster["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": f"{api}upstreams.http.v3.HttpProtocolOptions", "explicit_http_config": {"http2_protocol_options": {}}}}
+    else:
+        chain["transport_socket"] = tls("Downstream", {"require_client_certificate": True})
+    config = {"static_resources": {"listeners": [{"name": "l", "address": at(ports[n]), "filter_chains": [chain]}], "clusters": [cluster]}}
+    json.dump(config, open(f"{work}/envoy-{n}.json", "w"))
+PY
+    # The wheel's wrapper in Python ends, or becomes the program.
+    for n in 0 1; do
+        envoy -c "$work/envoy-$n.json" --concurrency 1 --disable-hot-restart --log-level error > "$work/envoy-$n.log" 2>&1 & pids+=($!); hop[n]=$!
+    done
+}
+
 printf '%-10s %12s %16s %16s\n' proxies requests/s 'CPU us/request' 'first + second'
-for proxies in isobar haproxy; do
+for proxies in isobar haproxy envoy; do
+    command -v "$proxies" > /dev/null || [ "$proxies" = isobar ] || { echo "$proxies is not installed" >&2; continue; }
     hop=()
     "start_$proxies"
     until_ok "http://127.0.0.1:$first/"

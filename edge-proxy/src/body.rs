@@ -29,6 +29,10 @@ pub enum BodyError {
     /// What came is no body, or came too late.
     #[error("the body is refused")]
     Refused(#[source] Fault),
+    /// The stream of HTTP/3 that it came on failed.
+    #[cfg(feature = "http3")]
+    #[error("the stream broke off")]
+    Stream(#[source] h3::error::StreamError),
     /// The request was brought home; this copy of its body ended.
     #[error("the body was taken back")]
     TakenBack,
@@ -72,6 +76,9 @@ enum RequestContent {
 enum Incoming {
     Http1(Inbound),
     Http2(hyper::body::Incoming),
+    /// In a box: the others are small.
+    #[cfg(feature = "http3")]
+    Http3(Box<crate::http3::inbound::Inbound>),
 }
 
 impl RequestBody {
@@ -90,6 +97,15 @@ impl RequestBody {
         match incoming.is_end_stream() {
             true => RequestBody::empty(),
             false => RequestContent::Stream(Incoming::Http2(incoming)).into(),
+        }
+    }
+
+    /// One that comes on a stream of HTTP/3; it can be sent once.
+    #[cfg(feature = "http3")]
+    pub fn of_http3(incoming: crate::http3::inbound::Inbound) -> RequestBody {
+        match incoming.is_ended() {
+            true => RequestBody::empty(),
+            false => RequestContent::Stream(Incoming::Http3(Box::new(incoming))).into(),
         }
     }
 
@@ -181,6 +197,8 @@ impl Incoming {
             Incoming::Http2(incoming) => {
                 Pin::new(incoming).poll_frame(cx).map_err(BodyError::Broken)
             }
+            #[cfg(feature = "http3")]
+            Incoming::Http3(incoming) => incoming.poll(cx),
         }
     }
 
@@ -188,6 +206,8 @@ impl Incoming {
         match self {
             Incoming::Http1(inbound) => inbound.is_ended(),
             Incoming::Http2(incoming) => incoming.is_end_stream(),
+            #[cfg(feature = "http3")]
+            Incoming::Http3(incoming) => incoming.is_ended(),
         }
     }
 
@@ -195,6 +215,8 @@ impl Incoming {
         match self {
             Incoming::Http1(inbound) => inbound.size_hint(),
             Incoming::Http2(incoming) => incoming.size_hint(),
+            #[cfg(feature = "http3")]
+            Incoming::Http3(incoming) => incoming.size_hint(),
         }
     }
 }

@@ -17,18 +17,22 @@
 //! - [`counts`]: what happened on a listener.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
+use ::http::header::ALT_SVC;
+use ::http::{HeaderValue, Response};
 use bytes::BytesMut;
 use isobar_mesh_api::identity::SpiffeId;
 use isobar_mesh_api::names::NodeId;
 use isobar_mesh_api::validity::Validity;
+use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use crate::body::ResponseBody;
 use crate::client_hello::{self, HELLO_LEN_MAX, Hello};
 use crate::config::listener::{Intercept, ListenerProtocol, ProxyProtocol};
 use crate::detect::{self, Protocol};
@@ -46,7 +50,7 @@ mod connect;
 pub mod counts;
 pub mod http;
 mod look;
-mod pace;
+pub(crate) mod pace;
 mod stream;
 
 use counts::{Detected, Refusal};
@@ -89,9 +93,20 @@ pub struct Downstream {
     pub direction: Direction,
     /// Whether it may ask for a service's bytes by `CONNECT`.
     pub may_connect: bool,
+    /// What tells it where there is HTTP/3, if there is.
+    pub alt_svc: Option<HeaderValue>,
 }
 
 impl Downstream {
+    /// An answer that also says where there is HTTP/3, if there is, unless it says another place.
+    pub(crate) fn announce(&self, mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+        if let Some(alt_svc) = &self.alt_svc {
+            let headers = response.headers_mut();
+            headers.entry(ALT_SVC).or_insert_with(|| alt_svc.clone());
+        }
+        response
+    }
+
     /// Who it is now: a certificate may have ended or been revoked since the connection began.
     pub fn caller(&self) -> Option<&SpiffeId> {
         let known = self.identity.as_ref()?;
@@ -110,9 +125,23 @@ pub struct Known {
 }
 
 impl Known {
-    /// By the certificate that the verifier of the handshake has seen; `None` when none was shown.
-    fn by_certificate(stream: &Stream) -> Option<Known> {
-        let leaf = stream.shown()?;
+    /// By the certificate that it showed and the verifier of the handshake has seen, else by the address that it comes from, as the
+    /// system saw it: nobody writes that.
+    pub(crate) fn of(
+        proxy: &Proxy,
+        shown: Option<&CertificateDer<'_>>,
+        ip: IpAddr,
+    ) -> Option<Known> {
+        // A certificate says more than an address.
+        shown.and_then(Known::by_certificate).or_else(|| {
+            Some(Known {
+                id: proxy.in_force.load().workload(ip)?,
+                certificate: None,
+            })
+        })
+    }
+
+    fn by_certificate(leaf: &CertificateDer<'_>) -> Option<Known> {
         let validity = Validity::read(leaf)?;
         Some(Known {
             id: Arc::new(spiffe_id(leaf)?),
@@ -204,14 +233,7 @@ async fn front(
     };
     // What stands in a request was written by its source, not by the proxy that told of the source.
     let is_trusted = listener.trusted_sources.contain(ends.source.ip());
-    // A certificate says more than an address; and that is the one that the system saw: nobody writes it.
-    let identity = Known::by_certificate(purpose.stream()).or_else(|| {
-        let id = worker.proxy.in_force.load().workload(peer.ip())?;
-        Some(Known {
-            id,
-            certificate: None,
-        })
-    });
+    let identity = Known::of(&worker.proxy, purpose.stream().shown(), peer.ip());
     let downstream = |is_tls| {
         Arc::new(Downstream {
             worker: Arc::clone(worker),
@@ -223,6 +245,7 @@ async fn front(
                 false => Direction::Ingress,
             },
             may_connect: listener.connect,
+            alt_svc: listener.alt_svc.get().filter(|_| is_tls).cloned(),
         })
     };
     match purpose {

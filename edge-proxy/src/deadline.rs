@@ -43,9 +43,9 @@ impl Deadline {
 
 /// What the client gave, in microseconds.
 pub fn told_by_client(head: &Parts) -> Option<u64> {
-    // gRPC is HTTP/2; others need not be searched.
+    // gRPC is HTTP/2, or HTTP/3; others need not be searched.
     match head.version {
-        Version::HTTP_2 => parse_grpc(head.headers.get(headers::GRPC_TIMEOUT)?),
+        Version::HTTP_2 | Version::HTTP_3 => parse_grpc(head.headers.get(headers::GRPC_TIMEOUT)?),
         _ => None,
     }
 }

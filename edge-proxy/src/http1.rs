@@ -20,7 +20,7 @@
 
 pub mod buffer;
 pub mod client;
-mod date;
+pub(crate) mod date;
 pub mod decode;
 pub mod encode;
 pub mod fault;

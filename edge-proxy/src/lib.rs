@@ -87,6 +87,8 @@ pub mod headers;
 pub mod health;
 pub mod health_check;
 pub mod http1;
+#[cfg(feature = "http3")]
+pub mod http3;
 pub mod identity;
 pub mod intercept;
 pub mod json;

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use isobar_mesh_api::config_file::Problem;
 use isobar_mesh_api::names::ServiceName;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,9 @@ pub struct ListenerCell {
     now: ArcSwap<Listener>,
     /// Cancelled when the configuration no longer has it.
     pub removed: CancellationToken,
+    /// Its sockets for HTTP/3.
+    #[cfg(feature = "http3")]
+    pub datagrams: crate::http3::sockets::Datagrams,
 }
 
 impl ListenerCell {
@@ -43,6 +47,8 @@ impl Listeners {
         let cell = Arc::new(ListenerCell {
             now: ArcSwap::from_pointee(listener),
             removed: CancellationToken::new(),
+            #[cfg(feature = "http3")]
+            datagrams: crate::http3::sockets::Datagrams::default(),
         });
         self.lock().insert(name, Arc::clone(&cell));
         cell
@@ -53,7 +59,12 @@ impl Listeners {
         let cell = self.lock().get(&listener.name).cloned();
         match cell {
             Some(cell) => {
-                listener.counts = Arc::clone(&cell.get().counts);
+                let before = cell.get();
+                listener.counts = Arc::clone(&before.counts);
+                #[cfg(feature = "http3")]
+                if listener.quic.is_some() {
+                    listener.alt_svc = Arc::clone(&before.alt_svc);
+                }
                 cell.now.store(Arc::new(listener));
             }
             None => drop(self.add(listener)),
@@ -140,6 +151,13 @@ pub struct Listener {
     pub forwarded: Forwarded,
     /// How long first bytes are waited for, where they decide.
     pub detect_wait_max: Duration,
+    /// The port at which clients find HTTP/3, where it is not this listener's own.
+    pub http3_port: Option<u16>,
+    /// What tells clients of it, once there is HTTP/3.
+    pub alt_svc: Arc<OnceLock<HeaderValue>>,
+    /// What HTTP/3 needs, where the listener has it.
+    #[cfg(feature = "http3")]
+    pub quic: Option<Arc<quinn::ServerConfig>>,
     /// What happened on it.
     pub counts: Arc<ListenerCounts>,
     by_server_name: HashMap<String, ServiceName>,
@@ -171,7 +189,24 @@ impl Listener {
                 })?)
             }
         };
-        Ok(Listener::resolve(listener, termination, config))
+        #[cfg(feature = "http3")]
+        let quic = match &termination {
+            Some(termination) if listener.http3 => {
+                let quic = crate::http3::server_config(termination, &config.limits);
+                Some(quic.map_err(|error| Problem::new("http3", error.to_string()))?)
+            }
+            _ => None,
+        };
+        #[cfg_attr(
+            not(feature = "http3"),
+            expect(unused_mut, reason = "set by a feature")
+        )]
+        let mut resolved = Listener::resolve(listener, termination, config);
+        #[cfg(feature = "http3")]
+        {
+            resolved.quic = quic;
+        }
+        Ok(resolved)
     }
 
     fn resolve(
@@ -195,6 +230,10 @@ impl Listener {
             intercept: listener.intercept,
             forwarded: config.forwarded,
             detect_wait_max: Duration::from_millis(listener.detect_wait_ms_max),
+            http3_port: listener.http3_port,
+            alt_svc: Arc::default(),
+            #[cfg(feature = "http3")]
+            quic: None,
             counts: Arc::default(),
             by_server_name: listener.by_server_name.clone().into_iter().collect(),
             by_destination: listener.by_destination.clone(),

@@ -184,6 +184,17 @@ fn name_what_waits(before: &Config, config: &Config) {
         ("workers", before.workers != config.workers),
         ("limits", before.limits != config.limits),
     ];
+    for listener in config.listeners.iter().filter(|listener| listener.http3) {
+        let had_none = |other: &ListenerConfig| other.name == listener.name && !other.http3;
+        if stays(before, listener) && before.listeners.iter().any(had_none) {
+            let name = &listener.name;
+            tracing::warn!(
+                key = "listeners.http3",
+                listener = name,
+                "this change waits for the next start"
+            );
+        }
+    }
     for (key, _) in changed.into_iter().filter(|(_, changed)| *changed) {
         tracing::warn!(key, "this change waits for the next start");
     }

@@ -114,7 +114,8 @@ pub async fn entered(
     let kind = Kind::new(downstream.direction, &head.method);
     let story = audience::story_of_client(downstream, &head);
     let served = enter(downstream, head, body, story.as_ref()).await;
-    finish(&downstream.worker, kind, served, story)
+    let response = finish(&downstream.worker, kind, served, story);
+    downstream.announce(response)
 }
 
 /// The answer to a request for a connection that nobody gets.

@@ -95,11 +95,21 @@ async fn fronts(worker: &Arc<Worker>, fronts: Vec<Front>, mut more: mpsc::Receiv
 }
 
 async fn listen_on(worker: Arc<Worker>, Front { listener, socket }: Front) {
+    #[cfg(feature = "http3")]
+    let beside = {
+        let at = crate::http3::beside(&socket);
+        crate::http3::listen(Arc::clone(&worker), Arc::clone(&listener), at)
+    };
+    #[cfg(not(feature = "http3"))]
+    let beside = std::future::ready(());
     let way = || Way::Front(listener.get());
-    tokio::select! {
-        () = listen(&worker, socket, way) => {}
-        () = listener.removed.cancelled() => {}
-    }
+    let accepting = async {
+        tokio::select! {
+            () = listen(&worker, socket, way) => {}
+            () = listener.removed.cancelled() => {}
+        }
+    };
+    tokio::join!(accepting, beside);
 }
 
 async fn mesh(worker: &Arc<Worker>, sockets: Vec<std::net::TcpListener>) {

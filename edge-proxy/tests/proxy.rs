@@ -24,6 +24,8 @@ mod forward;
 mod grpc;
 #[path = "proxy/http2.rs"]
 mod http2;
+#[path = "proxy/http3.rs"]
+mod http3;
 #[path = "proxy/ill.rs"]
 mod ill;
 #[path = "proxy/listeners.rs"]

@@ -208,7 +208,8 @@ fn nobody_knows_whom_they_should_not() {
         for (kind, table) in dependency_tables(&manifest) {
             for dependency in table.keys() {
                 let ours = dependency.strip_prefix("isobar-");
-                if ours.is_some_and(|ours| !allowed.contains(&ours)) {
+                // A crate may name itself: its tests have a feature that it is shipped without.
+                if ours.is_some_and(|ours| ours != name && !allowed.contains(&ours)) {
                     broken.push(format!("{name} has {dependency} in its {kind}"));
                 }
             }

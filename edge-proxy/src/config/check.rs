@@ -266,6 +266,7 @@ fn one_listener(config: &Config, listener: &ListenerConfig, wrong: &mut dyn FnMu
         }
         _ => {}
     }
+    http3(listener, wrong);
     names_of_listener(listener, wrong);
     let trusted = listener
         .trusted_sources
@@ -279,6 +280,27 @@ fn one_listener(config: &Config, listener: &ListenerConfig, wrong: &mut dyn FnMu
         let problem = format!("must be from 1 to {DETECT_WAIT_MS_MAX}");
         wrong("detect_wait_ms_max", problem);
     }
+}
+
+fn http3(listener: &ListenerConfig, wrong: &mut dyn FnMut(&str, String)) {
+    if !listener.http3 {
+        if listener.http3_port.is_some() {
+            wrong("http3_port", "needs http3 = true".to_owned());
+        }
+        return;
+    }
+    let problem = if cfg!(not(feature = "http3")) {
+        "is not in this program: build it with --features http3, or leave this out"
+    } else if listener.protocol != ListenerProtocol::Https {
+        "needs protocol = \"https\""
+    } else if listener.proxy_protocol != ProxyProtocol::Off {
+        "needs proxy_protocol = \"off\": over QUIC nobody says whom a connection comes from"
+    } else if listener.intercept != Intercept::Off {
+        "needs intercept = \"off\": QUIC is not intercepted"
+    } else {
+        return;
+    };
+    wrong("http3", problem.to_owned());
 }
 
 fn names_of_listener(listener: &ListenerConfig, wrong: &mut dyn FnMut(&str, String)) {

@@ -32,6 +32,12 @@ pub struct ListenerConfig {
     /// Whether TLS clients are asked for a certificate of the mesh, and are known by it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub mesh_callers: bool,
+    /// Whether HTTP/3 is served on the UDP port of the same number, and clients of HTTPS are told so.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub http3: bool,
+    /// The port that clients are told, where another one leads here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http3_port: Option<u16>,
     /// Who gets a TCP connection that nothing else decides about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<ServiceName>,
@@ -129,6 +135,8 @@ impl ListenerConfig {
             protocol,
             certificates: Vec::new(),
             mesh_callers: false,
+            http3: false,
+            http3_port: None,
             service: None,
             by_server_name: BTreeMap::new(),
             by_destination: BTreeMap::new(),

@@ -65,7 +65,11 @@ pub(super) async fn http2(downstream: Arc<Downstream>, stream: Stream) -> Result
 }
 
 /// Runs a connection until it ends, or, with `None`, until its client does not do its part.
-async fn paced<F: Future>(proxy: &Proxy, pace: &Pace, connection: F) -> Option<F::Output> {
+pub(crate) async fn paced<F: Future>(
+    proxy: &Proxy,
+    pace: &Pace,
+    connection: F,
+) -> Option<F::Output> {
     let limits = &proxy.config.limits;
     let (idle_us, take_us) = (
         micros(limits.idle_wait_max()),

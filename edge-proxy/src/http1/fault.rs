@@ -51,13 +51,15 @@ pub enum Fault {
     Upgrade,
     /// What HTTP/2 does not allow.
     Http2,
+    /// What HTTP/3 does not allow.
+    Http3,
     /// Frames or requests of an HTTP/2 connection that only cost.
     Flood,
 }
 
 impl Fault {
     /// All, in the order of their declaration.
-    pub const ALL: [Fault; 23] = [
+    pub const ALL: [Fault; 24] = [
         Fault::FirstLine,
         Fault::Version,
         Fault::Target,
@@ -80,6 +82,7 @@ impl Fault {
         Fault::Stalled,
         Fault::Upgrade,
         Fault::Http2,
+        Fault::Http3,
         Fault::Flood,
     ];
 
@@ -108,6 +111,7 @@ impl Fault {
             Fault::Stalled => "the answer was not taken in time",
             Fault::Upgrade => "the protocol changed unasked",
             Fault::Http2 => "the connection broke the rules of HTTP/2",
+            Fault::Http3 => "the connection broke the rules of HTTP/3",
             Fault::Flood => "the connection asked for work and gave it up",
         }
     }
@@ -137,6 +141,7 @@ impl Fault {
             Fault::Stalled => "stalled",
             Fault::Upgrade => "upgrade",
             Fault::Http2 => "http2",
+            Fault::Http3 => "http3",
             Fault::Flood => "flood",
         }
     }

@@ -53,7 +53,7 @@ pub struct Upload {
     link: Arc<Link>,
     encoder: Encoder,
     body: RequestBody,
-    /// Whether some of the body was taken.
+    /// Whether some of the body was taken, or lost.
     begun: bool,
     /// Whether all of it was.
     ended: bool,
@@ -104,6 +104,8 @@ impl Upload {
                     self.frame(frame)?;
                 }
                 Poll::Ready(Some(Err(error))) => {
+                    // What broke off with its first piece is not what the client sent any more.
+                    self.begun = true;
                     return Poll::Ready(Err(LostError::Body(error)));
                 }
                 Poll::Ready(None) => self.end()?,

@@ -116,6 +116,7 @@ fn server(out: &mut Vec<u8>, node: &NodeId, ended: &Ended<'_>) {
     }
     let version = match asked.version {
         http::Version::HTTP_2 => "2",
+        http::Version::HTTP_3 => "3",
         http::Version::HTTP_10 => "1.0",
         _ => "1.1",
     };

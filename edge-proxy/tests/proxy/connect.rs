@@ -8,9 +8,12 @@ use hyper_util::rt::TokioIo;
 use isobar_edge_proxy::config::listener::{ListenerConfig, ListenerProtocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::access::{guarded, start};
 use crate::listeners::{listener, with_listener};
-use crate::support::{Body, HOST, TestEndpoint, TestProxy, connect_http2, full, read};
-use crate::tcp::{Greeter, local};
+use crate::support::{
+    Authority, Body, HOST, TestEndpoint, TestProxy, config, connect_http2, full, read, snapshot,
+};
+use crate::tcp::{Greeter, database, local};
 use crate::upgrade::switching;
 use crate::wire::{Wire, before, header};
 
@@ -90,6 +93,42 @@ async fn a_service_is_connected_to_over_http2() {
     let mut client = connect_http2(proxy.addresses.ingress).await;
     assert_eq!(connect(&mut client, "db.shop:5432").await.status(), 405);
     proxy.end().await;
+}
+
+#[tokio::test]
+async fn whom_a_policy_refuses_gets_no_connection() {
+    let greeter = Greeter::start().await;
+    let unused = TestEndpoint::start("unused").await;
+    let authority = Authority::new();
+    for policy in [
+        serde_json::json!({"deny": [{"from": [{"addresses": ["127.0.0.0/8"]}]}]}),
+        serde_json::json!({"mtls": {"mode": "strict"}}),
+    ] {
+        let mut plan = guarded(snapshot("a", &unused, 8), std::slice::from_ref(&policy));
+        plan.services[0].service = database();
+        plan.services[0].hosts = Vec::new();
+        plan.services[0].endpoints[0].address = greeter.address.to_string();
+        let dir = tempfile::tempdir().unwrap();
+        authority.enrol(&dir, "node/a");
+        let mut config = config("a", &dir);
+        config.listeners.push(allowing());
+        let proxy = start(config, dir, &plan).await;
+        let mut client = Wire::connect(proxy.own()).await;
+        client
+            .send("CONNECT db.shop:5432 HTTP/1.1\r\nhost: db.shop:5432\r\n\r\nping")
+            .await;
+        assert_eq!(client.answer().await.0, 403, "{policy}");
+        let mut client = connect_http2(proxy.own()).await;
+        let answer = connect(&mut client, "db.shop:5432").await;
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{policy}");
+        // The connection of the refused goes on.
+        let answer = connect(&mut client, "other.shop:5432").await;
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{policy}");
+        proxy
+            .metric("isobar_proxy_tcp_connections{service=\"shop/db\"} 0")
+            .await;
+        proxy.end().await;
+    }
 }
 
 async fn websocket(

@@ -102,7 +102,7 @@ pub fn certificate(
 }
 
 /// A TLS connection that asks for `name`; the name is not checked.
-async fn tls(
+pub async fn tls(
     address: SocketAddr,
     name: &'static str,
     alpn: &[&str],
@@ -132,7 +132,7 @@ async fn shown(address: SocketAddr, name: &'static str) -> Option<CertificateDer
     Some(stream.get_ref().1.peer_certificates()?[0].clone())
 }
 
-fn https(certificates: Vec<CertificateFiles>) -> ListenerConfig {
+pub fn https(certificates: Vec<CertificateFiles>) -> ListenerConfig {
     let mut listener = listener(ListenerProtocol::Https);
     listener.certificates = certificates;
     listener

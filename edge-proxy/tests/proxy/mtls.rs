@@ -14,14 +14,17 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::access::{guarded, start};
 use crate::listeners::{certificate, listener};
 use crate::support::{
-    Authority, HOST, TestEndpoint, TestProxy, config, full, read, send, snapshot,
+    Authority, HOST, TestEndpoint, TestProxy, config, full, moves_to, read, send, snapshot,
+    takes_from,
 };
+use crate::tcp::{Greeter, database, talk, to_database, with_plan};
 
 /// Key and chain, PEM.
 type Shown = (String, String);
@@ -61,8 +64,8 @@ async fn plain(proxy: &TestProxy, headers: &[(&str, &str)]) -> StatusCode {
     send(proxy.addresses.ingress, request).await.0
 }
 
-/// What a TLS client is answered; an error when there is no connection.
-async fn over_tls(address: SocketAddr, shown: Option<&Shown>) -> std::io::Result<StatusCode> {
+/// A TLS client that shows this certificate, if any.
+fn showing(shown: Option<&Shown>) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -80,9 +83,14 @@ async fn over_tls(address: SocketAddr, shown: Option<&Shown>) -> std::io::Result
     config
         .dangerous()
         .set_certificate_verifier(Arc::new(crate::mesh::Anyone));
+    config
+}
+
+/// What a TLS client is answered; an error when there is no connection.
+async fn over_tls(address: SocketAddr, shown: Option<&Shown>) -> std::io::Result<StatusCode> {
     let socket = TcpStream::connect(address).await?;
     let name = ServerName::try_from(HOST).unwrap();
-    let tls = TlsConnector::from(Arc::new(config));
+    let tls = TlsConnector::from(Arc::new(showing(shown)));
     let tls = tls.connect(name, socket).await?;
     let hands = http1::handshake(TokioIo::new(tls)).await;
     let (mut sender, connection) = hands.map_err(std::io::Error::other)?;
@@ -139,6 +147,92 @@ async fn strict_lets_in_only_who_has_shown_who_it_is() {
     let proxy = asking(&endpoint, &ours, &[strict], &["127.0.0.1"]).await;
     assert_eq!(plain(&proxy, &[]).await, StatusCode::OK);
     proxy.end().await;
+}
+
+/// A TLS connection that shows this certificate, if any.
+async fn tls_of(
+    address: SocketAddr,
+    shown: Option<&Shown>,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let tls = TlsConnector::from(Arc::new(showing(shown)));
+    let name = ServerName::try_from(HOST).unwrap();
+    tls.connect(name, TcpStream::connect(address).await?).await
+}
+
+/// The connection is closed before its service has said a word.
+async fn is_closed(mut stream: impl tokio::io::AsyncRead + Unpin) -> bool {
+    stream.read(&mut [0; 8]).await.unwrap_or(0) == 0
+}
+
+/// The same of one over TLS, which may be closed within the handshake of the client, too.
+async fn is_refused(address: SocketAddr, shown: Option<&Shown>) -> bool {
+    match tls_of(address, shown).await {
+        Ok(stream) => is_closed(stream).await,
+        Err(_) => true,
+    }
+}
+
+#[tokio::test]
+async fn tcp_under_strict_is_for_callers_who_show_who_they_are() {
+    let (a, b) = (Greeter::start().await, Greeter::start().await);
+    let unused = TestEndpoint::start("unused").await;
+    let (ours, other) = (Authority::new(), Authority::new());
+    let strict = json!({"mtls": {"mode": "strict"}});
+    let denied = json!({"deny": [{"from": [{"namespaces": ["stolen"]}]}]});
+    let mut plan = guarded(snapshot("b", &unused, 8), &[strict, denied]);
+    plan.services[0].service = database();
+    plan.services[0].hosts = Vec::new();
+    plan.services[0].endpoints[0].address = b.address.to_string();
+    let dir = TempDir::new().unwrap();
+    ours.enrol(&dir, "node/b");
+    let (files, _) = certificate(dir.path(), "listener", &[HOST]);
+    let mut config = config("b", &dir);
+    config.listeners.push(to_database());
+    let mut asks = to_database();
+    asks.name = "asks".to_owned();
+    asks.certificates = vec![files];
+    asks.mesh_callers = true;
+    config.listeners.push(asks);
+    let receiver = start(config, dir, &takes_from(plan, "a")).await;
+
+    // In plain text there is no way in, and TLS alone shows nobody.
+    // Who is reset at once may not even notice that there was a connection.
+    if let Ok(plain) = TcpStream::connect(receiver.own()).await {
+        assert!(is_closed(plain).await);
+    }
+    let asks = receiver.addresses.listeners["asks"];
+    assert!(is_refused(asks, None).await);
+    // By certificate there is; who is denied is closed all the same.
+    let mut known = tls_of(asks, Some(&ours.issue("ns/web/sa/front")))
+        .await
+        .unwrap();
+    let mut hello = [0; 5];
+    known.read_exact(&mut hello).await.unwrap();
+    assert_eq!(&hello, b"hello");
+    for refused in [
+        ours.issue("ns/stolen/sa/front"),
+        other.issue("ns/web/sa/front"),
+    ] {
+        assert!(is_refused(asks, Some(&refused)).await);
+    }
+    for (listener, count) in [("own", 1), ("asks", 2)] {
+        let name = "isobar_proxy_listener_refused_total";
+        let line = format!("{name}{{listener=\"{listener}\",cause=\"denied\"}} {count}");
+        receiver.metric(&line).await;
+    }
+
+    // What moved in over the mesh port was sent by a node that its certificate names.
+    let mesh = receiver.addresses.mesh;
+    let plan = moves_to(snapshot("a", &unused, 8), "b", mesh, 500_000);
+    let home = with_plan(plan, &a, &ours).await;
+    for _ in 0..2 {
+        talk(home.own(), 1000).await;
+    }
+    let moved = "isobar_proxy_requests_moved_in_total{service=\"shop/db\",home=\"a\"} 1";
+    receiver.metric(moved).await;
+    drop(known);
+    home.end().await;
+    receiver.end().await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use crate::faulty::{Act, FaultyEndpoint, GOOD};
 use crate::support::{
     Body, HOST, TestEndpoint, TestProxy, config, connect, connect_http2, full, read, send, service,
 };
+use crate::wire::Wire;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use isobar_mesh_api::message::LocalService;
@@ -276,10 +277,17 @@ async fn sizes_have_limits() {
     assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
     assert!(body.contains("request's body"), "{body}");
     assert_eq!(endpoint.served(), 1);
+    // Also when its length was not said before: the endpoint is not sent what is left of it, which may be nothing.
+    let mut client = Wire::connect(proxy.addresses.ingress).await;
+    let head = format!("POST /hold HTTP/1.1\r\nhost: {HOST}\r\ntransfer-encoding: chunked");
+    client
+        .send(format!("{head}\r\n\r\n9\r\n123456789\r\n0\r\n\r\n"))
+        .await;
+    assert_eq!(client.answer().await.0, 413);
     let (status, _, body) = proxy.get("/headers").await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);
     assert!(body.contains("the answer is larger"), "{body}");
-    assert_limited(&proxy, "request_body", 1).await;
+    assert_limited(&proxy, "request_body", 2).await;
     assert_limited(&proxy, "response_body", 1).await;
     proxy.end().await;
 }

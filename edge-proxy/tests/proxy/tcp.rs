@@ -66,7 +66,7 @@ impl Drop for Greeter {
 }
 
 /// A whole conversation with a [`Greeter`] behind `address`.
-async fn talk(address: SocketAddr, len: usize) {
+pub async fn talk(address: SocketAddr, len: usize) {
     let stream = TcpStream::connect(address).await.unwrap();
     let (mut reader, mut writer) = stream.into_split();
     let said: Vec<u8> = (0..len).map(|i| i as u8).collect();
@@ -86,7 +86,7 @@ async fn talk(address: SocketAddr, len: usize) {
     );
 }
 
-fn to_database() -> ListenerConfig {
+pub fn to_database() -> ListenerConfig {
     let mut own = listener(ListenerProtocol::Tcp);
     own.service = Some(database());
     own
@@ -203,7 +203,7 @@ async fn tls_passes_through_by_server_name() {
 }
 
 /// A proxy with a plan for [`database`] and a TCP listener for it.
-async fn with_plan(mut plan: Snapshot, greeter: &Greeter, authority: &Authority) -> TestProxy {
+pub async fn with_plan(mut plan: Snapshot, greeter: &Greeter, authority: &Authority) -> TestProxy {
     plan.services[0].service = database();
     plan.services[0].hosts = Vec::new();
     plan.services[0].endpoints[0].address = greeter.address.to_string();

@@ -1,10 +1,10 @@
-//! With programs that we did not write: `openssl`, `curl` and nginx, on both ends of mutual TLS.
+//! With programs that we did not write: `openssl`, `curl`, nginx and Envoy, on both ends of mutual TLS.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{PROGRAM, Process, addresses, start, wait_for};
 
@@ -364,4 +364,145 @@ fn openssl_curl_and_nginx_speak_mutual_tls_with_the_mesh() {
             .1
             .ends_with(" 200")
     );
+}
+
+/// Envoy as a peer that takes the node's identity alone (`asks`), and as one that shows a certificate of the mesh (`shows` the
+/// node's, `forges` one of the same name by nobody).
+fn envoy(site: &Site, [endpoint, asks, shows, forges]: [u16; 4], own: u16) -> Process {
+    let api = "type.googleapis.com/envoy.extensions";
+    let at =
+        |port: u16| json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } });
+    let file = |name: &str| json!({ "filename": site.path(name) });
+    let tls = |side: &str, pair: [&str; 2], believed: Value, more: Value| {
+        let versions = json!({ "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" });
+        let mut context = json!({
+            "@type": format!("{api}.transport_sockets.tls.v3.{side}TlsContext"),
+            "common_tls_context": {
+                "tls_params": versions,
+                "tls_certificates": [{ "certificate_chain": file(pair[0]), "private_key": file(pair[1]) }],
+                "validation_context": believed,
+            },
+        });
+        let (context_fields, more) = (
+            context.as_object_mut().unwrap(),
+            more.as_object().unwrap().clone(),
+        );
+        context_fields.extend(more);
+        json!({ "name": "envoy.transport_sockets.tls", "typed_config": context })
+    };
+    let (node, forged) = (
+        ["proxy/node-chain.pem", "proxy/node-key.pem"],
+        ["forged.pem", "forged-key.pem"],
+    );
+    let san =
+        |kind: &str, exact: &str| json!([{ "san_type": kind, "matcher": { "exact": exact } }]);
+    let listener = |name: &str, port: u16, to: &str, tls: Option<Value>| {
+        let router = json!({ "name": "router", "typed_config": { "@type": format!("{api}.filters.http.router.v3.Router") } });
+        let routes = json!([{ "match": { "prefix": "/" }, "route": { "cluster": to } }]);
+        let manager = json!({
+            "@type": format!("{api}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
+            "stat_prefix": name, "http_filters": [router],
+            "route_config": { "virtual_hosts": [{ "name": "all", "domains": ["*"], "routes": routes }] },
+        });
+        let mut chain = json!({ "filters": [{ "name": "http", "typed_config": manager }] });
+        if let Some(tls) = tls {
+            chain["transport_socket"] = tls;
+        }
+        json!({ "name": name, "address": at(port), "filter_chains": [chain] })
+    };
+    let cluster = |name: &str, port: u16, tls: Option<Value>| {
+        let members = json!([{ "lb_endpoints": [{ "endpoint": { "address": at(port) } }] }]);
+        let assignment = json!({ "cluster_name": name, "endpoints": members });
+        let mut cluster = json!({ "name": name, "type": "STATIC", "connect_timeout": "5s", "load_assignment": assignment });
+        if let Some(tls) = tls {
+            cluster["transport_socket"] = tls;
+        }
+        cluster
+    };
+    let ours = json!({
+        "trusted_ca": file("controller/ca.pem"),
+        "match_typed_subject_alt_names": san("URI", "spiffe://isobar.local/node/north-1"),
+    });
+    let theirs = || json!({ "trusted_ca": file("own.pem"), "match_typed_subject_alt_names": san("DNS", "cart.example") });
+    let asking = tls(
+        "Downstream",
+        node,
+        ours,
+        json!({ "require_client_certificate": true }),
+    );
+    let showing = |pair| tls("Upstream", pair, theirs(), json!({ "sni": "cart.example" }));
+    let config = json!({ "static_resources": {
+        "listeners": [
+            listener("asks", asks, "endpoint", Some(asking)),
+            listener("shows", shows, "as_node", None),
+            listener("forges", forges, "as_nobody", None),
+        ],
+        "clusters": [
+            cluster("endpoint", endpoint, None),
+            cluster("as_node", own, Some(showing(node))),
+            cluster("as_nobody", own, Some(showing(forged))),
+        ],
+    }});
+    let path = site.path("envoy.json");
+    std::fs::write(&path, config.to_string()).unwrap();
+    let mut command = Command::new("envoy");
+    command.arg("-c").arg(&path).args([
+        "--concurrency",
+        "1",
+        "--disable-hot-restart",
+        "--log-level",
+        "error",
+    ]);
+    Process(command.stderr(Stdio::inherit()).spawn().unwrap())
+}
+
+#[test]
+fn envoy_speaks_mutual_tls_with_the_mesh() {
+    if !has(&[
+        ("openssl", "version"),
+        ("curl", "--version"),
+        ("nginx", "-v"),
+        ("envoy", "--version"),
+    ]) {
+        return;
+    }
+    let [endpoint, to_nginx, from_nginx, asks, shows, forges] = free_ports();
+    let site = Site::start(endpoint);
+    site.forge();
+    let own = site.port(&site.proxy["listeners"]["own"]);
+    let _nginx = nginx(&site, [endpoint, to_nginx, from_nginx], own);
+    let _envoy = envoy(&site, [endpoint, asks, shows, forges], own);
+    let policy = site.path("strict.yaml");
+    let text = "kind: AccessPolicy\nmetadata: { name: all }\nspec: { mtls: { mode: strict } }\n";
+    std::fs::write(&policy, text).unwrap();
+    let (code, said) = site.isobar(&format!("policy apply -f {}", policy.display()));
+    assert_eq!(code, Some(0), "{said}");
+    let ingress = format!("http://127.0.0.1:{}/", site.port(&site.proxy["ingress"]));
+    site.curl_until(&["-H", "Host: cart.example", &ingress], " 403");
+
+    // Envoy as a client of ours: by a certificate of our authority it gets in under strict, by another of the same name it
+    // does not get a connection.
+    let shown = format!("http://127.0.0.1:{shows}/");
+    site.curl_until(&["-H", "Host: cart.example", &shown], "endpoint 200");
+    let forged = format!("http://127.0.0.1:{forges}/");
+    site.curl_until(&["-H", "Host: cart.example", &forged], " 503");
+
+    // Envoy as a server that takes one SPIFFE identity below our root: the node's certificate is taken, others are not.
+    let url = format!("https://127.0.0.1:{asks}/");
+    let to_envoy = ["--insecure", url.as_str()];
+    let ours = [
+        "--cert",
+        "proxy/node-chain.pem",
+        "--key",
+        "proxy/node-key.pem",
+    ];
+    assert_eq!(
+        site.curl(&[&to_envoy[..], &ours].concat()).1,
+        "endpoint 200"
+    );
+    let forged = ["--cert", "forged.pem", "--key", "forged-key.pem"];
+    for others in [&forged[..], &[]] {
+        let (got, said) = site.curl(&[&to_envoy[..], others].concat());
+        assert!(!got, "{said}");
+    }
 }
