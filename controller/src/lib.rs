@@ -23,7 +23,7 @@
 //! - [`link`]: from a controller that does not lead to the one that does;
 //! - [`rest`], [`resource_text`], [`problem`]: operators come in, what they write, what they are told;
 //! - [`discovery`]: files, DNS and Consul as sources of resources and endpoints; [`ledger`]: what a source told the mesh;
-//! - [`picture`]: what a map of the mesh needs;
+//! - [`picture`]: what a map of the mesh needs; [`past`]: what it was like in the last hour;
 //! - [`injection`]: the proxy beside an application, in its pod;
 //! - `kubernetes`: nodes, services, policies and routes of a cluster (feature `kubernetes`);
 //! - [`store`], [`etcd`], [`files`]: what survives a restart;
@@ -57,6 +57,7 @@ pub mod load_book;
 pub mod metrics;
 pub mod neighbourhood;
 pub mod operator_tls;
+pub mod past;
 pub mod picture;
 pub mod plain_calls;
 pub mod planner;

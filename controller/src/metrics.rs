@@ -11,15 +11,18 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use isobar_mesh_api::metric::{Metric, MetricKind};
 use metrics::{
     Counter, Gauge, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use crate::store::StoreCounts;
+use table::METRICS;
 
 mod counts;
 mod service;
+mod table;
 
 pub use counts::{Relayed, RestRefused, StreamsEnded, TickSeconds};
 pub use service::ServiceSums;
@@ -417,69 +420,22 @@ impl AuthorityGauges {
     }
 }
 
+/// Every metric of the program.
+pub fn all() -> impl Iterator<Item = Metric> {
+    let of_service = OF_SERVICE.map(|(name, help, _)| Metric::gauge(name, &["service"], help));
+    METRICS.into_iter().chain(of_service)
+}
+
 fn describe() {
-    describe_counter!(
-        WATCH_FAILURES,
-        "Watches of the Kubernetes API that failed, by resource"
-    );
-    describe_counter!(
-        CONFIG_RELOADS,
-        "Configurations read again, and whether they were applied or refused"
-    );
-    describe_counter!(
-        DISCOVERY_ANSWERS,
-        "Answers of sources of discovery, and their absence, by source"
-    );
-    describe_gauge!(
-        DISCOVERED,
-        "Endpoints that DNS and Consul name: placed on a node, homeless"
-    );
-    describe_gauge!(
-        KUBERNETES_OBJECTS,
-        "Objects of the cluster: in force, refused, with a complaint"
-    );
-    describe_gauge!(LEADS, "1 while this controller leads and may act, else 0");
-    describe_counter!(TAKEOVERS, "Times that this controller began to lead");
-    describe_counter!(RELAYED, "What was passed on to or from the leader, by kind");
-    describe_gauge!(RELAYED_STREAMS, "Control streams passed on to the leader");
-    describe_counter!(TICKS, "Plans computed");
-    describe_counter!(TICKS_LATE, "Ticks that began more than a period late");
-    describe_histogram!(TICK_SECONDS, "Time of a tick, by phase");
-    describe_gauge!(STREAMS, "Control streams open");
-    describe_counter!(STREAMS_ENDED, "Control streams ended, by cause");
-    describe_counter!(HANDSHAKES_FAILED, "TLS handshakes that failed");
-    describe_counter!(
-        DEFERRED,
-        "Connections sent away to come again, by where there were too many"
-    );
-    describe_counter!(ENROLMENTS, "Certificate requests, by result");
-    describe_counter!(
-        REST_REFUSED,
-        "Requests to the REST API not let in, by cause"
-    );
-    describe_counter!(REPORTS, "Reports from proxies, by result");
-    describe_counter!(LINES_SKIPPED, "Lines of control streams skipped, by cause");
-    describe_counter!(PUSHES, "Messages to proxies, by kind");
-    describe_counter!(ANSWERS, "Answers of proxies to plans");
-    describe_gauge!(EPOCH, "Epoch of the current plan");
-    describe_gauge!(GENERATION, "Generation of the current plan");
-    describe_gauge!(
-        UNPLACED,
-        "Demand that the planner had no time left for and that stays at home until the next plan"
-    );
-    describe_gauge!(GENERATION_STORED, "Generation of the plan on the disk");
-    describe_gauge!(
-        AUTHORITY_ENDS,
-        "Seconds until a certificate of the authority ends"
-    );
-    describe_gauge!(AUTHORITY_ROOTS, "Roots that are believed");
-    describe_gauge!(
-        AUTHORITY_BEHIND,
-        "Connected nodes that do not know the current roots yet"
-    );
-    describe_counter!(STORE_WRITES, "Batches written to the store, by result");
-    for (name, help, _) in OF_SERVICE {
-        describe_gauge!(name, help);
+    for Metric {
+        name, kind, help, ..
+    } in all()
+    {
+        match kind {
+            MetricKind::Counter => describe_counter!(name, help),
+            MetricKind::Gauge => describe_gauge!(name, help),
+            MetricKind::Histogram => describe_histogram!(name, help),
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme,
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -48,7 +49,7 @@ pub struct OperatorFiles {
 }
 
 /// Which client certificate has which role.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestClient {
     /// Its one URI: a SPIFFE ID of this mesh, or another one of `rest_client_ca_file`.

@@ -427,6 +427,7 @@ fn open_rest(terms: &Terms, links: Links, signal: &CancellationToken) -> Rest {
         refusals: terms.refusals.clone(),
         plain: Arc::new(PlainCalls::default()),
         readers: EventReaders::default(),
+        past: Arc::default(),
         links,
     }
 }

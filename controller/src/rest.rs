@@ -11,7 +11,7 @@
 //! Every write takes `If-Match` or `If-None-Match: *` (412 when it does not hold) and `?dry_run=true`, leaves an entry
 //! in the audit, and is answered when it is on the disk. Lists come in pages: `limit`, `after`.
 //!
-//! | `/v1/tap/{namespace}/{name}` | GET |
+//! | `/v1/tap`, `/v1/tap/{namespace}/{name}` | GET |
 //! | `/v1/log-levels`, `/v1/nodes/{name}/log-levels` | PUT |
 //! | `/v1/bench-link` | POST |
 //! | `/v1/authority` | GET |
@@ -26,7 +26,8 @@
 //! name an address of this machine as its host: otherwise a web page could have a browser on this
 //! machine send requests here under a name of its own (DNS rebinding).
 
-use std::sync::Arc;
+use std::future::IntoFuture;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -42,6 +43,7 @@ use crate::control_task::{ControlError, ControlHandle, ErrandError};
 use crate::enrolled::Enrolled;
 use crate::link::Links;
 use crate::metrics::Metrics;
+use crate::past::Past;
 use crate::plain_calls::PlainCalls;
 use crate::problem::{Problem, status_of};
 use crate::refusals::Refusals;
@@ -79,6 +81,7 @@ pub use call::Caller;
 pub use events::EventReaders;
 pub use forward::Relayed;
 pub use kinds::{KINDS, KindRow};
+pub use openapi::DOCUMENT as OPENAPI;
 pub use paging::{PAGE_LEN_DEFAULT, PAGE_LEN_MAX, Pager};
 pub use what_if::Trials;
 
@@ -118,6 +121,8 @@ pub struct Rest {
     pub plain: Arc<PlainCalls>,
     /// Room for readers of events.
     pub readers: EventReaders,
+    /// The last hour, for who opens the map later.
+    pub past: Arc<Mutex<Past>>,
     /// Where requests are passed on to while another controller leads.
     pub links: Links,
 }
@@ -126,11 +131,13 @@ impl Rest {
     /// Serves connections until the signal, then until the requests under way are answered.
     pub async fn serve(self, port: RestPort) {
         let signal = self.signal.clone();
+        let kept = picture::keep(self.clone());
         let service = self
             .router()
             .into_make_service_with_connect_info::<Origin>();
         let served = axum::serve(port, service).with_graceful_shutdown(signal.cancelled_owned());
-        if let Err(error) = served.await {
+        let (served, ()) = tokio::join!(served.into_future(), kept);
+        if let Err(error) = served {
             tracing::error!(%error, "the REST API has failed");
         }
     }

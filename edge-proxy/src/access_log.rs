@@ -1,4 +1,4 @@
-//! The access log: one line for each request that is told of, with the fields that the operator chose.
+//! The access log: one line for each request or TCP connection that is told of, with the fields that the operator chose.
 //!
 //! A line is made when its request has ended, by the worker that served it, straight into that worker's
 //! [`Spool`]; [`output`] takes lines to their file, to standard output or to syslog, and [`crate::otlp`] to a collector.
@@ -124,6 +124,7 @@ impl AccessLog {
         arrived_us: u128,
     ) -> Option<Said<'a>> {
         let (asked, notes) = (ended.asked, ended.notes);
+        let head = asked.head.as_ref();
         let last = notes.tries.last();
         let to = last.map(|last| &last.to);
         Some(match field {
@@ -134,22 +135,33 @@ impl AccessLog {
             Field::Direction => asked.direction.as_str().into(),
             Field::Client => asked.client?.to_string().into(),
             Field::Home => asked.home.as_ref()?.as_str().into(),
-            Field::Method => asked.method.as_str().into(),
-            Field::Host => Said::Text(asked.host()?.into()),
-            Field::Path => Said::Text(target(&asked.uri, self.config.query).into()),
-            Field::Protocol => format!("{:?}", asked.version).into(),
-            Field::UserAgent => Said::Text(asked.user_agent.as_ref()?.as_bytes().into()),
+            Field::Method => head?.method.as_str().into(),
+            Field::Host => match (head, asked.destination) {
+                (Some(head), _) => Said::Text(head.host()?.into()),
+                (None, destination) => destination?.to_string().into(),
+            },
+            Field::Path => Said::Text(target(&head?.uri, self.config.query).into()),
+            Field::Protocol => match head {
+                Some(head) => format!("{:?}", head.version).into(),
+                None => "TCP".into(),
+            },
+            Field::UserAgent => Said::Text(head?.user_agent.as_ref()?.as_bytes().into()),
             Field::Service => notes.service.as_ref()?.service.to_string().into(),
             Field::Route => {
                 let rule = notes.rule.as_ref()?;
                 format!("{} {}", rule.route, rule.place).into()
             }
-            Field::Status => Said::Number(ended.status().into()),
+            Field::Status => Said::Number(head.map(|_| ended.status())?.into()),
             Field::Outcome => ended.outcome.as_str().into(),
-            Field::Reason => notes.answer?.title().into(),
+            Field::Reason => match notes.refused {
+                Some((why, _)) => why.to_string().into(),
+                None => notes.answer?.title().into(),
+            },
             Field::DurationUs => Said::Number(ended.took_us),
             Field::UpstreamUs => Said::Number(last?.ended_us.saturating_sub(last?.begun_us)),
-            Field::RequestLen => Said::Number(asked.len?),
+            Field::RequestLen => {
+                Said::Number(head.map_or(Some(ended.received_len), |head| head.len)?)
+            }
             Field::ResponseLen => Said::Number(ended.sent_len),
             Field::Endpoint => match to? {
                 To::Endpoint(at, _) | To::Cloud(at) => at.address().into(),

@@ -8,11 +8,13 @@
 //!
 //! **Invariant**: nobody in the audience holds a request up. Whoever listens gets what fits in its [`Spool`].
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use http::HeaderMap;
 use http::request::Parts;
 use isobar_mesh_api::names::NodeId;
 use tokio::task::JoinHandle;
@@ -24,6 +26,7 @@ use crate::connection::{Downstream, Peer};
 use crate::golden::Direction;
 use crate::otlp::{self, Collector, Signal};
 use crate::proxy::{Proxy, Worker};
+use crate::proxy_protocol::Ends;
 use crate::spool::{Counts, Spool};
 use crate::story::{Asked, Ended, Story};
 use crate::tap::Tapping;
@@ -122,7 +125,7 @@ impl AudienceCell {
             let spool = Arc::new(spool);
             let task = match &log.collector {
                 Some(collector) => {
-                    let collector = Collector::new(collector, log.wait_max());
+                    let collector = Collector::new(collector, log.ca_file.clone(), log.wait_max());
                     let node = config.node.clone();
                     tokio::spawn(otlp::run(Signal::Logs, collector, node, Arc::clone(&spool)))
                 }
@@ -140,7 +143,8 @@ impl AudienceCell {
         let tracer = config.traces.as_ref().map(|traces| {
             let spool = Spool::new(workers, traces.queue_len_max, Arc::clone(&self.spans));
             let spool = Arc::new(spool);
-            let collector = Collector::new(&traces.collector, traces.wait_max());
+            let collector =
+                Collector::new(&traces.collector, traces.ca_file.clone(), traces.wait_max());
             let node = config.node.clone();
             let exported = otlp::run(Signal::Traces, collector, node, Arc::clone(&spool));
             writers.push(Writer {
@@ -208,6 +212,38 @@ pub(crate) fn story_of_client(downstream: &Downstream, head: &Parts) -> Option<A
             asked.scheme = downstream.client.scheme(&head.headers);
         },
     )
+}
+
+/// The story of a TCP connection that enters here, if anybody wants to hear it.
+pub(crate) fn story_of_connection(
+    worker: &Worker,
+    direction: Direction,
+    client: IpAddr,
+    ends: Option<Ends>,
+) -> Option<Arc<Story>> {
+    let proxy = &worker.proxy;
+    let audience = proxy.audience.load();
+    let tapping = match proxy.taps.is_any() {
+        true => Some(
+            proxy
+                .taps
+                .begin_request(&proxy.config.node, &HeaderMap::new()),
+        ),
+        false => None,
+    };
+    let log = audience.as_ref().and_then(|audience| audience.log.as_ref());
+    let is_drawn = log.is_some_and(AccessLog::draws);
+    if !is_drawn && !log.is_some_and(AccessLog::may_pick) && tapping.is_none() {
+        return None;
+    }
+    let asked = Asked {
+        is_drawn,
+        ..Asked::connection(direction, client, ends)
+    };
+    let (index, clock) = (worker.index, proxy.clock);
+    Some(Arc::new(Story::new(
+        audience, index, clock, asked, None, tapping,
+    )))
 }
 
 /// The story of a request that another node sends.

@@ -38,6 +38,11 @@ struct Args {
     run: Run,
 }
 
+/// What may be written on the command line.
+pub fn command() -> clap::Command {
+    <Args as clap::CommandFactory>::command()
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Says what is wrong with a configuration, and where

@@ -69,6 +69,7 @@ impl ConfigError {
 
 /// The configuration of one proxy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// This node's name.
@@ -78,14 +79,15 @@ pub struct Config {
     /// The mesh's trust domain.
     #[serde(default = "trust_domain_default")]
     pub trust_domain: String,
-    /// The controller's stream port, `host:port`; absent: the proxy stands alone.
+    /// The controller's stream port, `host:port`. By default the proxy stands alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<String>,
-    /// Stream ports of several controllers, `host:port`, at most [`CONTROLLERS_MAX`]: the proxy talks to one of them and
-    /// goes on to the next when that one is gone.
+    /// Stream ports of several controllers, `host:port`, at most 16: the proxy talks to one of them, chosen by chance, and
+    /// goes on to the next when that one is gone or ends its streams.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub controllers: Vec<String>,
-    /// Roots to believe the controller by before the first certificate, PEM.
+    /// Roots to believe the controller by before the first certificate, PEM; not needed when the token ends with the root's
+    /// fingerprint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
     /// The token for the first certificate.
@@ -97,21 +99,22 @@ pub struct Config {
     /// For peers.
     #[serde(default = "mesh_listen_default")]
     pub mesh_listen: SocketAddr,
-    /// Where peers reach `mesh_listen`, `host:port`; by default its address, or the one that this
-    /// node has towards the controller.
+    /// Where peers reach `mesh_listen`, `host:port`; by default its address, or the one that this node has towards the
+    /// controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mesh_advertise: Option<String>,
-    /// For applications on this node; absent: off.
+    /// For applications on this node; off by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbound_listen: Option<SocketAddr>,
-    /// For the operator.
+    /// For the operator. It asks for no password, so it must be a loopback address, unless `admin_insecure`.
     #[serde(default = "admin_listen_default")]
     pub admin_listen: SocketAddr,
-    /// Allows an `admin_listen` that others than this node can reach. It asks for no password.
+    /// Allows an `admin_listen` that others than this node can reach.
     #[serde(default)]
     pub admin_insecure: bool,
-    /// Worker threads, 1 to [`WORKERS_MAX`]; by default one per processor.
+    /// Worker threads; by default one per processor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = WORKERS_MAX)))]
     pub workers: Option<usize>,
     /// Where the node is. The proxy passes it on and does not use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -131,8 +134,9 @@ pub struct Config {
     pub traffic_policies: Vec<TrafficPolicySpec>,
     /// Where requests go, as in the Gateway API. A route of the controller with the same kind and name replaces one.
     #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<serde_json::Value>"))]
     pub routes: Vec<LocalRoute>,
-    /// Where to reach nodes that are not where they say they are, behind NAT or a tunnel.
+    /// Where to reach nodes that are not where they say they are, behind NAT or a tunnel: `host:port` by node.
     #[serde(default)]
     pub peer_address: BTreeMap<NodeId, String>,
     /// Whether reports tell how busy this machine's processors are. Switch it off where several nodes
@@ -142,19 +146,19 @@ pub struct Config {
     /// More listeners.
     #[serde(default)]
     pub listeners: Vec<ListenerConfig>,
-    /// Proxies before this one, whose word counts about whom a request comes from.
+    /// Proxies before this one, as addresses or ranges, at most 1024: their word counts about whom a request comes from.
     #[serde(default)]
     pub trusted_sources: Sources,
-    /// Workloads of this node that access policies know by their addresses.
+    /// Workloads of this node that access policies know by their addresses, at most 1024.
     #[serde(default)]
     pub workloads: Vec<Workload>,
     /// What endpoints are told about whom a request comes from.
     #[serde(default)]
     pub forwarded: Forwarded,
-    /// A line for each request that is told of; absent: none.
+    /// A line for each request that is told of. By default there is none; an empty table suits a small board.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_log: Option<AccessLogConfig>,
-    /// Spans for a collector; absent: none.
+    /// Spans for a collector. By default there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traces: Option<TracesConfig>,
     /// Limits.
@@ -167,6 +171,7 @@ pub struct Config {
 
 /// Which headers tell an endpoint whom a request comes from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Forwarded {
     /// None is touched: what a client sends passes, whoever it is.
@@ -180,6 +185,7 @@ pub enum Forwarded {
 
 /// A workload of this node: who connects from one of these addresses is it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Workload {
     /// Its SPIFFE ID, `spiffe://<trust domain>/ns/<namespace>/sa/<account>`.
@@ -193,26 +199,36 @@ pub const WORKLOADS_MAX: usize = 1024;
 
 /// Limits that an operator may need to change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Connections open at once, per worker and listener; more wait in the kernel.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub connections_max: usize,
-    /// Longest wait for a request's head once it has begun, in milliseconds; then 408.
+    /// Longest wait for a request's head once it has begun, in milliseconds; then 408, and the connection
+    /// is closed.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub head_wait_ms_max: u64,
-    /// A client's TLS handshake must be over in this time, in milliseconds.
+    /// Longest TLS handshake of a client, in milliseconds; then it is closed.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub handshake_wait_ms_max: u64,
-    /// A TCP or upgraded connection on which nothing moves for longer is ended, in milliseconds.
+    /// A TCP or upgraded connection on which nothing moves for longer is reset, in milliseconds.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub tcp_idle_ms_max: u64,
     /// TLS handshakes of clients at once, per listener; more wait, within their time.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub handshakes_max: usize,
-    /// When the proxy ends, idle connections stay that long for one more request, in milliseconds.
+    /// When the proxy ends, an idle connection stays that long for one more request, whose answer says
+    /// `Connection: close`, in milliseconds.
     pub drain_idle_ms_max: u64,
-    /// Longest life of an idle connection from a client, in milliseconds.
+    /// An idle connection of a client is closed after this time, in milliseconds.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub idle_wait_ms_max: u64,
-    /// Longest time without progress in a request's body, then 408, or in sending an answer to a
-    /// client that does not read it, in milliseconds.
+    /// Longest time without progress in a request's body, then 408, or in sending an answer to a client
+    /// that does not read it, in milliseconds.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1)))]
     pub body_wait_ms_max: u64,
-    /// When the proxy ends, requests under way have this long, in milliseconds.
+    /// When the proxy ends, what is under way is cut off after this time, in milliseconds.
     pub drain_wait_ms_max: u64,
 }
 
@@ -287,6 +303,12 @@ fn mesh_listen_default() -> SocketAddr {
 
 fn admin_listen_default() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 7419))
+}
+
+/// Every key with its type, default and range, as JSON Schema.
+#[cfg(feature = "schema")]
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(Config).to_value()
 }
 
 impl Config {

@@ -227,6 +227,10 @@ async fn front(
         arrived = arrival => arrived.inspect_err(|error| {
             if let Some(refusal) = error.downcast_ref::<Refusal>() {
                 listener.counts.refuse(*refusal);
+                // Of the others nobody knows yet whether they would have become a connection.
+                if *refusal == Refusal::NoService {
+                    tcp::not_served(worker, listener, peer);
+                }
             }
         })?,
         () = worker.proxy.drain.idle_over() => return Ok(()),
@@ -240,10 +244,7 @@ async fn front(
             client: Client::new(listener.forwarded, ends.source.ip(), is_trusted, is_tls),
             identity: identity.clone(),
             ends,
-            direction: match listener.name == OUTBOUND {
-                true => Direction::Outbound,
-                false => Direction::Ingress,
-            },
+            direction: direction(listener),
             may_connect: listener.connect,
             alt_svc: listener.alt_svc.get().filter(|_| is_tls).cloned(),
         })
@@ -259,6 +260,14 @@ async fn front(
         }
     }
     Ok(())
+}
+
+/// Whether what comes to it is from clients or from applications of this node.
+pub(crate) fn direction(listener: &Listener) -> Direction {
+    match listener.name == OUTBOUND {
+        true => Direction::Outbound,
+        false => Direction::Ingress,
+    }
 }
 
 /// Whom a connection comes from and whom it was for, as far as somebody is believed about it.

@@ -4,7 +4,7 @@
 //! list that cannot be read again stays in force.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,19 +14,13 @@ use http::{Request, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use isobar_mesh_api::resource::access_policy::{JWKS_LEN_MAX, TokenIssuer};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use crate::access::Claims;
-use crate::identity::verify::provider;
 use crate::jwt::{self, Keys, TokenError};
 use crate::proxy::Proxy;
+use crate::roots::{Roots, Wire, read_up_to};
 
 /// How often a list is fetched again.
 pub const FETCH_EVERY: Duration = Duration::from_secs(300);
@@ -36,14 +30,6 @@ pub const FETCH_REST: Duration = Duration::from_secs(10);
 const FETCH_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How often files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Where systems keep the roots that they believe.
-const SYSTEM_ROOTS: [&str; 3] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-];
-/// Largest file of roots, in bytes.
-const ROOTS_LEN_MAX: u64 = 4 * 1024 * 1024;
 /// Most tokens that are remembered as checked; when there are more, all are checked anew.
 pub const CHECKED_MAX: usize = 4096;
 
@@ -263,57 +249,13 @@ fn failed(from: &str, error: &dyn std::fmt::Display) -> Option<Keys> {
     None
 }
 
-/// A TLS connection to who the roots say has this name. The roots are read each time: they are few times, and follow the file.
-async fn over_tls(
-    host: &str,
-    ca_file: Option<&str>,
-    tcp: TcpStream,
-) -> Result<TlsStream<TcpStream>, FetchError> {
-    let named = ca_file.map(Path::new);
-    let usual = SYSTEM_ROOTS
-        .iter()
-        .map(Path::new)
-        .find(|path| path.exists());
-    let path = named.or(usual).ok_or(
-        "this node has no roots of its own; name a file of them in jwks_ca_file, or put the keys into jwks_file",
-    )?;
-    let path = path.to_owned();
-    let pem = tokio::task::spawn_blocking(move || read_up_to(&path, ROOTS_LEN_MAX)).await??;
-    let mut roots = RootCertStore::empty();
-    let found = CertificateDer::pem_slice_iter(&pem).flatten();
-    roots.add_parsable_certificates(found);
-    if roots.is_empty() {
-        return Err("the file of roots has no certificate in PEM".into());
-    }
-    let config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let name = ServerName::try_from(bare.to_owned())?;
-    Ok(TlsConnector::from(Arc::new(config))
-        .connect(name, tcp)
-        .await?)
-}
-
 async fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
     let path = path.to_owned();
     let read = tokio::task::spawn_blocking(move || read_up_to(&path, JWKS_LEN_MAX as u64));
     read.await.map_err(std::io::Error::other)?
 }
 
-fn read_up_to(path: &Path, len_max: u64) -> std::io::Result<Vec<u8>> {
-    match std::fs::metadata(path)?.len() > len_max {
-        true => Err(std::io::Error::other("the file is longer than it can be")),
-        false => std::fs::read(path),
-    }
-}
-
 type FetchError = Box<dyn std::error::Error + Send + Sync>;
-
-/// Bytes of either kind of connection: what speaks HTTP is compiled once.
-trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 async fn fetch(url: &str, ca_file: Option<&str>) -> Result<Vec<u8>, FetchError> {
     let uri: Uri = url.parse()?;
@@ -325,7 +267,11 @@ async fn fetch(url: &str, ca_file: Option<&str>) -> Result<Vec<u8>, FetchError> 
     let tcp = TcpStream::connect(format!("{}:{port}", authority.host())).await?;
     let stream: Box<dyn Wire> = match is_https {
         false => Box::new(tcp),
-        true => Box::new(over_tls(authority.host(), ca_file, tcp).await?),
+        true => {
+            let roots = Roots::new(ca_file.map(PathBuf::from));
+            let connected = roots.connect(authority.host(), tcp).await;
+            Box::new(connected.map_err(|error| crate::chain(&error))?)
+        }
     };
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;

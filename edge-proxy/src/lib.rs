@@ -19,8 +19,8 @@
 //!   are given at once;
 //! - [`neighbour`], [`prober`]: the way to other nodes, and what is heard of them;
 //! - [`live`], [`golden`], [`observe`]: what is counted, and when;
-//! - [`audience`]: who hears of single requests, by their [`story`]: [`access_log`], and [`trace`] with [`otlp`]; [`spool`] and [`json`]
-//!   are how that reaches them.
+//! - [`audience`]: who hears of single requests, by their [`story`]: [`access_log`], and [`trace`] with [`otlp`]; [`spool`], [`json`]
+//!   and [`roots`] are how that reaches them.
 //!
 //! The life of a report, and of a plan:
 //!
@@ -122,6 +122,7 @@ pub mod reload;
 pub mod report;
 pub mod request;
 pub mod retry;
+pub mod roots;
 pub mod route;
 pub mod routes;
 pub mod routing;

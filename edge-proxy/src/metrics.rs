@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use isobar_mesh_api::metric::Metric;
 use isobar_mesh_api::names::ServiceName;
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
@@ -85,147 +86,280 @@ const LOG_LINES: &str = "isobar_proxy_access_log_lines_total";
 const SPANS: &str = "isobar_proxy_spans_total";
 const INFO: &str = "isobar_proxy_info";
 
-/// What each of them says, in one line.
-const HELP: [(&str, &str); 65] = [
-    (ENTERED, "First attempts that entered the mesh here"),
-    (SERVED_HOME, "Of these, given to an endpoint of this node"),
-    (SHED, "Of these, refused because nobody had room"),
-    (
+/// Every metric.
+const METRICS: [Metric; 65] = [
+    Metric::counter(
+        ENTERED,
+        &["service"],
+        "First attempts that entered the mesh here",
+    ),
+    Metric::counter(
+        SERVED_HOME,
+        &["service"],
+        "Of these, given to an endpoint of this node",
+    ),
+    Metric::counter(
+        SHED,
+        &["service"],
+        "Of these, refused because nobody had room",
+    ),
+    Metric::counter(
         FAILED,
+        &["service"],
         "Of these, ended in an error of the mesh or an endpoint",
     ),
-    (CLOUD, "Of these, sent to the upstream of last resort"),
-    (
+    Metric::counter(
+        CLOUD,
+        &["service"],
+        "Of these, sent to the upstream of last resort",
+    ),
+    Metric::counter(
         COMPLETED,
+        &["service"],
         "Requests that endpoints of this node completed, moved-in ones included",
     ),
-    (MOVED_OUT, "Requests sent to another node, by cause"),
-    (
+    Metric::counter(
+        MOVED_OUT,
+        &["service", "to", "cause"],
+        "Requests sent to another node, by cause",
+    ),
+    Metric::counter(
         MOVED_OUT_REFUSED,
+        &["service", "to"],
         "Requests that another node refused, brought back",
     ),
-    (MOVED_IN, "Requests taken from a home"),
-    (MOVED_IN_REFUSED, "Requests of a home refused"),
-    (
+    Metric::counter(MOVED_IN, &["service", "home"], "Requests taken from a home"),
+    Metric::counter(
+        MOVED_IN_REFUSED,
+        &["service", "home"],
+        "Requests of a home refused",
+    ),
+    Metric::counter(
         RETRIES,
+        &["service", "outcome"],
         "Tries after the first, made and denied by the budget",
     ),
-    (LIMITED, "Requests that a limit refused or ended"),
-    (
+    Metric::counter(
+        LIMITED,
+        &["service", "limit"],
+        "Requests that a limit refused or ended",
+    ),
+    Metric::gauge(
         CIRCUIT,
+        &["service", "endpoint"],
         "An endpoint's circuit: 0 Closed, 0.5 HalfOpen, 1 Open",
     ),
-    (CIRCUIT_OPENINGS, "Times that a circuit opened"),
-    (
+    Metric::counter(
+        CIRCUIT_OPENINGS,
+        &["service", "endpoint"],
+        "Times that a circuit opened",
+    ),
+    Metric::counter(
         EJECTIONS,
+        &["service", "endpoint"],
         "Times that an endpoint was left alone as an outlier",
     ),
-    (
+    Metric::counter(
         SPARED,
+        &["service"],
         "Outliers that kept their traffic because too many were left alone",
     ),
-    (HEALTHY, "Whether an endpoint passes its health check"),
-    (HEALTH_CHECKS, "Answers to health checks"),
-    (RATE, "Requests that a rate limit passed and refused"),
-    (RATE_SHARE, "This node's share of a rate limit of the mesh"),
-    (
+    Metric::gauge(
+        HEALTHY,
+        &["service", "endpoint"],
+        "Whether an endpoint passes its health check",
+    ),
+    Metric::counter(
+        HEALTH_CHECKS,
+        &["service", "endpoint", "outcome"],
+        "Answers to health checks",
+    ),
+    Metric::counter(
+        RATE,
+        &["service", "limit", "outcome"],
+        "Requests that a rate limit passed and refused",
+    ),
+    Metric::gauge(
+        RATE_SHARE,
+        &["service", "limit"],
+        "This node's share of a rate limit of the mesh",
+    ),
+    Metric::counter(
         SHED_BY_CLASS,
+        &["service", "class"],
         "Requests that found no room in the queue, by class",
     ),
-    (MIRRORED, "Copies of requests, by what became of them"),
-    (
+    Metric::counter(
+        MIRRORED,
+        &["outcome"],
+        "Copies of requests, by what became of them",
+    ),
+    Metric::gauge(
         CONCURRENCY,
+        &["service"],
         "Requests that the endpoints here are given at once",
     ),
-    (LOST, "Requests that no service and no rule is for"),
-    (REDIRECTED, "Redirects by routes"),
-    (NO_BACKEND, "Requests to a backend that does not exist"),
-    (DELAYED, "Delays made on purpose"),
-    (NOT_DELAYED, "Delays left out because too many waited"),
-    (ABORTED, "Failures made on purpose"),
-    (IN_FLIGHT, "Requests at endpoints of this node now"),
-    (WAITING, "Requests in the queue now"),
-    (WEIGHT, "Part of the demand here that is sent to whom"),
-    (RTT, "Smoothed round trip to a neighbour"),
-    (CONNECTIONS, "Connections open now"),
-    (LISTENER_CONNECTIONS, "Connections accepted"),
-    (
+    Metric::counter(LOST, &[], "Requests that no service and no rule is for"),
+    Metric::counter(REDIRECTED, &[], "Redirects by routes"),
+    Metric::counter(NO_BACKEND, &[], "Requests to a backend that does not exist"),
+    Metric::counter(DELAYED, &[], "Delays made on purpose"),
+    Metric::counter(NOT_DELAYED, &[], "Delays left out because too many waited"),
+    Metric::counter(ABORTED, &[], "Failures made on purpose"),
+    Metric::gauge(
+        IN_FLIGHT,
+        &["service"],
+        "Requests at endpoints of this node now",
+    ),
+    Metric::gauge(WAITING, &["service"], "Requests in the queue now"),
+    Metric::gauge(
+        WEIGHT,
+        &["service", "to"],
+        "Part of the demand here that is sent to whom",
+    ),
+    Metric::gauge(RTT, &["neighbour"], "Smoothed round trip to a neighbour"),
+    Metric::gauge(CONNECTIONS, &[], "Connections open now"),
+    Metric::counter(LISTENER_CONNECTIONS, &["listener"], "Connections accepted"),
+    Metric::counter(
         LISTENER_REFUSED,
+        &["listener", "cause"],
         "Connections closed before they were served, by cause",
     ),
-    (
+    Metric::counter(
         LISTENER_DETECTED,
+        &["listener", "protocol"],
         "Connections by the protocol that was detected",
     ),
-    (LISTENER_HANDSHAKES, "TLS handshakes that succeeded"),
-    (LISTENER_RELOADS, "Certificates read again"),
-    (TCP_OPEN, "TCP connections open now"),
-    (TCP_BYTES, "Bytes of TCP connections"),
-    (
+    Metric::counter(
+        LISTENER_HANDSHAKES,
+        &["listener"],
+        "TLS handshakes that succeeded",
+    ),
+    Metric::counter(
+        LISTENER_RELOADS,
+        &["listener", "outcome"],
+        "Certificates read again",
+    ),
+    Metric::gauge(TCP_OPEN, &["service"], "TCP connections open now"),
+    Metric::counter(
+        TCP_BYTES,
+        &["service", "direction"],
+        "Bytes of TCP connections",
+    ),
+    Metric::counter(
         CONFIG_RELOADS,
+        &["outcome"],
         "Times that the configuration file was read again",
     ),
-    (PLAN_EPOCH, "Epoch of the plan in force"),
-    (PLAN_GENERATION, "Generation of the plan in force"),
-    (SHARE_LEFT, "Share of the plan's moves that still holds"),
-    (
+    Metric::gauge(PLAN_EPOCH, &[], "Epoch of the plan in force"),
+    Metric::gauge(PLAN_GENERATION, &[], "Generation of the plan in force"),
+    Metric::gauge(
+        SHARE_LEFT,
+        &[],
+        "Share of the plan's moves that still holds",
+    ),
+    Metric::counter(
         REFUSED_MESSAGES,
+        &["side", "reason"],
         "Messages that are none, by side and reason",
     ),
-    (
+    Metric::gauge(
         CLOCK_SKEW,
+        &[],
         "How far this clock is ahead of the controller's",
     ),
-    (ACCESS_REFUSED, "Requests that access policies refused"),
-    (
+    Metric::counter(
+        ACCESS_REFUSED,
+        &["cause"],
+        "Requests that access policies refused",
+    ),
+    Metric::counter(
         ACCESS_WATCHED,
+        &[],
         "Requests that they would have refused, were they not only watching",
     ),
-    (
+    Metric::counter(
         PLAIN_CALLS,
+        &["service", "caller"],
         "Requests in plain text where a policy has them counted, by caller",
     ),
-    (
+    Metric::gauge(
         CERTIFICATE,
+        &[],
         "When this node's certificate ends, in seconds since 1970",
     ),
-    (
+    Metric::histogram(
         SERVER_DURATION,
+        &[
+            "service",
+            "direction",
+            "outcome",
+            "http_request_method",
+            "http_response_status_code",
+        ],
         "Time from a request's arrival until its answer had come, by what was asked and what came of it",
     ),
-    (
+    Metric::histogram(
         MOVED_DURATION,
+        &["service", "to"],
         "Time that moved requests took, by the node that served them",
     ),
-    (
+    Metric::counter(
         ROUTE_REQUESTS,
+        &["kind", "route", "rule", "http_response_status_class"],
         "Answers to requests that followed a rule of a route",
     ),
-    (
+    Metric::gauge(
         IDLE,
+        &["service", "endpoint"],
         "Connections kept open to an endpoint for the next request",
     ),
-    (ACTIVE, "Requests at an endpoint now"),
-    (RETRY_BUDGET, "Retries that the budget would allow now"),
-    (
+    Metric::gauge(
+        ACTIVE,
+        &["service", "endpoint"],
+        "Requests at an endpoint now",
+    ),
+    Metric::gauge(
+        RETRY_BUDGET,
+        &["service"],
+        "Retries that the budget would allow now",
+    ),
+    Metric::gauge(
         CERTIFICATE_LEFT,
+        &[],
         "How long this node's certificate still holds",
     ),
-    (
+    Metric::gauge(
         SNAPSHOT_AGE,
+        &[],
         "How long ago the snapshot in force was applied",
     ),
-    (CONTROL_UP, "Whether the control stream is open"),
-    (CONTROL_SILENCE, "How long ago the controller was heard"),
-    (CONTROL_STREAMS, "Times that the control stream was opened"),
-    (LOG_LINES, "Lines of the access log, by what became of them"),
-    (SPANS, "Spans, by what became of them"),
-    (INFO, "1; its labels say which program this is"),
+    Metric::gauge(CONTROL_UP, &[], "Whether the control stream is open"),
+    Metric::gauge(
+        CONTROL_SILENCE,
+        &[],
+        "How long ago the controller was heard",
+    ),
+    Metric::counter(
+        CONTROL_STREAMS,
+        &[],
+        "Times that the control stream was opened",
+    ),
+    Metric::counter(
+        LOG_LINES,
+        &["outcome"],
+        "Lines of the access log, by what became of them",
+    ),
+    Metric::counter(SPANS, &["outcome"], "Spans, by what became of them"),
+    Metric::gauge(
+        INFO,
+        &["node", "version"],
+        "1; its labels say which program this is",
+    ),
 ];
 
-/// Every metric's name and what it says.
-pub fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
-    HELP.into_iter()
+/// Every metric of the program.
+pub fn all() -> impl Iterator<Item = Metric> {
+    METRICS.into_iter()
 }
 
 /// All metrics as of now, in Prometheus's text format.
@@ -234,7 +368,7 @@ pub fn render(proxy: &Proxy) -> String {
         recorder: PrometheusBuilder::new().build_recorder(),
         histograms: String::new(),
     };
-    for (name, help) in HELP {
+    for Metric { name, help, .. } in METRICS {
         let name = KeyName::from_const_str(name);
         page.recorder.describe_gauge(name, None, help.into());
     }
@@ -267,8 +401,8 @@ impl Page {
 
     /// Says that a histogram's series follow.
     fn begin_histogram(&mut self, name: &str) {
-        let help = HELP.iter().find(|(known, _)| *known == name);
-        let help = help.map_or("", |(_, help)| help);
+        let known = METRICS.iter().find(|metric| metric.name == name);
+        let help = known.map_or("", |metric| metric.help);
         let _ = write!(
             self.histograms,
             "# HELP {name} {help}\n# TYPE {name} histogram\n"

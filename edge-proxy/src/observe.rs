@@ -223,6 +223,11 @@ impl Observation {
         }
     }
 
+    /// The story that this is part of.
+    pub(crate) fn story(&self) -> Option<&Arc<Story>> {
+        self.story.as_ref().map(|(story, _)| story)
+    }
+
     /// Says in the head of what is sent whose trace it belongs to, if anybody records it.
     pub(crate) fn tell(&self, head: &mut HeaderMap) {
         if let Some((story, place)) = &self.story {

@@ -1,18 +1,21 @@
-//! The way to a collector: OTLP over HTTP, in JSON (OpenTelemetry Protocol, "OTLP/HTTP").
+//! The way to a collector: OTLP over HTTP or HTTPS, in JSON (OpenTelemetry Protocol, "OTLP/HTTP").
 //!
 //! One task per signal takes what has gathered, wraps it as the protocol wants and posts it. A collector that is slow, hangs or
 //! is gone costs what finds no room meanwhile, which is counted; no request waits for this task.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use http::uri::Scheme;
 use isobar_mesh_api::names::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::json::{self, attribute};
+use crate::roots::{Roots, RootsError, Wire};
 use crate::spool::Spool;
 
 /// What is gathered before it is sent.
@@ -23,6 +26,8 @@ const TRIES_MAX: u32 = 4;
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Ports of a collector whose address has none, without TLS and with it.
+const PORTS: (u16, u16) = (4318, 443);
 /// Of an answer so much is read, in bytes: its first line.
 const STATUS_LINE_LEN: usize = 12;
 
@@ -36,11 +41,14 @@ pub enum Signal {
 }
 
 /// Where it is sent.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Collector {
-    authority: String,
+    host: String,
+    port: u16,
     path: String,
     wait_max: Duration,
+    /// By what it is believed, over TLS.
+    roots: Option<Roots>,
 }
 
 /// Why a batch was not taken.
@@ -48,6 +56,8 @@ pub struct Collector {
 enum PostError {
     #[error("the connection to the collector failed")]
     Connection(#[from] std::io::Error),
+    #[error("the collector is not believed")]
+    Tls(#[from] RootsError),
     #[error("the collector did not answer in time")]
     TooSlow,
     #[error("the collector wants it later: status {0}")]
@@ -57,44 +67,55 @@ enum PostError {
 }
 
 impl Collector {
-    /// One at `http://host:port`, which is given so long for each batch.
-    pub fn new(url: &str, wait_max: Duration) -> Collector {
+    /// One at `http://host:port` or `https://host:port`, which is given so long for each batch; over TLS it is believed by the
+    /// roots in this file, or by the system's.
+    pub fn new(url: &str, ca_file: Option<PathBuf>, wait_max: Duration) -> Collector {
         // Checked when the configuration was read.
         let uri: Uri = url.parse().unwrap_or_default();
-        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+        let usual = if is_tls { PORTS.1 } else { PORTS.0 };
         Collector {
-            authority: authority.to_owned(),
+            host: uri.host().unwrap_or_default().to_owned(),
+            port: uri.port_u16().unwrap_or(usual),
             path: uri.path().trim_end_matches('/').to_owned(),
             wait_max,
+            roots: is_tls.then(|| Roots::new(ca_file)),
+        }
+    }
+
+    fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Wire>, PostError> {
+        let tcp = TcpStream::connect(self.authority()).await?;
+        match &self.roots {
+            None => Ok(Box::new(tcp)),
+            Some(roots) => Ok(Box::new(roots.connect(&self.host, tcp).await?)),
         }
     }
 
     /// Posts one batch.
     async fn post(&self, path: &str, body: &[u8]) -> Result<(), PostError> {
         let exchange = async {
-            let stream = match self.authority.rsplit_once(':') {
-                Some((_, port)) if port.parse::<u16>().is_ok() => {
-                    TcpStream::connect(&self.authority).await
-                }
-                _ => TcpStream::connect((self.authority.as_str(), 4318)).await,
-            };
-            let mut stream = stream?;
+            let mut stream = self.connect().await?;
             let head = format!(
                 "POST {}{path} HTTP/1.1\r\nhost: {}\r\nuser-agent: isobar\r\ncontent-type: application/json\r\n\
                  content-length: {}\r\nconnection: close\r\n\r\n",
                 self.path,
-                self.authority,
+                self.authority(),
                 body.len()
             );
             stream.write_all(head.as_bytes()).await?;
             stream.write_all(body).await?;
+            stream.flush().await?;
             let mut line = [0; STATUS_LINE_LEN];
             stream.read_exact(&mut line).await?;
-            Ok(status(&line))
+            Ok::<_, PostError>(status(&line))
         };
         match tokio::time::timeout(self.wait_max, exchange).await {
             Err(_) => Err(PostError::TooSlow),
-            Ok(Err(error)) => Err(PostError::Connection(error)),
+            Ok(Err(error)) => Err(error),
             Ok(Ok(200..300)) => Ok(()),
             // What the protocol calls retryable.
             Ok(Ok(status @ (429 | 502 | 503 | 504))) => Err(PostError::Later(status)),
@@ -130,7 +151,7 @@ pub async fn run(signal: Signal, collector: Collector, node: NodeId, spool: Arc<
                         let error = crate::chain(error);
                         tracing::warn!(
                             error,
-                            collector = collector.authority,
+                            collector = collector.authority(),
                             "a batch was lost; later ones are counted"
                         );
                     }

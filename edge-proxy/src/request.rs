@@ -123,9 +123,9 @@ pub(crate) fn not_connected(
     downstream: &Downstream,
     head: &Parts,
     answer: Answer,
+    story: Option<Arc<Story>>,
 ) -> Response<ResponseBody> {
     let kind = Kind::new(downstream.direction, &head.method);
-    let story = audience::story_of_client(downstream, head);
     finish(&downstream.worker, kind, answer.response().into(), story)
 }
 
@@ -364,7 +364,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Has what is noted of the request go into its story, if there is one.
-    fn remember(&mut self, story: Option<&'a Arc<Story>>, rule: Option<&Arc<Rule>>) {
+    pub(crate) fn remember(&mut self, story: Option<&'a Arc<Story>>, rule: Option<&Arc<Rule>>) {
         self.story = story;
         if let Some(story) = story {
             story.goes_to(&self.route.live, rule);

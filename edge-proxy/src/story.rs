@@ -1,11 +1,11 @@
-//! What is remembered of one request while somebody wants to hear of it: the access log, a collector of traces, a tap.
+//! What is remembered of one request, or of one TCP connection, while somebody wants to hear of it: the access log, a collector of traces, a tap.
 //!
 //! A [`Story`] exists only then ([`crate::audience`] decides); without one a request costs nothing here. The exchange, every
 //! try and the answer's body hold it and note what they see. When the last of them lets go, however the request ended, it is
 //! over and the audience hears it: [`Ended`] is all that is known of a finished request, in one place.
 
-use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::header::{CONTENT_LENGTH, HOST, USER_AGENT};
@@ -17,13 +17,16 @@ use crate::answer::Answer;
 use crate::audience::Audience;
 use crate::clock::Clock;
 use crate::config::telemetry::Always;
+use crate::connection::counts::Refusal;
 use crate::endpoint::EndpointLive;
 use crate::golden::{Direction, Outcome};
 use crate::live::ServiceLive;
 use crate::neighbour::NeighbourLive;
 use crate::pick::Cause;
+use crate::proxy_protocol::Ends;
 use crate::route::Rule;
 use crate::tap::Tapping;
+use crate::tcp::copy::Bytes;
 use crate::trace::Trace;
 
 /// Tries of one request that are remembered; later ones are only counted.
@@ -40,8 +43,8 @@ pub struct Story {
     arrived_us: u64,
     asked: Asked,
     trace: Option<Trace>,
-    /// Bytes of the answer's body that were passed on.
-    sent_len: AtomicU64,
+    /// Bytes of the answer's body that were passed on; of a connection, both ways.
+    bytes: Bytes,
     notes: Mutex<Notes>,
     tapping: Option<Mutex<Tapping>>,
 }
@@ -57,6 +60,19 @@ pub struct Asked {
     pub home: Option<NodeId>,
     /// What the client speaks, `http` or `https`.
     pub scheme: &'static str,
+    /// The request's head; a TCP connection has none.
+    pub head: Option<AskedHead>,
+    /// Where a TCP connection was going, or came to.
+    pub destination: Option<SocketAddr>,
+    /// Headers that an operator wants to see, in the order of the configuration.
+    pub headers: Vec<Option<HeaderValue>>,
+    /// Whether it is of the share that the access log tells of.
+    pub is_drawn: bool,
+}
+
+/// What is known of a request by its head.
+#[derive(Debug)]
+pub struct AskedHead {
     /// The method.
     pub method: Method,
     /// The target as it came.
@@ -69,10 +85,6 @@ pub struct Asked {
     pub user_agent: Option<HeaderValue>,
     /// Length of the request's body, where it was announced.
     pub len: Option<u64>,
-    /// Headers that an operator wants to see, in the order of the configuration.
-    pub headers: Vec<Option<HeaderValue>>,
-    /// Whether it is of the share that the access log tells of.
-    pub is_drawn: bool,
 }
 
 impl Asked {
@@ -84,17 +96,36 @@ impl Asked {
             client: None,
             home: None,
             scheme: "http",
-            method: head.method.clone(),
-            uri: head.uri.clone(),
-            version: head.version,
-            host: header(HOST),
-            user_agent: header(USER_AGENT),
-            len: header(CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok()),
+            head: Some(AskedHead {
+                method: head.method.clone(),
+                uri: head.uri.clone(),
+                version: head.version,
+                host: header(HOST),
+                user_agent: header(USER_AGENT),
+                len: header(CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok()),
+            }),
+            destination: None,
             headers: Vec::new(),
             is_drawn: false,
         }
     }
 
+    /// A TCP connection.
+    pub(crate) fn connection(direction: Direction, client: IpAddr, ends: Option<Ends>) -> Asked {
+        Asked {
+            direction,
+            client: Some(client),
+            home: None,
+            scheme: "tcp",
+            head: None,
+            destination: ends.map(|ends| ends.destination),
+            headers: Vec::new(),
+            is_drawn: false,
+        }
+    }
+}
+
+impl AskedHead {
     /// The host that was asked for, with its port.
     pub fn host(&self) -> Option<&[u8]> {
         let named = self.uri.authority().map(|named| named.as_str().as_bytes());
@@ -113,6 +144,8 @@ pub struct Notes {
     pub status: Option<StatusCode>,
     /// The proxy's own answer, if it was one.
     pub answer: Option<Answer>,
+    /// Why nobody got a TCP connection, and what that comes to.
+    pub refused: Option<(Refusal, Outcome)>,
     /// The tries, at most [`TRIES_MAX`].
     pub tries: Vec<Try>,
     /// How many there were.
@@ -162,8 +195,10 @@ pub struct Ended<'a> {
     pub asked: &'a Asked,
     /// What came of it, in detail.
     pub notes: &'a Notes,
-    /// Bytes of the answer's body that were passed on.
+    /// Bytes of the answer's body that were passed on; of a connection, that went to the client.
     pub sent_len: u64,
+    /// Bytes that came from the client of a connection.
+    pub received_len: u64,
     /// Its place in a trace.
     pub trace: Option<&'a Trace>,
     /// What came of it.
@@ -182,7 +217,8 @@ impl Ended<'_> {
     /// has not failed.
     pub fn is_error(&self) -> bool {
         let goes_back = self.asked.home.is_some() && self.outcome == Outcome::Refused;
-        !goes_back && (self.status() >= 500 || self.outcome == Outcome::Failed)
+        let is_shed = self.asked.head.is_none() && self.outcome == Outcome::Shed;
+        !goes_back && (self.status() >= 500 || self.outcome == Outcome::Failed || is_shed)
     }
 
     /// Whether another node served it, or it came from one.
@@ -207,7 +243,7 @@ impl Story {
             arrived_us: clock.now_us(),
             asked,
             trace,
-            sent_len: AtomicU64::new(0),
+            bytes: Bytes::default(),
             notes: Mutex::default(),
             tapping: tapping.map(Mutex::new),
         }
@@ -274,9 +310,19 @@ impl Story {
         }
     }
 
+    /// Nobody gets the connection.
+    pub(crate) fn refused(&self, why: Refusal, outcome: Outcome) {
+        self.notes().refused = Some((why, outcome));
+    }
+
     /// A piece of the answer's body was passed on.
     pub(crate) fn sent(&self, len: usize) {
-        self.sent_len.fetch_add(len as u64, Relaxed);
+        self.bytes.sent.fetch_add(len as u64, Relaxed);
+    }
+
+    /// Where a connection's bytes are counted.
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
@@ -285,14 +331,18 @@ impl Story {
 }
 
 impl Notes {
-    /// What came of the request.
-    fn outcome(&self) -> Outcome {
-        match (self.answer, self.status, self.tries.last()) {
+    /// What came of it; nothing has to be answered to a connection.
+    fn outcome(&self, is_connection: bool) -> Outcome {
+        if let Some((_, outcome)) = self.refused {
+            return outcome;
+        }
+        let is_answered = self.status.is_some() || is_connection;
+        match (self.answer, is_answered, self.tries.last()) {
             (Some(answer), ..) => answer.outcome(),
-            (None, None, _) => Outcome::Gone,
-            (None, Some(_), None) => Outcome::Route,
-            (None, Some(_), Some(last)) if !last.is_good => Outcome::Failed,
-            (None, Some(_), Some(last)) => match last.to {
+            (None, false, _) => Outcome::Gone,
+            (None, true, None) => Outcome::Route,
+            (None, true, Some(last)) if !last.is_good => Outcome::Failed,
+            (None, true, Some(last)) => match last.to {
                 To::Endpoint(..) => Outcome::Home,
                 To::Node(..) => Outcome::Moved,
                 To::Cloud(_) => Outcome::Cloud,
@@ -311,9 +361,10 @@ impl Drop for Story {
             arrived_us: self.arrived_us,
             now_us,
             asked: &self.asked,
-            outcome: notes.outcome(),
+            outcome: notes.outcome(self.asked.head.is_none()),
             notes,
-            sent_len: *self.sent_len.get_mut(),
+            sent_len: *self.bytes.sent.get_mut(),
+            received_len: *self.bytes.received.get_mut(),
             trace: self.trace.as_ref(),
         };
         if let Some(audience) = &self.audience {
@@ -353,8 +404,11 @@ impl Picks {
 
     /// Whether a request is one of them.
     pub(crate) fn have(&self, ended: &Ended<'_>) -> bool {
+        // How long a connection lasts says nothing of how quick anybody was.
+        let may_be_slow = ended.asked.head.is_some();
+        let is_slow = |slow_us| may_be_slow && ended.took_us >= slow_us;
         (self.errors && ended.is_error())
             || (self.moved && ended.is_moved())
-            || self.slow_us.is_some_and(|slow_us| ended.took_us >= slow_us)
+            || self.slow_us.is_some_and(is_slow)
     }
 }

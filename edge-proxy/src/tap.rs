@@ -1,4 +1,4 @@
-//! Taps: single requests that entered here, told to an operator as they end.
+//! Taps: single requests and TCP connections that entered here, told to an operator as they end.
 //!
 //! While there is one, every request that enters has a [`Story`](crate::story::Story), with the headers that some tap asks for. When it
 //! ends it is compared with each tap, then told, or counted as left out. While there is none a request looks at one number.
@@ -11,15 +11,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName};
-use isobar_mesh_api::names::{NodeId, ServiceName};
+use isobar_mesh_api::names::NodeId;
 use isobar_mesh_api::tap::{
-    HEADERS_MAX, LINES_PER_S_MAX, MoveCause, PATH_LEN_MAX, REDACTED, Tap, Tapped, TappedLines,
+    HEADERS_MAX, LINES_PER_S_MAX, MoveCause, PATH_LEN_MAX, REDACTED, TCP, Tap, Tapped, TappedLines,
     VALUE_LEN_MAX, is_secret,
 };
 
 use crate::pick::Cause;
 use crate::rate_limit::{Bucket, Rate};
-use crate::story::{Ended, Notes, To};
+use crate::story::{Ended, To};
 
 /// Most taps at once; further ones are not begun.
 pub const TAPS_MAX: usize = 8;
@@ -146,7 +146,8 @@ impl Taps {
         }
     }
 
-    fn ended(&self, tapping: &Tapping, service: &ServiceName, seen: &Tapped, ended: &Ended<'_>) {
+    fn ended(&self, tapping: &Tapping, seen: &Tapped, ended: &Ended<'_>) {
+        let service = ended.notes.service.as_ref().map(|live| &live.service);
         let (arrived_us, now_us) = (ended.arrived_us, ended.now_us);
         // Of a request that was there before a tap it is not known what that asks for.
         let sees = |a: &&mut Active| a.begun_us <= arrived_us && a.ends_us > now_us;
@@ -183,29 +184,32 @@ impl Tapping {
         self.answer_headers = named(headers, &self.wanted);
     }
 
-    /// The request is over. One that no service is for is nobody's.
+    /// The request is over.
     pub(crate) fn hear(&self, ended: &Ended<'_>) {
-        let Some(service) = &ended.notes.service else {
-            return;
-        };
-        let (served, moved) = self.server(ended.notes);
+        let (served, moved) = self.server(ended);
+        let head = ended.asked.head.as_ref();
+        let of_connection = |len| head.is_none().then_some(len);
         let seen = Tapped {
             at_ms: self.at_ms,
             served,
             moved,
-            method: ended.asked.method.to_string(),
-            path: cut(ended.asked.uri.path(), PATH_LEN_MAX),
+            method: head.map_or(TCP, |head| head.method.as_str()).to_owned(),
+            path: head.map_or_else(String::new, |head| cut(head.uri.path(), PATH_LEN_MAX)),
+            received_len: of_connection(ended.received_len),
+            sent_len: of_connection(ended.sent_len),
             status: ended.notes.status.map_or(0, |status| status.as_u16()),
             latency_us: ended.took_us,
             headers: Vec::new(),
             answer_headers: Vec::new(),
         };
-        self.taps.ended(self, &service.service, &seen, ended);
+        self.taps.ended(self, &seen, ended);
     }
 
     /// Who answered in the end, and why not this node; nobody where the answer is the proxy's own.
-    fn server(&self, notes: &Notes) -> (Option<NodeId>, Option<MoveCause>) {
-        if notes.answer.is_some() || notes.status.is_none() {
+    fn server(&self, ended: &Ended<'_>) -> (Option<NodeId>, Option<MoveCause>) {
+        let notes = ended.notes;
+        let is_answered = notes.status.is_some() || ended.asked.head.is_none();
+        if notes.answer.is_some() || notes.refused.is_some() || !is_answered {
             return (None, None);
         }
         match notes.tries.last().map(|last| &last.to) {
@@ -242,11 +246,12 @@ fn cut(text: &str, len_max: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use isobar_mesh_api::names::ServiceName;
     use isobar_mesh_api::tap::Filter;
 
     fn tap(number: u64) -> Tap {
         let filter = Filter {
-            service: ServiceName::new("shop/cart").unwrap(),
+            service: ServiceName::new("shop/cart").ok(),
             method: None,
             path: None,
             status: None,

@@ -23,12 +23,14 @@ use isobar_mesh_api::names::ServiceName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use crate::audience;
 use crate::authorise;
 use crate::config::listener::ListenerProtocol;
-use crate::connection::Stream;
 use crate::connection::counts::Refusal;
+use crate::connection::{Stream, direction};
 use crate::endpoint::{EndpointError, EndpointLive};
 use crate::gate::Class;
+use crate::golden::Outcome;
 use crate::listener::Listener;
 use crate::live::ServiceLive;
 use crate::observe::Observation;
@@ -36,6 +38,8 @@ use crate::pick::Choice;
 use crate::proxy::Worker;
 use crate::proxy_protocol::Ends;
 use crate::request::{Exchange, NEIGHBOURS_TRIED_MAX};
+use crate::routes::ServiceRoute;
+use crate::story::Story;
 
 pub(crate) mod connect;
 pub mod copy;
@@ -88,6 +92,9 @@ impl Target {
     }
 }
 
+/// Why nobody gets a connection, and what that comes to.
+type Refused = (Refusal, Outcome);
+
 /// Serves a connection that entered the mesh here.
 ///
 /// # Errors
@@ -100,61 +107,97 @@ pub(crate) async fn entered(
     target: Target,
     stream: Stream,
 ) -> Result<(), Refusal> {
-    let refused = |refusal| {
+    let (from, client) = (direction(listener), ends.source.ip());
+    let story = audience::story_of_connection(worker, from, client, Some(ends));
+    let served = match target {
+        Target::Service(service) => match find(worker, listener, &service) {
+            Some(route) => {
+                let exchange = exchange(worker, &route, ends, story.as_ref());
+                serve(exchange, ends, identity.as_deref(), stream).await
+            }
+            None => Err((Refusal::NoService, Outcome::Refused)),
+        },
+        Target::Outside(address) => outside(worker, address, story.as_deref(), stream).await,
+    };
+    served.map_err(|(refusal, outcome)| {
         listener.counts.refuse(refusal);
+        if let Some(story) = &story {
+            story.refused(refusal, outcome);
+        }
         refusal
-    };
-    let service = match target {
-        Target::Service(service) => service,
-        Target::Outside(address) => return outside(worker, address, stream).await.map_err(refused),
-    };
-    let route = {
-        let routes = worker.proxy.table.load();
-        let by_route = match listener.protocol {
-            ListenerProtocol::Tcp => routes.tcp(&listener.name, worker.index),
-            _ => None,
-        };
-        // A route that names the listener goes before the listener's own word, and that before one that names its service.
-        by_route
-            .unwrap_or_else(|| routes.tcp_of(&service, worker.index))
-            .cloned()
-    };
-    let route = route.ok_or(Refusal::NoService).map_err(refused)?;
-    let (source, port) = (ends.source.ip(), ends.destination.port());
-    if !authorise::tcp(&worker.proxy, &route, source, port, identity.as_deref()) {
-        copy::reset(stream.tcp());
-        return Err(refused(Refusal::Denied));
+    })
+}
+
+/// Tells of a connection that no service is for.
+pub(crate) fn not_served(worker: &Worker, listener: &Listener, peer: SocketAddr) {
+    let from = direction(listener);
+    if let Some(story) = audience::story_of_connection(worker, from, peer.ip(), None) {
+        story.refused(Refusal::NoService, Outcome::Refused);
     }
-    let mut exchange = Exchange::new(worker, &route, route.traffic.waits, None);
+}
+
+fn find(worker: &Worker, listener: &Listener, service: &ServiceName) -> Option<Arc<ServiceRoute>> {
+    let routes = worker.proxy.table.load();
+    let by_route = match listener.protocol {
+        ListenerProtocol::Tcp => routes.tcp(&listener.name, worker.index),
+        _ => None,
+    };
+    // A route that names the listener goes before the listener's own word, and that before one that names its service.
+    by_route
+        .unwrap_or_else(|| routes.tcp_of(service, worker.index))
+        .cloned()
+}
+
+/// A connection, to everything that decides.
+fn exchange<'a>(
+    worker: &'a Worker,
+    route: &'a Arc<ServiceRoute>,
+    ends: Ends,
+    story: Option<&'a Arc<Story>>,
+) -> Exchange<'a> {
+    let mut exchange = Exchange::new(worker, route, route.traffic.waits, None);
     let rule = route.balancer.key.as_ref();
     exchange.key = rule.and_then(|rule| rule.of_connection(ends.source.ip()));
     exchange.keeps_node = route.balancer.keeps_node;
     exchange.ends = Some(ends);
-    exchange.counters().entered.fetch_add(1, Relaxed);
-    match place(&exchange, ends).await {
-        Ok(Placed {
-            upstream,
-            observation,
-        }) => {
-            let live = &route.live;
-            match upstream {
-                Upstream::Tcp(upstream) => run(worker, live, observation, stream, upstream).await,
-                Upstream::Tunnel(upstream) => {
-                    run(worker, live, observation, stream, *upstream).await
-                }
-            }
-            Ok(())
-        }
-        Err(shed) => {
-            match shed {
-                true => &exchange.counters().shed,
-                false => &exchange.counters().failed,
-            }
-            .fetch_add(1, Relaxed);
-            copy::reset(stream.tcp());
-            Err(refused(Refusal::NoRoom))
-        }
+    exchange.remember(story, None);
+    exchange
+}
+
+async fn serve(
+    exchange: Exchange<'_>,
+    ends: Ends,
+    identity: Option<&SpiffeId>,
+    stream: Stream,
+) -> Result<(), Refused> {
+    let (worker, route) = (exchange.worker, exchange.route);
+    let (source, port) = (ends.source.ip(), ends.destination.port());
+    if !authorise::tcp(&worker.proxy, route, source, port, identity) {
+        copy::reset(stream.tcp());
+        return Err((Refusal::Denied, Outcome::Refused));
     }
+    exchange.counters().entered.fetch_add(1, Relaxed);
+    let Placed {
+        upstream,
+        observation,
+    } = match place(&exchange, ends).await {
+        Ok(placed) => placed,
+        Err(shed) => {
+            let (count, outcome) = match shed {
+                true => (&exchange.counters().shed, Outcome::Shed),
+                false => (&exchange.counters().failed, Outcome::Failed),
+            };
+            count.fetch_add(1, Relaxed);
+            copy::reset(stream.tcp());
+            return Err((Refusal::NoRoom, outcome));
+        }
+    };
+    let live = &route.live;
+    match upstream {
+        Upstream::Tcp(upstream) => run(worker, live, observation, stream, upstream).await,
+        Upstream::Tunnel(upstream) => run(worker, live, observation, stream, *upstream).await,
+    }
+    Ok(())
 }
 
 /// A connection and who serves it.
@@ -255,15 +298,21 @@ async fn connect(
 }
 
 /// Passes an intercepted connection on to where it was going.
-async fn outside(worker: &Worker, address: SocketAddr, mut stream: Stream) -> Result<(), Refusal> {
+async fn outside(
+    worker: &Worker,
+    address: SocketAddr,
+    story: Option<&Story>,
+    mut stream: Stream,
+) -> Result<(), Refused> {
     let connect = tokio::time::timeout(OUTSIDE_WAIT_MAX, TcpStream::connect(address));
     let Ok(Ok(mut upstream)) = connect.await else {
         copy::reset(stream.tcp());
-        return Err(Refusal::NoRoom);
+        return Err((Refusal::NoRoom, Outcome::Failed));
     };
     let idle_max = worker.proxy.config.limits.tcp_idle_max();
     let counts = copy::Bytes::default();
-    let ended = both_ways(&mut stream, &mut upstream, &counts, idle_max).await;
+    let own = story.map(Story::bytes);
+    let ended = both_ways(&mut stream, &mut upstream, &counts, own, idle_max).await;
     if ended.is_err() {
         copy::reset(stream.tcp());
         copy::reset(&upstream);
@@ -284,7 +333,9 @@ pub(crate) async fn run<D, U>(
 {
     let idle_max = worker.proxy.config.limits.tcp_idle_max();
     live.tcp.open.fetch_add(1, Relaxed);
-    let ended = both_ways(&mut downstream, &mut upstream, &live.tcp.bytes, idle_max).await;
+    let (count, story) = (&live.tcp.bytes, observation.story().cloned());
+    let own = story.as_deref().map(Story::bytes);
+    let ended = both_ways(&mut downstream, &mut upstream, count, own, idle_max).await;
     live.tcp.open.fetch_sub(1, Relaxed);
     match ended {
         Ok(()) => drop(observation.completed(None)),

@@ -17,6 +17,7 @@
 //! - [`hop`]: the headers of a request between two proxies;
 //! - [`config_file`]: what is said of a program's configuration file;
 //! - `log_level`: what a program logs (feature `log`);
+//! - [`metric`]: a row of a program's table of metrics;
 //! - [`resource`]: the shape operators write, in REST, files and custom resources;
 //! - [`route`]: where requests go, checked and ready to be sent.
 
@@ -28,6 +29,7 @@ pub mod identity;
 #[cfg(feature = "log")]
 pub mod log_level;
 pub mod message;
+pub mod metric;
 pub mod names;
 pub mod report;
 pub mod resource;

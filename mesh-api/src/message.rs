@@ -119,6 +119,7 @@ pub struct Location {
 
 /// A service that a node's own configuration declares.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LocalService {
     /// Which service.

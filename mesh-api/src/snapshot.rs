@@ -165,6 +165,7 @@ impl Default for QueueLimits {
 
 /// One instance of a service on this node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Endpoint {
     /// `host:port`.
     pub address: String,

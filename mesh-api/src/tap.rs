@@ -18,6 +18,8 @@ pub const VALUE_LEN_MAX: usize = 128;
 pub const PATH_LEN_MAX: usize = 256;
 /// Most requests a second that one proxy tells of one tap.
 pub const LINES_PER_S_MAX: u32 = 500;
+/// What stands in the place of a method for a TCP connection.
+pub const TCP: &str = "TCP";
 /// What stands for a value that is not told.
 pub const REDACTED: &str = "(redacted)";
 
@@ -61,8 +63,9 @@ pub struct Tap {
 /// Which requests; all that is said must hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
-    /// For this service.
-    pub service: ServiceName,
+    /// For this service; absent: for none that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
     /// With this method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
@@ -81,9 +84,9 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a request for `service` that has ended is one of those.
-    pub fn holds(&self, service: &ServiceName, seen: &Tapped) -> bool {
-        self.service == *service
+    /// Whether a request for `service`, or for none, that has ended is one of those.
+    pub fn holds(&self, service: Option<&ServiceName>, seen: &Tapped) -> bool {
+        self.service.as_ref() == service
             && self.method.as_ref().is_none_or(|m| *m == seen.method)
             && self.path.as_ref().is_none_or(|p| seen.path.starts_with(p))
             && self.status.is_none_or(|s| s.contain(seen.status))
@@ -163,14 +166,20 @@ pub struct Tapped {
     /// Why it was served elsewhere; absent when it was not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved: Option<MoveCause>,
-    /// Its method.
+    /// Its method; [`TCP`] for a connection.
     pub method: String,
     /// Its path without the query, at most [`PATH_LEN_MAX`] bytes.
     pub path: String,
-    /// What it was answered; 0 when the client went away before.
+    /// What it was answered; 0 when the client went away before, and for a connection.
     pub status: u16,
-    /// From its head to the end of its answer, in microseconds.
+    /// From its head to the end of its answer, in microseconds; how long a connection lasted.
     pub latency_us: u64,
+    /// Bytes that came from the client, of a connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received_len: Option<u64>,
+    /// Bytes that went to the client, of a connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent_len: Option<u64>,
     /// Headers of the request that the tap names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(String, String)>,
@@ -220,7 +229,7 @@ mod tests {
     fn all_that_is_said_must_hold() {
         let service = ServiceName::new("shop/cart").unwrap();
         let all = Filter {
-            service: service.clone(),
+            service: Some(service.clone()),
             method: None,
             path: None,
             status: None,
@@ -235,19 +244,19 @@ mod tests {
             path: "/x/1".into(),
             status: 503,
             latency_us: 5,
+            received_len: None,
+            sent_len: None,
             headers: Vec::new(),
             answer_headers: Vec::new(),
         };
         let check = |change: &dyn Fn(&mut Filter), holds: bool| {
             let mut filter = all.clone();
             change(&mut filter);
-            assert_eq!(filter.holds(&service, &seen), holds, "{filter:?}");
+            assert_eq!(filter.holds(Some(&service), &seen), holds, "{filter:?}");
+            assert!(!filter.holds(None, &seen), "{filter:?}");
         };
         check(&|_| {}, true);
-        check(
-            &|f| f.service = ServiceName::new("shop/other").unwrap(),
-            false,
-        );
+        check(&|f| f.service = ServiceName::new("shop/other").ok(), false);
         check(&|f| f.method = Some("GET".into()), true);
         check(&|f| f.method = Some("PUT".into()), false);
         check(&|f| f.path = Some("/x".into()), true);

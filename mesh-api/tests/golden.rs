@@ -336,7 +336,7 @@ fn taps() {
         lifetime_ms: 15_000,
         lines_per_s_max: 50,
         filter: Filter {
-            service: service(),
+            service: Some(service()),
             method: Some("GET".into()),
             path: Some("/x".into()),
             status: "5xx".parse().ok(),
@@ -346,6 +346,21 @@ fn taps() {
         headers: vec!["user-agent".into()],
     };
     check("tap", &Down::Tap(tap));
+    let of_none = Tap {
+        tap: 6,
+        lifetime_ms: 15_000,
+        lines_per_s_max: 50,
+        filter: Filter {
+            service: None,
+            method: None,
+            path: None,
+            status: None,
+            moved: false,
+            to: None,
+        },
+        headers: Vec::new(),
+    };
+    check("tap-of-no-service", &Down::Tap(of_none));
     check("untap", &Down::Untap { tap: 5 });
     let request = Tapped {
         at_ms: 1_735_642_800_000,
@@ -355,9 +370,30 @@ fn taps() {
         path: "/x/1".into(),
         status: 503,
         latency_us: 12_345,
+        received_len: None,
+        sent_len: None,
         headers: vec![("user-agent".into(), "curl".into())],
         answer_headers: vec![("user-agent".into(), "none".into())],
     };
+    let connection = Tapped {
+        at_ms: 1_735_642_800_000,
+        served: Some(node("edge-2")),
+        moved: Some(MoveCause::Plan),
+        method: "TCP".into(),
+        path: String::new(),
+        status: 0,
+        latency_us: 90_000_000,
+        received_len: Some(120),
+        sent_len: Some(3400),
+        headers: Vec::new(),
+        answer_headers: Vec::new(),
+    };
+    let of_connection = TappedLines {
+        tap: 5,
+        requests: vec![connection],
+        left_out: 0,
+    };
+    check("tapped-connection", &Up::Tapped(of_connection));
     let lines = TappedLines {
         tap: 5,
         requests: vec![request],

@@ -58,6 +58,7 @@ const PURE: &[&str] = &[
     "controller/src/capacity",
     "controller/src/neighbourhood",
     "controller/src/rate_share",
+    "controller/src/past",
     "controller/src/picture",
     "controller/src/planner",
     "edge-proxy/src/access",

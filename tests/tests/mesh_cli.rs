@@ -310,6 +310,74 @@ fn what_is_changed() {
     }
 }
 
+/// Passes connections on to `to`, and has something done when a request to write comes by.
+fn before_writes(
+    to: std::net::SocketAddr,
+    mut act: impl FnMut() + Send + 'static,
+) -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let mut server = std::net::TcpStream::connect(to).unwrap();
+            let mut first = [0; 16 * 1024];
+            let len = client.read(&mut first).unwrap();
+            if first.starts_with(b"PUT ") {
+                act();
+            }
+            server.write_all(&first[..len]).unwrap();
+            let (mut from, mut into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from, &mut into));
+            std::thread::spawn(move || std::io::copy(&mut server, &mut client));
+        }
+    });
+    address
+}
+
+#[test]
+fn of_two_who_write_at_once_the_second_is_told() {
+    let mesh = Mesh::start();
+    let file = "kind: WeightPolicy\nmetadata: {name: night}\nspec: {neighbours: 3}\n";
+    for (name, neighbours) in [
+        ("first.yaml", "3"),
+        ("theirs.yaml", "4"),
+        ("ours.yaml", "5"),
+    ] {
+        mesh.write(name, &file.replace('3', neighbours));
+    }
+    let controller = mesh.url.strip_prefix("http://").unwrap().parse().unwrap();
+    let raced = |what: &'static str| {
+        let mut theirs = mesh.command();
+        theirs.args(what.split(' '));
+        let through = before_writes(controller, move || {
+            assert!(theirs.status().unwrap().success())
+        });
+        let mut ours = mesh.command();
+        ours.env("ISOBAR_CONTROLLER", format!("http://{through}"));
+        let output = ours
+            .args(["policy", "apply", "-f", "ours.yaml"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(6), "{what}: {said}");
+        has(&said, &["changed meanwhile", "isobar policy diff"]);
+    };
+    // Both create, both replace, one replaces what the other deletes.
+    raced("policy apply -f theirs.yaml");
+    has(
+        &mesh.ok("policy get weight-policy night"),
+        &["neighbours: 4"],
+    );
+    raced("policy apply -f first.yaml");
+    has(
+        &mesh.ok("policy get weight-policy night"),
+        &["neighbours: 3"],
+    );
+    raced("policy delete weight-policy night");
+    assert_eq!(mesh.json("policy get")["items"], Value::Array(vec![]));
+    has(&mesh.ok("policy apply -f ours.yaml"), &["night created"]);
+}
+
 #[test]
 fn which_controller_is_asked() {
     let mesh = Mesh::start();
@@ -673,6 +741,10 @@ fn requests_are_tapped_across_nodes() {
         ],
     );
 
+    let (code, _, err) = pair.mesh.run("tap");
+    assert_eq!(code, Some(2), "{err}");
+    let (code, _, err) = pair.mesh.run("tap shop/cart --no-service");
+    assert_eq!(code, Some(2), "{err}");
     let (code, _, err) = pair.mesh.run("tap shop/cart --header cookie");
     assert_eq!(code, Some(2), "{err}");
     has(&err, &["cookie", "may hold a secret"]);

@@ -112,6 +112,7 @@ only by --header, and none that may hold a secret. Needs the role operator; who 
 Examples:
   isobar tap shop/cart
   isobar tap shop/cart --from north-7 --moved
+  isobar tap --no-service
   isobar tap shop/cart --method GET --path /x --status 5xx --max-rps 20 -o json
   isobar tap shop/cart --header user-agent --header x-request-id --count 10"
     )]

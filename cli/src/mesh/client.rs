@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use http::{Method, Request, StatusCode, Uri};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
@@ -147,6 +147,31 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<Answer, Failure> {
         let request = self.request(method, path, body).map_err(Failure::Run)?;
+        self.answered(request).await
+    }
+
+    /// Writes a resource in the place of what had this tag when it was read; without one, where there was none.
+    ///
+    /// # Errors
+    /// Unreachable, or refused: also with [`EXIT_CHANGED`] when it is not as it was any more.
+    pub async fn replace(
+        &self,
+        path: &str,
+        body: &Value,
+        tag: Option<&str>,
+    ) -> Result<Answer, Failure> {
+        let request = self.request(Method::PUT, path, Some(body));
+        let mut request = request.map_err(Failure::Run)?;
+        let (name, value) = match tag {
+            Some(tag) => (IF_MATCH, HeaderValue::from_str(tag)),
+            None => (IF_NONE_MATCH, Ok(HeaderValue::from_static("*"))),
+        };
+        let value = value.map_err(|error| Failure::Run(error.into()))?;
+        request.headers_mut().insert(name, value);
+        self.answered(request).await
+    }
+
+    async fn answered(&self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
         let answer = tokio::time::timeout(ANSWER_TIME_MAX, self.exchange(request));
         let answer = match answer.await {
             Ok(answer) => answer?,
@@ -280,7 +305,10 @@ impl Client {
                 Failure::Exit(EXIT_FORBIDDEN, error)
             }
             StatusCode::NOT_FOUND => Failure::Exit(EXIT_MISSING, error),
-            StatusCode::PRECONDITION_FAILED => Failure::Exit(EXIT_CHANGED, error),
+            StatusCode::PRECONDITION_FAILED => {
+                let again = "it was changed meanwhile, and nothing was written; look at it (isobar policy diff), then repeat this";
+                Failure::Exit(EXIT_CHANGED, error.context(again))
+            }
             // The request is right; it cannot be done as things are.
             StatusCode::CONFLICT => Failure::Run(error),
             status if status.is_client_error() => Failure::Input(error),

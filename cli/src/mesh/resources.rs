@@ -16,7 +16,7 @@ use super::arguments::{
     ApplyArguments, CheckArguments, DeleteArguments, ExportArguments, FileArguments, GetArguments,
     ImportArguments, PolicyAction, To, WhatIfArguments,
 };
-use super::client::{Client, EXIT_MISSING};
+use super::client::{Answer, Client, EXIT_MISSING};
 use super::output::{Format, Table, say, text};
 use super::plan;
 use crate::{Failure, Outcome};
@@ -135,17 +135,19 @@ fn as_json(declared: &Declared) -> Result<Value, Failure> {
     serde_json::to_value(&*declared.resource).map_err(|error| Failure::Run(error.into()))
 }
 
-/// What is there, without its status; `None` when there is nothing.
-async fn current(client: &Client, path: &str) -> Result<Option<Value>, Failure> {
-    match client.get(path).await {
-        Ok(mut value) => {
+/// What is there, without its status, and its tag; `None` when there is nothing.
+async fn current(client: &Client, path: &str) -> Result<Option<(Value, Option<String>)>, Failure> {
+    match client.send(Method::GET, path, None).await {
+        Ok(Answer {
+            mut value, etag, ..
+        }) => {
             if let Some(fields) = value.as_object_mut() {
                 fields.remove("status");
             }
             if let Some(metadata) = value["metadata"].as_object_mut() {
                 metadata.remove("creationTimestamp");
             }
-            Ok(Some(value))
+            Ok(Some((value, etag)))
         }
         Err(Failure::Exit(EXIT_MISSING, _)) => Ok(None),
         Err(failure) => Err(failure),
@@ -163,12 +165,17 @@ async fn apply(client: &Client, format: Format, what: &ApplyArguments) -> Outcom
     for declared in &declared {
         let path = path_of(declared)?;
         let wanted = as_json(declared)?;
-        let outcome = match current(client, &path).await? {
-            Some(there) if there == wanted => "unchanged",
-            _ => match client.send(Method::PUT, &path, Some(&wanted)).await?.status {
-                StatusCode::CREATED => "created",
-                _ => "replaced",
-            },
+        let there = current(client, &path).await?;
+        let outcome = match there {
+            Some((there, _)) if there == wanted => "unchanged",
+            there => {
+                // Of two who read the same and write, the second is told.
+                let tag = there.and_then(|(_, tag)| tag);
+                match client.replace(&path, &wanted, tag.as_deref()).await?.status {
+                    StatusCode::CREATED => "created",
+                    _ => "replaced",
+                }
+            }
         };
         let kind = declared.key.kind.as_str();
         done.push(json!({ "kind": kind, "name": declared.key.name, "outcome": outcome }));
@@ -187,7 +194,7 @@ async fn diff(client: &Client, format: Format, file: &FileArguments) -> Outcome 
     for declared in &read(&file.file)? {
         let there = current(client, &path_of(declared)?).await?;
         let mut changes = Vec::new();
-        let there = there.unwrap_or(Value::Null);
+        let there = there.map_or(Value::Null, |(there, _)| there);
         compare("", &there, &as_json(declared)?, &mut changes);
         if !changes.is_empty() {
             let kind = declared.key.kind.as_str();

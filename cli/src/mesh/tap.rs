@@ -16,7 +16,11 @@ use crate::{Failure, Outcome};
 #[derive(Debug, Args)]
 pub struct TapArguments {
     /// namespace/name
-    pub service: ServiceName,
+    #[arg(required_unless_present = "no_service", conflicts_with = "no_service")]
+    pub service: Option<ServiceName>,
+    /// Those that no known service is for
+    #[arg(long)]
+    pub no_service: bool,
     /// Those that entered at this node
     #[arg(long, value_name = "NODE")]
     pub from: Option<NodeId>,
@@ -44,6 +48,14 @@ pub struct TapArguments {
     /// End after so many
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
+}
+
+impl TapArguments {
+    /// The service, in words.
+    fn of(&self) -> String {
+        let service = self.service.as_ref();
+        service.map_or_else(|| "no service".to_owned(), ServiceName::to_string)
+    }
 }
 
 /// What to do with logs.
@@ -88,7 +100,8 @@ pub async fn tap(
     which: &TapArguments,
     stop: &CancellationToken,
 ) -> Outcome {
-    let path = format!("/v1/tap/{}{}", which.service, query(which));
+    let of = which.service.as_ref().map(|service| format!("/{service}"));
+    let path = format!("/v1/tap{}{}", of.unwrap_or_default(), query(which));
     let mut events = Events::new(client.stream(&path, None).await?);
     let mut left = which.count.unwrap_or(u64::MAX);
     while left > 0 {
@@ -99,10 +112,7 @@ pub async fn tap(
         match name.as_str() {
             "tapping" => {
                 let nodes = data["nodes"].as_array().map_or(0, Vec::len);
-                eprintln!(
-                    "isobar: {nodes} nodes look for requests of {}",
-                    which.service
-                );
+                eprintln!("isobar: {nodes} nodes look for requests of {}", which.of());
             }
             "left_out" => eprintln!(
                 "isobar: left out so far: {} beyond the rate at their nodes, {} because this reader was slow",
@@ -169,18 +179,28 @@ fn line(request: &Value, which: &TapArguments) -> String {
         (_, Value::String(cause)) if cause == "cloud" => "(cloud)".to_owned(),
         _ => "(nobody)".to_owned(),
     };
-    let status = match request["status"].as_u64() {
-        Some(0) | None => "gone".to_owned(),
-        Some(status) => status.to_string(),
+    let bytes = |way: &str| request[way].as_u64();
+    let status = match (
+        request["status"].as_u64(),
+        bytes("received_len"),
+        bytes("sent_len"),
+    ) {
+        (_, Some(received), Some(sent)) => format!("{received} B in, {sent} B out"),
+        (Some(0) | None, ..) => "gone".to_owned(),
+        (Some(status), ..) => status.to_string(),
+    };
+    // A connection has no path.
+    let asked = match request["path"].as_str() {
+        None | Some("") => text(&request["method"]),
+        Some(_) => format!("{} {}", text(&request["method"]), text(&request["path"])),
     };
     let latency_ms = request["latency_us"].as_f64().unwrap_or(0.0) / 1e3;
     let mut line = format!(
-        "{}  {} -> {served}  {}  {} {}  {status}  {latency_ms:.1} ms  {}",
+        "{}  {} -> {served}  {}  {}  {status}  {latency_ms:.1} ms  {}",
         time(request["at_ms"].as_u64().unwrap_or(0)),
         text(&request["home"]),
-        which.service,
-        text(&request["method"]),
-        text(&request["path"]),
+        which.of(),
+        asked,
         match &request["moved"] {
             Value::Null => "home".to_owned(),
             cause => text(cause),
@@ -264,7 +284,8 @@ mod tests {
     #[test]
     fn a_line_says_who_served_what_how() {
         let which = TapArguments {
-            service: ServiceName::new("shop/cart").unwrap(),
+            service: ServiceName::new("shop/cart").ok(),
+            no_service: false,
             from: None,
             to: None,
             method: None,
@@ -286,6 +307,14 @@ mod tests {
         assert_eq!(
             line(&request, &which),
             "01:02:03.004  n1 -> n2  shop/cart  GET /x\u{fffd}  503  12.3 ms  spill  <a=1\n"
+        );
+        let connection = json!({
+            "home": "n1", "served": "n1", "at_ms": 3_723_004_u64, "method": "TCP", "path": "", "status": 0,
+            "latency_us": 2_000_000, "received_len": 12, "sent_len": 3400,
+        });
+        assert_eq!(
+            line(&connection, &which),
+            "01:02:03.004  n1 -> n1  shop/cart  TCP  12 B in, 3400 B out  2000.0 ms  home\n"
         );
     }
 }

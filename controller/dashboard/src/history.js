@@ -82,6 +82,16 @@ export class History {
     while (this.bytes > this.bytesMax && this.frames.length > 8) this.thin();
   }
 
+  /** Adds one from before all others; `false`: it is older than what is kept. */
+  prepend(frame) {
+    if (this.frames.length > 0 && frame.at < this.last().at - SPAN_MS) return false;
+    if (this.frames.length > 0 && frame.at >= this.frames[0].at) return true;
+    this.frames.unshift(frame);
+    this.bytes += frame.bytes;
+    while (this.bytes > this.bytesMax && this.frames.length > 8) this.thin();
+    return true;
+  }
+
   /** Every second frame of the older half goes. */
   thin() {
     const half = this.frames.length >> 1;

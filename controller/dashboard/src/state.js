@@ -96,12 +96,33 @@ async function picture(mine) {
     if (answer.status === 200) history.add(frame(answer.value, api.now(), history.last()));
     else history.add({ ...history.last(), at: api.now(), bytes: SAME_BYTES });
     if (state.time === null) state.frame = history.last();
+    if (history.frames.length === 1) past(history);
     tell("frame");
     tell("link");
     return document.hidden ? HIDDEN_MS : Math.max(1000, state.frame?.period ?? 1000);
   } catch (error) {
     if (mine !== turn) return RETRY_MS_MIN;
     return failed(error, service);
+  }
+}
+
+/** Reads what the controller keeps of the time before, the newest first. Without it there is what this page saw. */
+async function past(history) {
+  // It keeps pictures of all services together alone.
+  if (state.service !== "") return;
+  try {
+    let before = Math.floor(history.frames[0].at);
+    while (state.history === history) {
+      const { items } = (await api.ask("GET", `/v1/pictures?before=${before}`)).value;
+      if (items.length === 0 || state.history !== history) return;
+      for (const item of items) {
+        if (!history.prepend(frame(item, item.at_ms, history.frames[0]))) return;
+      }
+      before = items[items.length - 1].at_ms;
+      tell("frame");
+    }
+  } catch {
+    // The next picture says how things stand with the controller.
   }
 }
 

@@ -15,6 +15,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AuthorityError, CLOCK_SKEW, random};
@@ -28,7 +29,7 @@ pub const INTERMEDIATE_VALID: Duration = Duration::from_secs(90 * 24 * 3600);
 pub const ROOT_VALID: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// What the authority's keys are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Algorithm {
     /// ECDSA over P-256 with SHA-256.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use isobar_mesh_api::config_file::Problem;
 use isobar_mesh_api::names::{NodeId, ServiceName};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Most DNS names, most Consul agents, and most ranges of addresses.
@@ -15,48 +16,51 @@ const SOURCES_MAX: usize = 1024;
 const KEEP_S_MAX: u64 = 30 * 86_400;
 
 /// Sources besides Kubernetes. By default there is none.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DiscoveryConfig {
     /// A directory whose `.yaml`, `.yml` and `.json` files list resources: they are followed as the files change.
     pub files: Option<PathBuf>,
     /// How long endpoints stay when their source does not answer, in seconds, at most 30 days.
+    #[schemars(range(max = KEEP_S_MAX))]
     pub keep_s: u64,
     /// On which node endpoints of a range of addresses stand: `{ "10.1.0.0/16" = "edge-1" }`. The longest range counts. An endpoint
     /// in none stands on the node whose mesh address has its address, or whose name its source gives.
+    #[schemars(with = "BTreeMap<String, NodeId>")]
     pub nodes: BTreeMap<IpNet, NodeId>,
-    /// Names whose answers are endpoints.
+    /// Names whose answers are endpoints, at most 1024.
     pub dns: Vec<DnsConfig>,
-    /// Consul agents, or what speaks like them.
+    /// Consul agents, or what speaks like them, at most 1024.
     pub consul: Vec<ConsulConfig>,
 }
 
 /// A DNS name.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DnsConfig {
     /// The service whose endpoints are there.
     pub service: ServiceName,
-    /// `_http._tcp.cart.internal` is asked for SRV records, every other name for addresses.
+    /// One that begins with `_`, such as `_http._tcp.cart.internal`, is asked for SRV records, every other for addresses;
+    /// again when the answer's lifetime is over (1 s to 5 min).
     pub name: String,
     /// The endpoints' port; needed where there are no SRV records.
     pub port: Option<u16>,
     /// The service's host names, where no operator declares the service.
     #[serde(default)]
     pub hosts: Vec<String>,
-    /// Requests that an endpoint works on at once.
+    /// Requests that an endpoint works on at once; by default 16.
     pub workers: Option<u32>,
     /// The server that is asked; by default those of the system.
     pub server: Option<SocketAddr>,
 }
 
 /// A Consul agent.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConsulConfig {
     /// `http://127.0.0.1:8500`, or https.
     pub address: String,
-    /// Roots to believe an https agent by, PEM; by default those of the system.
+    /// Roots to believe an https agent by, PEM; needed for https.
     pub ca_file: Option<PathBuf>,
     /// The file with the token for its API.
     pub token_file: Option<PathBuf>,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use isobar_mesh_api::config_file::Problem;
 use isobar_mesh_api::names::NodeId;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::is_host;
@@ -13,7 +14,7 @@ use crate::etcd::{ENDPOINTS_MAX, EtcdOptions};
 use crate::leadership::etcd::LEASE_MIN;
 
 /// Which store.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreKind {
     /// In the data directory, for one controller.
@@ -24,10 +25,10 @@ pub enum StoreKind {
 }
 
 /// Where the state is.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
-    /// `sled` or `etcd`.
+    /// In `data_dir`, or shared.
     pub kind: StoreKind,
     /// The members of etcd, `http://host:port` or `https://host:port`, at most 16.
     pub endpoints: Vec<String>,
@@ -43,7 +44,8 @@ pub struct StoreConfig {
     pub user: Option<String>,
     /// The file with its password.
     pub password_file: Option<PathBuf>,
-    /// How long the leader's lease lasts, in seconds, 2 to 60; by default two control periods, at least 2 s.
+    /// How long the leader's lease lasts, in seconds; by default two control periods, at least 2 s.
+    #[schemars(range(min = 2, max = 60))]
     pub lease_s: Option<u64>,
 }
 

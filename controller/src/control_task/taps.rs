@@ -177,7 +177,7 @@ mod tests {
     fn asked(from: Option<&NodeId>) -> TapAsked {
         TapAsked {
             filter: Filter {
-                service: ServiceName::new("shop/cart").unwrap(),
+                service: ServiceName::new("shop/cart").ok(),
                 method: None,
                 path: None,
                 status: None,
@@ -199,6 +199,8 @@ mod tests {
             path: "/".into(),
             status: 200,
             latency_us: 1,
+            received_len: None,
+            sent_len: None,
             headers: Vec::new(),
             answer_headers: Vec::new(),
         }

@@ -27,7 +27,7 @@ mod operations;
 use operations::{Answers, NOTHING, OPERATIONS, Operation, PAGES, Takes, WRITES};
 
 /// The document, made when it is first asked for.
-static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
+pub static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
 
 pub(super) fn routes() -> Router<Rest> {
     let answer = async || -> Response { body::json(StatusCode::OK, &*DOCUMENT) };

@@ -1,4 +1,7 @@
-//! The picture that the dashboard draws each second.
+//! The picture that the dashboard draws each second, and those of the last hour.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::extract::State;
@@ -7,15 +10,63 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use isobar_mesh_api::names::ServiceName;
+use serde_json::json;
 
 use super::call::{Call, refused};
-use super::{Rest, resources};
+use super::{Rest, body, resources};
 use crate::control_task::Etag;
+use crate::past::{PERIODS, Past, PastPicture};
 use crate::picture::picture;
 use crate::problem::Problem;
 
+/// Most pictures of the past in one answer.
+const PAST_LIMIT_MAX: usize = 10;
+/// How long it is waited for a mesh to show.
+const RETRY_WAIT: Duration = Duration::from_secs(1);
+
 pub(super) fn routes() -> Router<Rest> {
-    Router::new().route("/v1/picture", get(asked))
+    Router::new()
+        .route("/v1/picture", get(asked))
+        .route("/v1/pictures", get(past))
+}
+
+/// Keeps a picture every [`PERIODS`] control periods while this controller leads, until the signal.
+pub(super) async fn keep(rest: Rest) {
+    loop {
+        let mut wait = RETRY_WAIT;
+        // Who does not lead has no mesh to show.
+        if let Ok(view) = rest.control.view().await {
+            wait = Duration::from_millis(view.period_ms) * PERIODS;
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let at_ms = now.map_or(0, |now| now.as_millis() as u64);
+            if let Some(picture) = picture(&view, None) {
+                lock(&rest.past).add(at_ms, picture);
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = rest.signal.cancelled() => return,
+        }
+    }
+}
+
+/// Pictures of the last hour, the newest first, from before a time.
+async fn past(State(rest): State<Rest>, call: Call) -> Result<Response, Problem> {
+    let parameters = call.parameters(&["before", "limit"])?;
+    let before = parameters.parsed("before", "must be milliseconds since 1970")?;
+    let limit_must = format!("must be from 1 to {PAST_LIMIT_MAX}");
+    let limit = parameters.parsed("limit", &limit_must)?;
+    let limit = limit.unwrap_or(PAST_LIMIT_MAX);
+    if !(1..=PAST_LIMIT_MAX).contains(&limit) {
+        return Err(refused("limit", &limit_must));
+    }
+    let found = lock(&rest.past).before(before.unwrap_or(u64::MAX), limit);
+    let items: Vec<PastPicture> = found.iter().map(|kept| kept.picture()).collect();
+    Ok(body::json(StatusCode::OK, &json!({ "items": items })))
+}
+
+fn lock(past: &Mutex<Past>) -> MutexGuard<'_, Past> {
+    past.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Of all services, or of the one that `service` names. Who has it already is told so (304).

@@ -1,4 +1,5 @@
-//! `GET /v1/tap/{namespace}/{name}`: single requests of a service as they end, as Server-Sent Events.
+//! `GET /v1/tap/{namespace}/{name}`: single requests of a service as they end, as Server-Sent Events; `GET /v1/tap`: those that
+//! no known service is for.
 //!
 //! | event | data |
 //! |---|---|
@@ -46,25 +47,39 @@ pub(super) const PARAMETERS: [&str; 8] = [
 ];
 
 pub(super) fn routes() -> Router<Rest> {
-    Router::new().route("/v1/tap/{namespace}/{name}", get(tap))
+    Router::new()
+        .route("/v1/tap/{namespace}/{name}", get(of_service))
+        .route("/v1/tap", get(of_none))
 }
 
-async fn tap(
+async fn of_service(
     State(rest): State<Rest>,
     Path((namespace, name)): Path<(String, String)>,
     call: Call,
 ) -> Result<Response, Problem> {
-    let parameters = call.parameters(&PARAMETERS)?;
     let service = format!("{namespace}/{name}");
-    let missing = || {
-        let detail = format!("there is no service {service:?}");
-        Problem::new(StatusCode::NOT_FOUND, detail)
-    };
-    let known = ServiceName::new(&service).map_err(|_| missing())?;
-    let asked = asked(known.clone(), &parameters)?;
+    match ServiceName::new(&service) {
+        Ok(known) => tap(&rest, Some(known), &call).await,
+        Err(_) => Err(missing(&service)),
+    }
+}
+
+async fn of_none(State(rest): State<Rest>, call: Call) -> Result<Response, Problem> {
+    tap(&rest, None, &call).await
+}
+
+fn missing(service: &str) -> Problem {
+    let detail = format!("there is no service {service:?}");
+    Problem::new(StatusCode::NOT_FOUND, detail)
+}
+
+async fn tap(rest: &Rest, service: Option<ServiceName>, call: &Call) -> Result<Response, Problem> {
+    let asked = asked(service, &call.parameters(&PARAMETERS)?)?;
     let view = rest.control.view().await?;
-    if !view.services.iter().any(|s| s.service == known) {
-        return Err(missing());
+    if let Some(service) = &asked.filter.service
+        && !view.services.iter().any(|s| s.service == *service)
+    {
+        return Err(missing(&service.to_string()));
     }
     for node in asked.from.iter().chain(&asked.filter.to) {
         if !view.nodes.iter().any(|n| n.node == *node) {
@@ -72,7 +87,7 @@ async fn tap(
             return Err(Problem::new(StatusCode::NOT_FOUND, detail));
         }
     }
-    noted(&rest, &call, "Tap", described(&asked)).await?;
+    noted(rest, call, "Tap", described(&asked)).await?;
     let reader = rest.control.tap(asked).await?;
     let begin = event("tapping", &json!({ "nodes": reader.nodes }));
     let mut comments = tokio::time::interval(COMMENT_INTERVAL);
@@ -92,7 +107,7 @@ async fn tap(
 }
 
 /// What the parameters ask for.
-fn asked(service: ServiceName, parameters: &Parameters) -> Result<TapAsked, Problem> {
+fn asked(service: Option<ServiceName>, parameters: &Parameters) -> Result<TapAsked, Problem> {
     let node = |name: &str| parameters.parsed::<NodeId>(name, "must be a node's name");
     let method = parameters.get("method").map(|method| {
         let method = method.to_ascii_uppercase();
@@ -150,7 +165,8 @@ fn headers(text: &str) -> Result<Vec<String>, Problem> {
 /// A tap in words, for the audit.
 fn described(asked: &TapAsked) -> String {
     let filter = &asked.filter;
-    let mut text = filter.service.to_string();
+    let service = filter.service.as_ref();
+    let mut text = service.map_or_else(|| "no service".to_owned(), ServiceName::to_string);
     let mut add = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             text.push_str(&format!(" {name}={value}"));

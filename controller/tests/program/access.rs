@@ -189,6 +189,9 @@ async fn single_requests_are_seen_by_operators_of_the_namespace_alone() {
     let cases = [
         (&viewer, Method::GET, "/v1/tap/shop/cart", Value::Null, 403),
         (&shop, Method::GET, "/v1/tap/other/cart", Value::Null, 403),
+        // What is for no service is in no namespace.
+        (&viewer, Method::GET, "/v1/tap", Value::Null, 403),
+        (&shop, Method::GET, "/v1/tap", Value::Null, 403),
         // It may, and there is no such service.
         (&shop, Method::GET, "/v1/tap/shop/cart", Value::Null, 404),
         (

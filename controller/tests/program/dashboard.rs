@@ -161,6 +161,8 @@ async fn a_picture_has_what_a_map_needs_and_is_not_sent_twice() {
         json!({ "name": "anonymous", "role": "admin", "namespaces": [] })
     );
     for (query, detail) in [
+        ("s?limit=11", "must be from 1 to 10"),
+        ("s?before=yesterday", "must be milliseconds since 1970"),
         ("?service=shop", "must be written namespace/name"),
         ("?service=a/b", "names a service that there is not"),
         ("?x=1", "there is no parameter"),
@@ -407,11 +409,28 @@ async fn while_the_controller_is_gone_the_last_picture_stays_with_its_age() {
     let mesh = open().await;
     let fleet = Fleet::start(&mesh.door(), &ALPS).await;
     let mut browser = Browser::open(1280, 800);
+    // What the controller has seen before the page was opened.
+    let oldest_ms = loop {
+        let (_, past) = mesh.rest(Method::GET, "/v1/pictures", "").await;
+        let items = past["items"].as_array().unwrap();
+        if items.len() > 1 {
+            let before = items[1]["at_ms"].as_u64().unwrap();
+            assert!(
+                before < items[0]["at_ms"].as_u64().unwrap(),
+                "the newest first"
+            );
+            break items.last().unwrap()["at_ms"].as_u64().unwrap();
+        }
+        tokio::task::yield_now().await;
+    };
     // A clock three hours ahead.
     browser.before_each_page("const now = Date.now; Date.now = () => now() + 3 * 3600 * 1000;");
     browser.go(&address(&mesh));
     browser.until("document.querySelector('.figures')?.innerText.includes('14')");
     browser.until_text("This browser's clock is 3 h ahead of the controller's");
+    browser.until(&format!(
+        "Number(document.querySelector('.scrubber input').min) <= {oldest_ms}"
+    ));
     let when = browser.eval("document.querySelector('.when').textContent");
     let there = browser.eval("new Date(now()).toLocaleTimeString('en-GB').slice(0, 2)");
     let hour = there.as_str().unwrap();

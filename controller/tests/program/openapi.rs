@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::mesh::{Mesh, config};
 
 /// What is read until its reader goes.
-const ENDLESS: [&str; 2] = ["/v1/events", "/v1/tap/{namespace}/{name}"];
+const ENDLESS: [&str; 3] = ["/v1/events", "/v1/tap", "/v1/tap/{namespace}/{name}"];
 
 #[tokio::test]
 async fn every_path_of_the_document_is_there() {

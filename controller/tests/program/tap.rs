@@ -32,6 +32,8 @@ fn request(path: &str) -> Tapped {
         path: path.into(),
         status: 200,
         latency_us: 5,
+        received_len: None,
+        sent_len: None,
         headers: Vec::new(),
         answer_headers: Vec::new(),
     }

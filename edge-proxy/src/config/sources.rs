@@ -11,6 +11,8 @@ pub const RANGES_MAX: usize = 1024;
 
 /// A list of ranges; nobody is in an empty one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(with = "Vec<String>"))]
 #[serde(transparent)]
 pub struct Sources(Vec<Range>);
 

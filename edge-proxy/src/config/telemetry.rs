@@ -28,6 +28,7 @@ const SECRET: [&str; 4] = [
 
 /// A line for each request that is told of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct AccessLogConfig {
     /// Where lines go.
@@ -38,29 +39,38 @@ pub struct AccessLogConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
     /// A file that would become longer is put aside, in bytes.
+    #[cfg_attr(feature = "schema", schemars(range(min = FILE_LEN_MIN)))]
     pub file_len_max: u64,
     /// Files put aside that are kept, as `access.log.1` (the newest), `.2`, …
+    #[cfg_attr(feature = "schema", schemars(range(max = FILES_KEPT_MAX)))]
     pub files_kept: u32,
     /// Where syslog listens: `unix:/dev/log` or `udp:10.0.0.1:514`.
     pub syslog: String,
-    /// With `output = "otlp"`: where a collector listens for OTLP over HTTP, `http://host:port`.
+    /// With `output = "otlp"`: where a collector listens for OTLP over HTTP, `http://host:port` or `https://host:port`; a path
+    /// before `/v1/logs` may follow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub collector: Option<String>,
+    /// Roots to believe an https collector by, PEM; by default those of the system. Read again when it changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
     /// Longest wait for the collector, in milliseconds.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = COLLECTOR_WAIT_MS_MAX)))]
     pub wait_ms_max: u64,
     /// What a line says, in this order.
     pub fields: Vec<Field>,
-    /// Request headers that it shows besides; never those that say who somebody is.
+    /// Request headers that it shows besides, at most 8; never those that say who somebody is.
     pub headers: Vec<String>,
     /// What of a target's query is shown.
     pub query: Query,
     /// The share of ordinary requests that is told of, from 0 to 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0.0, max = 1.0)))]
     pub share: f64,
     /// Requests that are told of in any case.
     pub always: Vec<Always>,
     /// A request that takes at least so long is slow, in milliseconds.
     pub slow_ms: u64,
-    /// Lines that wait to be written, in bytes per worker; more are dropped.
+    /// Lines that wait to be written, in bytes per worker; more are dropped and counted.
+    #[cfg_attr(feature = "schema", schemars(range(min = *QUEUE_LEN.start(), max = *QUEUE_LEN.end())))]
     pub queue_len_max: usize,
 }
 
@@ -74,6 +84,7 @@ impl Default for AccessLogConfig {
             files_kept: 2,
             syslog: "unix:/dev/log".to_owned(),
             collector: None,
+            ca_file: None,
             wait_ms_max: 5_000,
             fields: Field::DEFAULT.to_vec(),
             headers: Vec::new(),
@@ -88,12 +99,17 @@ impl Default for AccessLogConfig {
 
 /// Spans for a collector.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TracesConfig {
-    /// Where it listens for OTLP over HTTP, `http://host:port`.
+    /// Where it listens for OTLP over HTTP, `http://host:port` or `https://host:port`; a path before `/v1/traces` may follow.
     pub collector: String,
+    /// Roots to believe an https collector by, PEM; by default those of the system. Read again when it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
     /// The share of traces that begin here and are recorded, from 0 to 1.
     #[serde(default = "trace_share_default")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 0.0, max = 1.0)))]
     pub share: f64,
     /// What a client's word counts about whether a trace is recorded.
     #[serde(default)]
@@ -106,9 +122,11 @@ pub struct TracesConfig {
     pub slow_ms: u64,
     /// Longest wait for the collector, in milliseconds.
     #[serde(default = "wait_ms_default")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = COLLECTOR_WAIT_MS_MAX)))]
     pub wait_ms_max: u64,
-    /// Spans that wait to be sent, in bytes per worker; more are dropped.
+    /// Spans that wait to be sent, in bytes per worker; more are dropped and counted.
     #[serde(default = "span_queue_default")]
+    #[cfg_attr(feature = "schema", schemars(range(min = *QUEUE_LEN.start(), max = *QUEUE_LEN.end())))]
     pub queue_len_max: usize,
 }
 
@@ -148,6 +166,7 @@ impl TracesConfig {
 
 /// Where lines go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Output {
     /// A file, put aside when it is full.
@@ -163,6 +182,7 @@ pub enum Output {
 
 /// How lines are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// One JSON object a line.
@@ -174,6 +194,7 @@ pub enum Format {
 
 /// What of a target's query is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Query {
     /// Its names; `*` stands for every value.
@@ -187,6 +208,7 @@ pub enum Query {
 
 /// What a client's word counts about whether a trace is recorded. A trace goes on in any case.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ParentRule {
     /// It is recorded when the client records it, and is not when the client does not.
@@ -198,6 +220,7 @@ pub enum ParentRule {
 
 /// Requests that are told of in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Always {
     /// A status of 5xx, or an answer that broke off.
@@ -210,6 +233,7 @@ pub enum Always {
 
 /// One thing that a line says. What a request does not have is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Field {
     /// When it arrived, RFC 3339, UTC.
@@ -224,11 +248,11 @@ pub enum Field {
     Home,
     /// The method.
     Method,
-    /// The host that was asked for.
+    /// The host that was asked for; of a TCP connection, the address.
     Host,
     /// The target, with what [`Query`] shows.
     Path,
-    /// `HTTP/1.1`.
+    /// `HTTP/1.1`, `TCP`.
     Protocol,
     /// `User-Agent`.
     UserAgent,
@@ -246,9 +270,9 @@ pub enum Field {
     DurationUs,
     /// Of this, the last try, in microseconds.
     UpstreamUs,
-    /// Length of the request's body, where it was announced, in bytes.
+    /// Length of the request's body, where it was announced, in bytes; of a TCP connection, what came from the client.
     RequestLen,
-    /// Bytes of the answer's body that were passed on.
+    /// Bytes of the answer's body that were passed on; of a TCP connection, what went to the client.
     ResponseLen,
     /// The endpoint of the last try.
     Endpoint,
@@ -266,7 +290,7 @@ pub enum Field {
 
 impl Field {
     /// What a line says when nobody chooses.
-    pub const DEFAULT: [Field; 20] = [
+    pub const DEFAULT: [Field; 21] = [
         Field::Time,
         Field::Node,
         Field::Direction,
@@ -281,6 +305,7 @@ impl Field {
         Field::Outcome,
         Field::Reason,
         Field::DurationUs,
+        Field::RequestLen,
         Field::ResponseLen,
         Field::Endpoint,
         Field::To,
@@ -370,8 +395,12 @@ pub(super) fn access_log(log: &AccessLogConfig, found: &mut Vec<Problem>) {
         (Some(_), Output::Otlp) | (None, _) => {}
         (Some(_), _) => wrong("collector", "needs output = \"otlp\"".to_owned()),
     }
-    if let Some(problem) = log.collector.as_deref().and_then(collector_problem) {
+    let collector = log.collector.as_deref();
+    if let Some(problem) = collector.and_then(collector_problem) {
         wrong("collector", problem.to_owned());
+    }
+    if log.ca_file.is_some() && !collector.is_some_and(is_https) {
+        wrong("ca_file", CA_FILE_UNUSED.to_owned());
     }
     if !(1..=COLLECTOR_WAIT_MS_MAX).contains(&log.wait_ms_max) {
         wrong("wait_ms_max", range(1..=COLLECTOR_WAIT_MS_MAX));
@@ -402,6 +431,9 @@ pub(super) fn traces(traces: &TracesConfig, found: &mut Vec<Problem>) {
     if let Some(problem) = collector_problem(&traces.collector) {
         wrong("collector", problem.to_owned());
     }
+    if traces.ca_file.is_some() && !is_https(&traces.collector) {
+        wrong("ca_file", CA_FILE_UNUSED.to_owned());
+    }
     if !(0.0..=1.0).contains(&traces.share) {
         wrong("share", "must be from 0 to 1".to_owned());
     }
@@ -419,11 +451,20 @@ fn range<T: std::fmt::Display>(range: std::ops::RangeInclusive<T>) -> String {
 
 fn collector_problem(collector: &str) -> Option<&'static str> {
     let uri: Option<Uri> = collector.parse().ok();
-    match uri.as_ref().and_then(Uri::scheme_str) {
-        Some("http") => None,
-        Some("https") => Some(
-            "must be http://HOST:PORT; for TLS run a collector's agent on this node, which sends on",
-        ),
-        _ => Some("must be written http://HOST:PORT"),
+    let uri = uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")));
+    match uri.as_ref().and_then(Uri::authority) {
+        None => Some("must be written http://HOST:PORT or https://HOST:PORT"),
+        Some(authority) if authority.as_str().contains('@') => {
+            Some("must not have a name and a password: the proxy shows none to a collector")
+        }
+        Some(_) => None,
     }
+}
+
+/// What is wrong with roots for a collector that shows no certificate.
+const CA_FILE_UNUSED: &str = "is for a collector at https://HOST:PORT; leave it away";
+
+fn is_https(collector: &str) -> bool {
+    let uri: Option<Uri> = collector.parse().ok();
+    uri.is_some_and(|uri| uri.scheme_str() == Some("https"))
 }

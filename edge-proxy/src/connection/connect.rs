@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use super::Downstream;
 use super::pace::Turn;
 use crate::answer::Answer;
+use crate::audience;
 use crate::body::{RequestBody, ResponseBody};
 use crate::http1::Upgrade;
 use crate::http1::tunnel::Tunnel;
@@ -37,7 +38,8 @@ pub(super) async fn serve(
         }
         Some(_) => {
             let (head, _) = request.into_parts();
-            request::not_connected(downstream, &head, Answer::Method)
+            let story = audience::story_of_client(downstream, &head);
+            request::not_connected(downstream, &head, Answer::Method, story)
         }
     }
 }
@@ -49,11 +51,12 @@ async fn to_service(
     turn: Turn,
 ) -> Response<ResponseBody> {
     let (head, _) = request.into_parts();
-    let opened = match connect::open(downstream, &head).await {
+    let story = audience::story_of_client(downstream, &head);
+    let opened = match connect::open(downstream, &head, story.as_ref()).await {
         Ok(opened) => opened,
         Err(answer) => {
             turn.end();
-            return request::not_connected(downstream, &head, answer);
+            return request::not_connected(downstream, &head, answer, story);
         }
     };
     let worker = downstream.worker.clone();

@@ -24,6 +24,7 @@ use super::tunnel::Tunnel;
 use super::watch::{Watch, micros};
 use super::writing::Writing;
 use crate::answer::Answer;
+use crate::audience;
 use crate::body::{RequestBody, ResponseBody};
 use crate::connection::{Downstream, Stream};
 use crate::observe::Observation;
@@ -209,8 +210,9 @@ impl Session<'_> {
     /// Opens a service's bytes to the client, or says why not.
     async fn connect(&mut self, head: Box<Parts>, mut terms: Terms) -> After {
         let downstream = self.downstream;
+        let story = audience::story_of_client(downstream, &head);
         let opened = {
-            let mut opening = pin!(connect::open(downstream, &head));
+            let mut opening = pin!(connect::open(downstream, &head, story.as_ref()));
             std::future::poll_fn(|cx| match opening.as_mut().poll(cx) {
                 Poll::Ready(opened) => Poll::Ready(Some(opened)),
                 Poll::Pending => self.poll_stop(cx).map(|_| None),
@@ -227,7 +229,10 @@ impl Session<'_> {
                     Some(opened),
                 )
             }
-            Some(Err(answer)) => (request::not_connected(downstream, &head, answer), None),
+            Some(Err(answer)) => {
+                let response = request::not_connected(downstream, &head, answer, story);
+                (response, None)
+            }
         };
         match (self.respond(response, terms).await, opened) {
             (Ok(_), Some(opened)) => After::Connected(Box::new(opened)),

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::inbound::Inbound;
 use crate::answer::Answer;
+use crate::audience;
 use crate::body::{BodyError, RequestBody};
 use crate::connection::Downstream;
 use crate::connection::http::{HEAD_LEN_MAX, paced};
@@ -129,7 +130,8 @@ async fn request(downstream: Arc<Downstream>, resolver: Resolver, turn: Turn) {
             return turn.end();
         }
         Ok(_) if head.method == Method::CONNECT => {
-            request::not_connected(&downstream, &head, Answer::Method)
+            let story = audience::story_of_client(&downstream, &head);
+            request::not_connected(&downstream, &head, Answer::Method, story)
         }
         Ok(body) => {
             let body = RequestBody::of_http3(body);

@@ -66,7 +66,7 @@ pub(super) fn update(page: &Page, proxy: &Proxy) {
 
 /// The control stream, where there is a controller.
 fn control(page: &Page, proxy: &Proxy) {
-    if proxy.config.controller.is_none() {
+    if proxy.config.all_controllers().is_empty() {
         return;
     }
     let (now_us, live) = (proxy.clock.now_us(), &proxy.control);

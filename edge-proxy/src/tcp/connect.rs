@@ -6,18 +6,19 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use http::StatusCode;
 use http::request::Parts;
 use isobar_mesh_api::names::ServiceName;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Placed, Upstream, copy, place, run};
+use super::{Placed, Upstream, copy, exchange, place, run};
 use crate::answer::Answer;
 use crate::authorise;
 use crate::connection::Downstream;
 use crate::proxy::Worker;
-use crate::request::Exchange;
 use crate::route::Found;
 use crate::routes::{Routes, ServiceRoute};
+use crate::story::Story;
 
 /// A connection to a service that was asked for; nothing has gone over it.
 pub(crate) struct Opened {
@@ -29,28 +30,36 @@ pub(crate) struct Opened {
 ///
 /// # Errors
 /// What to answer: it is not allowed here, there is no such service, or nobody has room.
-pub(crate) async fn open(downstream: &Downstream, head: &Parts) -> Result<Opened, Answer> {
+pub(crate) async fn open(
+    downstream: &Downstream,
+    head: &Parts,
+    story: Option<&Arc<Story>>,
+) -> Result<Opened, Answer> {
     if !downstream.may_connect {
         return Err(Answer::Method);
     }
     let worker = &*downstream.worker;
     let route = service(&worker.proxy.table.load(), head).ok_or(Answer::UnknownHost)?;
+    if let Some(story) = story {
+        story.goes_to(&route.live, None);
+    }
     let (ends, identity) = (downstream.ends, downstream.caller());
     let port = ends.destination.port();
     if !authorise::tcp(&worker.proxy, &route, ends.source.ip(), port, identity) {
         return Err(Answer::Denied);
     }
-    let mut exchange = Exchange::new(worker, &route, route.traffic.waits, None);
-    let rule = route.balancer.key.as_ref();
-    exchange.key = rule.and_then(|rule| rule.of_connection(ends.source.ip()));
-    exchange.keeps_node = route.balancer.keeps_node;
-    exchange.ends = Some(ends);
+    let exchange = exchange(worker, &route, ends, story);
     exchange.counters().entered.fetch_add(1, Relaxed);
     match place(&exchange, ends).await {
-        Ok(placed) => Ok(Opened {
-            route: Arc::clone(&route),
-            placed,
-        }),
+        Ok(placed) => {
+            if let Some(story) = story {
+                story.answered(StatusCode::OK, None);
+            }
+            Ok(Opened {
+                route: Arc::clone(&route),
+                placed,
+            })
+        }
         Err(shed) => {
             let (counter, answer) = match shed {
                 true => (&exchange.counters().shed, Answer::Shed { wait_us: 0 }),

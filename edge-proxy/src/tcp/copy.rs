@@ -57,7 +57,7 @@ pub fn reset(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
-/// Copies until both ways have ended.
+/// Copies until both ways have ended; `own` has the connection's bytes alone, while it is told of.
 ///
 /// # Errors
 /// One side failed, or nothing came from either for `idle_max`.
@@ -65,6 +65,7 @@ pub async fn both_ways<D, U>(
     downstream: &mut D,
     upstream: &mut U,
     count: &Bytes,
+    own: Option<&Bytes>,
     idle_max: Duration,
 ) -> io::Result<()>
 where
@@ -75,8 +76,14 @@ where
     let mut moved_at = Instant::now();
     let mut idle = pin!(tokio::time::sleep_until(moved_at + idle_max));
     std::future::poll_fn(|cx| {
-        let received = up.poll(cx, downstream, upstream, &count.received)?;
-        let sent = down.poll(cx, upstream, downstream, &count.sent)?;
+        let polled = up
+            .poll(cx, downstream, upstream, &count.received)
+            .and_then(|received| Ok((received, down.poll(cx, upstream, downstream, &count.sent)?)));
+        if let Some(own) = own {
+            own.received.store(up.passed, Relaxed);
+            own.sent.store(down.passed, Relaxed);
+        }
+        let (received, sent) = polled?;
         if up.ended && down.ended {
             return Poll::Ready(Ok(()));
         }
@@ -107,6 +114,8 @@ struct OneWay {
     /// And the writer was told.
     ended: bool,
     needs_flush: bool,
+    /// Bytes that were passed on.
+    passed: u64,
 }
 
 impl OneWay {
@@ -156,6 +165,7 @@ impl OneWay {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             count.fetch_add(n as u64, Relaxed);
+            self.passed += n as u64;
             self.begin += n;
             self.needs_flush = true;
             return Poll::Ready(Ok(()));
@@ -226,7 +236,7 @@ mod tests {
         let (client, mut downstream) = duplex(1000);
         let (mut upstream, endpoint) = duplex(1000);
         let count = Bytes::default();
-        let copy = both_ways(&mut downstream, &mut upstream, &count, idle_max);
+        let copy = both_ways(&mut downstream, &mut upstream, &count, None, idle_max);
         let (ended, ()) = tokio::join!(copy, talk(client, endpoint));
         (
             ended,
@@ -266,7 +276,7 @@ mod tests {
         let (mut upstream, endpoint) = duplex(1000);
         let count = Bytes::default();
         let idle_max = Duration::from_millis(20);
-        let ended = both_ways(&mut downstream, &mut upstream, &count, idle_max).await;
+        let ended = both_ways(&mut downstream, &mut upstream, &count, None, idle_max).await;
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop((client, endpoint));
     }

@@ -115,7 +115,7 @@ pub(crate) async fn moved_in<B>(
         };
         let mut tunnel = TokioIo::new(tunnel);
         live.tcp.open.fetch_add(1, Relaxed);
-        let ended = copy::both_ways(&mut tunnel, &mut upstream, &live.tcp.bytes, idle_max).await;
+        let ended = copy::both_ways(&mut tunnel, &mut upstream, &live.tcp.bytes, None, idle_max).await;
         live.tcp.open.fetch_sub(1, Relaxed);
         match ended {
             Ok(()) => drop(observation.completed(None)),

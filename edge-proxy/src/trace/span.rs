@@ -12,7 +12,7 @@ use crate::golden::Outcome;
 use crate::json::{self, Value, attribute};
 use crate::pick::Cause;
 use crate::spool::Spool;
-use crate::story::{Ended, To, Try};
+use crate::story::{AskedHead, Ended, To, Try};
 
 /// `SPAN_KIND_SERVER` and `SPAN_KIND_CLIENT`.
 const SERVER: u8 = 2;
@@ -64,9 +64,15 @@ fn begin(out: &mut Vec<u8>, trace: &Trace, span: u64, parent: u64) {
     }
 }
 
+/// Only requests have a place in a trace, and these have a method.
+fn method<'a>(ended: &Ended<'a>) -> &'a str {
+    let head = ended.asked.head.as_ref();
+    head.map_or("", |head| head.method.as_str())
+}
+
 /// The method, and the service once it is known: few names, and telling ones.
 fn name(out: &mut Vec<u8>, ended: &Ended<'_>) {
-    let method = ended.asked.method.as_str();
+    let method = method(ended);
     out.extend_from_slice(b",\"name\":");
     match &ended.notes.service {
         Some(live) => json::string(out, format!("{method} {}", live.service).as_bytes()),
@@ -84,11 +90,7 @@ fn end(out: &mut Vec<u8>, is_error: bool) {
 
 /// What both kinds of span say.
 fn both(out: &mut Vec<u8>, node: &NodeId, ended: &Ended<'_>) {
-    attribute(
-        out,
-        "http.request.method",
-        ended.asked.method.as_str().into(),
-    );
+    attribute(out, "http.request.method", method(ended).into());
     attribute(out, "isobar.node", node.as_str().into());
     if let Some(live) = &ended.notes.service {
         attribute(
@@ -103,21 +105,23 @@ fn server(out: &mut Vec<u8>, node: &NodeId, ended: &Ended<'_>) {
     let (asked, notes) = (ended.asked, ended.notes);
     both(out, node, ended);
     // Without its query: what may be in there is for nobody else.
-    attribute(out, "url.path", asked.uri.path().into());
+    let head = asked.head.as_ref();
+    let path = head.map_or("", |head| head.uri.path());
+    attribute(out, "url.path", path.into());
     attribute(out, "url.scheme", asked.scheme.into());
-    if let Some(host) = asked.host() {
+    if let Some(host) = head.and_then(AskedHead::host) {
         attribute(out, "server.address", Value::Text(host));
     }
     if let Some(client) = asked.client {
         attribute(out, "client.address", client.to_string().as_str().into());
     }
-    if let Some(agent) = &asked.user_agent {
+    if let Some(agent) = head.and_then(|head| head.user_agent.as_ref()) {
         attribute(out, "user_agent.original", Value::Text(agent.as_bytes()));
     }
-    let version = match asked.version {
-        http::Version::HTTP_2 => "2",
-        http::Version::HTTP_3 => "3",
-        http::Version::HTTP_10 => "1.0",
+    let version = match head.map(|head| head.version) {
+        Some(http::Version::HTTP_2) => "2",
+        Some(http::Version::HTTP_3) => "3",
+        Some(http::Version::HTTP_10) => "1.0",
         _ => "1.1",
     };
     attribute(out, "network.protocol.version", version.into());

@@ -1,5 +1,6 @@
 //! Access policies at a real proxy: who gets in, what they are told, what is counted.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -242,17 +243,13 @@ async fn keys_come_by_url_and_follow_a_rotation() {
     proxy.end().await;
 }
 
-#[tokio::test]
-async fn keys_come_over_https_from_whom_the_roots_vouch_for() {
-    let ours = Issuer::new("a");
+/// TLS of a server called localhost, and the file of roots that vouch for it.
+pub(crate) fn shown_as_localhost(directory: &TempDir) -> (TlsAcceptor, PathBuf) {
     let key = rcgen::KeyPair::generate().unwrap();
     let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     let certificate = params.self_signed(&key).unwrap();
-    let directory = tempfile::tempdir().unwrap();
     let roots = directory.path().join("roots.pem");
     std::fs::write(&roots, certificate.pem()).unwrap();
-    let other = directory.path().join("other.pem");
-    std::fs::write(&other, Authority::new().roots_pem).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let secret = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let server = rustls::ServerConfig::builder_with_provider(provider)
@@ -261,7 +258,16 @@ async fn keys_come_over_https_from_whom_the_roots_vouch_for() {
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], secret)
         .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(server));
+    (TlsAcceptor::from(Arc::new(server)), roots)
+}
+
+#[tokio::test]
+async fn keys_come_over_https_from_whom_the_roots_vouch_for() {
+    let ours = Issuer::new("a");
+    let directory = tempfile::tempdir().unwrap();
+    let (acceptor, roots) = shown_as_localhost(&directory);
+    let other = directory.path().join("other.pem");
+    std::fs::write(&other, Authority::new().roots_pem).unwrap();
     let keys = KeyServer::start_with(vec![jwks(&[&ours])], Some(acceptor)).await;
     let endpoint = TestEndpoint::start("home").await;
     let strange = "https://strange.example";

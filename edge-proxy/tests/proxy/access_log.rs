@@ -3,18 +3,23 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::listeners::{listener, with_listener};
 use crate::support::{
     Authority, HOST, TestEndpoint, TestProxy, config, full, moves_to, send, snapshot, takes_from,
 };
+use crate::tcp::{Greeter, database, hello, local, talk, with_plan};
 use http::{Request, StatusCode};
 use isobar_edge_proxy::config::Config;
+use isobar_edge_proxy::config::listener::ListenerProtocol;
 use isobar_edge_proxy::config::telemetry::{AccessLogConfig, Always, Field, Format, Output, Query};
 use isobar_edge_proxy::snapshot_file;
+use isobar_mesh_api::message::LocalService;
 use isobar_mesh_api::names::ServiceName;
 use isobar_mesh_api::snapshot::Snapshot;
 use isobar_mesh_api::weight::WHOLE_PPM;
 use serde_json::Value;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// Every request, in the proxy's directory.
 pub fn every_request() -> AccessLogConfig {
@@ -343,4 +348,138 @@ async fn a_client_that_leaves_is_told_of_and_what_was_heard_is_written_at_the_en
     let dir = proxy.end().await;
     let text = std::fs::read_to_string(dir.path().join("access.log")).unwrap();
     assert!(text.contains("\"path\":\"/last\""), "{text}");
+}
+
+/// Everything that is known of connections, whether they are drawn or not.
+fn every_connection() -> AccessLogConfig {
+    AccessLogConfig {
+        fields: [&Field::DEFAULT[..], &[Field::Protocol]].concat(),
+        ..every_request()
+    }
+}
+
+#[tokio::test]
+async fn connections_are_told_of_with_their_bytes_or_why_nobody_got_them() {
+    let greeter = Greeter::start().await;
+    let mut own = listener(ListenerProtocol::Tcp);
+    own.service = Some(database());
+    let mut by_name = listener(ListenerProtocol::TlsPassthrough);
+    by_name.name = "by-name".to_owned();
+    by_name.by_server_name = [("db.example".to_owned(), database())].into();
+    let mut connects = listener(ListenerProtocol::Http);
+    connects.name = "connects".to_owned();
+    connects.connect = true;
+    let proxy = with_listener(greeter.address, own, |config| {
+        config.services = vec![local(greeter.address)];
+        config.listeners.extend([by_name, connects]);
+        config.access_log = Some(every_connection());
+    })
+    .await;
+    talk(proxy.own(), 1000).await;
+    let told = json(&lines(proxy.dir.path(), 1).await[0]);
+    let expected = serde_json::json!({
+        "node": "a", "direction": "ingress", "client": "127.0.0.1", "host": proxy.own().to_string(), "service": "shop/db",
+        "outcome": "home", "request_len": 1000, "response_len": 1008, "endpoint": greeter.address.to_string(), "tries": 1,
+        "protocol": "TCP",
+    });
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(told[name], *value, "{name}: {told}");
+    }
+    for none in ["method", "path", "status", "reason"] {
+        assert_eq!(told[none], Value::Null, "{none}: {told}");
+    }
+    // Nobody is called so.
+    let mut strange = TcpStream::connect(proxy.addresses.listeners["by-name"])
+        .await
+        .unwrap();
+    strange.write_all(&hello("other.example")).await.unwrap();
+    assert_eq!(strange.read(&mut [0; 8]).await.unwrap_or(0), 0);
+    let told = json(&lines(proxy.dir.path(), 2).await[1]);
+    assert_eq!(
+        (&told["outcome"], &told["reason"], &told["service"]),
+        (&"refused".into(), &"no service for it".into(), &Value::Null)
+    );
+    // What an HTTP client asked for by CONNECT is a request and a connection.
+    for (named, expected) in [
+        ("db.shop", ["home", "200"]),
+        ("none.shop", ["refused", "404"]),
+    ] {
+        let mut client = TcpStream::connect(proxy.addresses.listeners["connects"])
+            .await
+            .unwrap();
+        let asked = format!("CONNECT {named}:5432 HTTP/1.1\r\nhost: {named}:5432\r\n\r\n");
+        client.write_all(asked.as_bytes()).await.unwrap();
+        let mut head = [0; 12];
+        client.read_exact(&mut head).await.unwrap();
+        assert_eq!(&head[9..], expected[1].as_bytes(), "{named}");
+        client.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+    }
+    let all = lines(proxy.dir.path(), 4).await;
+    assert_eq!(all.len(), 4, "{all:?}");
+    let (opened, refused) = (json(&all[2]), json(&all[3]));
+    let expected = serde_json::json!({
+        "method": "CONNECT", "status": 200, "service": "shop/db", "outcome": "home", "response_len": 8,
+    });
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(opened[name], *value, "{name}: {opened}");
+    }
+    assert_eq!(refused["status"], 404, "{refused}");
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn of_connections_the_failed_and_the_moved_are_always_told_of() {
+    let (a, b) = (Greeter::start().await, Greeter::start().await);
+    let unused = TestEndpoint::start("unused").await;
+    let authority = Authority::new();
+    let plan = takes_from(snapshot("b", &unused, 8), "a");
+    let receiver = with_plan(plan, &b, &authority, |_| {}).await;
+    let mesh = receiver.addresses.mesh;
+    let plan = moves_to(snapshot("a", &unused, 8), "b", mesh, WHOLE_PPM);
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let home = with_plan(plan, &a, &authority, |config| {
+        config.services.push(LocalService {
+            service: ServiceName::new("shop/nobody").unwrap(),
+            ..local(nobody)
+        });
+        let mut to_nobody = listener(ListenerProtocol::Tcp);
+        to_nobody.name = "to-nobody".to_owned();
+        to_nobody.service = Some(ServiceName::new("shop/nobody").unwrap());
+        config.listeners.push(to_nobody);
+        config.access_log = Some(AccessLogConfig {
+            share: 0.0,
+            always: vec![Always::Errors, Always::Moved],
+            ..AccessLogConfig::default()
+        });
+    })
+    .await;
+    talk(home.own(), 10).await;
+    let told = json(&lines(home.dir.path(), 1).await[0]);
+    let expected = serde_json::json!({
+        "outcome": "moved", "to": "b", "cause": "plan", "request_len": 10, "response_len": 18,
+    });
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(told[name], *value, "{name}: {told}");
+    }
+    let mut failed = TcpStream::connect(home.addresses.listeners["to-nobody"])
+        .await
+        .unwrap();
+    assert!(failed.read(&mut [0; 8]).await.is_err());
+    let told = json(&lines(home.dir.path(), 2).await[1]);
+    assert_eq!(
+        (&told["outcome"], &told["reason"], &told["service"]),
+        (
+            &"failed".into(),
+            &"nobody has room".into(),
+            &"shop/nobody".into()
+        )
+    );
+    home.end().await;
+    receiver.end().await;
 }

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use crate::listeners::listener;
 use crate::support::{
     Authority, HOST, TestEndpoint, TestProxy, config, full, node, send, service, snapshot,
 };
@@ -16,6 +17,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use isobar_edge_proxy::config::listener::ListenerProtocol;
 use isobar_edge_proxy::identity::verify::provider;
 use isobar_edge_proxy::snapshot_file::{self, SNAPSHOT_FILE};
 use isobar_mesh_api::enrol::{ENROL_PATH, EnrolRequest};
@@ -31,6 +33,7 @@ use isobar_mesh_api::tap::{Filter, Tap};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
@@ -386,7 +389,7 @@ async fn a_route_changes_with_the_next_delta() {
 /// A tap on everything of the service.
 fn tap(number: u64, headers: &[&str]) -> Tap {
     let filter = Filter {
-        service: service(),
+        service: Some(service()),
         method: None,
         path: None,
         status: None,
@@ -407,7 +410,11 @@ async fn tapped_requests_are_told_until_the_tap_or_its_stream_ends() {
     let a = TestEndpoint::start("a").await;
     let mut controller = Controller::start("ns/isobar/sa/controller").await;
     let dir = tempfile::tempdir().unwrap();
-    let proxy = TestProxy::start(controller.config(&dir), dir).await;
+    let mut config = controller.config(&dir);
+    let mut own = listener(ListenerProtocol::Tcp);
+    own.service = Some(service());
+    config.listeners.push(own);
+    let proxy = TestProxy::start(config, dir).await;
     let mut stream = controller.stream().await;
     stream.hello().await;
     let first = generation(snapshot("a", &a, 8), 1);
@@ -461,6 +468,38 @@ async fn tapped_requests_are_told_until_the_tap_or_its_stream_ends() {
         panic!("nothing tapped");
     };
     assert_eq!((lines.tap, lines.requests[0].path.as_str()), (2, "/b"));
+    // A TCP connection is told of when it has ended, with its bytes.
+    let mut connection = TcpStream::connect(proxy.own()).await.unwrap();
+    let asked = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    connection.write_all(asked).await.unwrap();
+    let mut heard = Vec::new();
+    connection.read_to_end(&mut heard).await.unwrap();
+    drop(connection);
+    let Up::Tapped(lines) = stream.answer().await else {
+        panic!("nothing tapped");
+    };
+    let told = &lines.requests[0];
+    assert_eq!((&*told.method, &*told.path, told.status), ("TCP", "", 0));
+    assert_eq!(told.served, Some(node("a")));
+    let bytes = [told.received_len, told.sent_len];
+    assert_eq!(
+        bytes,
+        [asked.len(), heard.len()].map(|len| Some(len as u64))
+    );
+    // What no service is for is told to who looks for that.
+    let mut of_none = tap(4, &[]);
+    of_none.filter.service = None;
+    stream.say(&Down::Tap(of_none)).await;
+    stream.say(&ping).await;
+    assert!(matches!(stream.answer().await, Up::Done(_)));
+    let strange = Request::get("/nobody").header("host", "strange.example");
+    send(proxy.addresses.ingress, strange.body(full("")).unwrap()).await;
+    let Up::Tapped(lines) = stream.answer().await else {
+        panic!("nothing tapped");
+    };
+    let told = &lines.requests[0];
+    assert_eq!((lines.tap, &*told.path, told.status), (4, "/nobody", 404));
+    assert_eq!(told.served, None);
     // With its stream a tap is gone.
     drop(stream);
     let mut second = controller.stream().await;

@@ -224,7 +224,7 @@ async fn tcp_under_strict_is_for_callers_who_show_who_they_are() {
     // What moved in over the mesh port was sent by a node that its certificate names.
     let mesh = receiver.addresses.mesh;
     let plan = moves_to(snapshot("a", &unused, 8), "b", mesh, 500_000);
-    let home = with_plan(plan, &a, &ours).await;
+    let home = with_plan(plan, &a, &ours, |_| {}).await;
     for _ in 0..2 {
         talk(home.own(), 1000).await;
     }

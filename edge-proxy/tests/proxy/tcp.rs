@@ -7,6 +7,7 @@ use crate::listeners::{listener, with_listener};
 use crate::support::{
     Authority, TestEndpoint, TestProxy, config, moves_to, node, snapshot, takes_from,
 };
+use isobar_edge_proxy::config::Config;
 use isobar_edge_proxy::config::listener::{ListenerConfig, ListenerProtocol};
 use isobar_edge_proxy::snapshot_file;
 use isobar_mesh_api::message::LocalService;
@@ -146,7 +147,7 @@ async fn who_cannot_be_served_is_reset() {
 }
 
 /// The first message of a real TLS client that asks for `name`.
-fn hello(name: &'static str) -> Vec<u8> {
+pub fn hello(name: &'static str) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -203,7 +204,12 @@ async fn tls_passes_through_by_server_name() {
 }
 
 /// A proxy with a plan for [`database`] and a TCP listener for it.
-pub async fn with_plan(mut plan: Snapshot, greeter: &Greeter, authority: &Authority) -> TestProxy {
+pub async fn with_plan(
+    mut plan: Snapshot,
+    greeter: &Greeter,
+    authority: &Authority,
+    change: impl FnOnce(&mut Config),
+) -> TestProxy {
     plan.services[0].service = database();
     plan.services[0].hosts = Vec::new();
     plan.services[0].endpoints[0].address = greeter.address.to_string();
@@ -212,6 +218,7 @@ pub async fn with_plan(mut plan: Snapshot, greeter: &Greeter, authority: &Author
     snapshot_file::save(dir.path(), &plan).unwrap();
     let mut config = config(plan.node.as_str(), &dir);
     config.listeners.push(to_database());
+    change(&mut config);
     TestProxy::start(config, dir).await
 }
 
@@ -221,14 +228,14 @@ async fn connections_move_by_the_weights_and_are_counted() {
     let unused = TestEndpoint::start("unused").await;
     let authority = Authority::new();
     let plan = takes_from(snapshot("b", &unused, 8), "a");
-    let receiver = with_plan(plan, &b, &authority).await;
+    let receiver = with_plan(plan, &b, &authority, |_| {}).await;
     let plan = moves_to(
         snapshot("a", &unused, 8),
         "b",
         receiver.addresses.mesh,
         500_000,
     );
-    let home = with_plan(plan, &a, &authority).await;
+    let home = with_plan(plan, &a, &authority, |_| {}).await;
     for len in [0, 1, 1_000_000, 70_000] {
         talk(home.own(), len).await;
     }
@@ -253,14 +260,14 @@ async fn a_refused_connection_is_served_at_home() {
     let unused = TestEndpoint::start("unused").await;
     let authority = Authority::new();
     // No credit for anybody.
-    let receiver = with_plan(snapshot("b", &unused, 8), &b, &authority).await;
+    let receiver = with_plan(snapshot("b", &unused, 8), &b, &authority, |_| {}).await;
     let plan = moves_to(
         snapshot("a", &unused, 8),
         "b",
         receiver.addresses.mesh,
         WHOLE_PPM,
     );
-    let home = with_plan(plan, &a, &authority).await;
+    let home = with_plan(plan, &a, &authority, |_| {}).await;
     talk(home.own(), 10).await;
     home.metric("isobar_proxy_requests_moved_out_refused_total{service=\"shop/db\",to=\"b\"} 1")
         .await;

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::access::shown_as_localhost;
 use crate::access_log::{get_from_nobody, proxy_with, wait_for, with_nobody};
 use crate::support::{
     Authority, HOST, TestEndpoint, TestProxy, full, moves_to, send, snapshot, takes_from,
@@ -23,16 +25,24 @@ use isobar_mesh_api::weight::WHOLE_PPM;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// Takes OTLP over HTTP and keeps it.
 struct Collector {
     address: SocketAddr,
+    is_tls: bool,
     got: Arc<Mutex<Vec<(String, Value)>>>,
     task: JoinHandle<()>,
 }
 
 impl Collector {
     async fn start() -> Collector {
+        Collector::start_with(None).await
+    }
+
+    /// With TLS, when there is an acceptor.
+    async fn start_with(tls: Option<TlsAcceptor>) -> Collector {
+        let is_tls = tls.is_some();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let got = Arc::new(Mutex::new(Vec::new()));
@@ -53,17 +63,37 @@ impl Collector {
                         Ok::<_, std::convert::Infallible>(answer)
                     }
                 });
-                tokio::spawn(
-                    hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service),
-                );
+                let tls = tls.clone();
+                tokio::spawn(async move {
+                    let builder = hyper::server::conn::http1::Builder::new();
+                    let Some(tls) = tls else {
+                        let _ = builder
+                            .serve_connection(TokioIo::new(stream), service)
+                            .await;
+                        return;
+                    };
+                    // Who does not believe this one hangs up.
+                    if let Ok(stream) = tls.accept(stream).await {
+                        let _ = builder
+                            .serve_connection(TokioIo::new(stream), service)
+                            .await;
+                    }
+                });
             }
         });
-        Collector { address, got, task }
+        Collector {
+            address,
+            is_tls,
+            got,
+            task,
+        }
     }
 
     fn url(&self) -> String {
-        format!("http://{}", self.address)
+        match self.is_tls {
+            false => format!("http://{}", self.address),
+            true => format!("https://localhost:{}", self.address.port()),
+        }
     }
 
     /// All spans so far, with their node.
@@ -151,6 +181,7 @@ fn attributes(of: &Value) -> BTreeMap<String, String> {
 
 fn traces(collector: &str, share: f64, always: &[Always]) -> TracesConfig {
     TracesConfig {
+        ca_file: None,
         collector: collector.to_owned(),
         share,
         parent: ParentRule::Follow,
@@ -424,5 +455,52 @@ async fn an_access_log_goes_to_the_collector_too() {
         record["timeUnixNano"].as_str().unwrap().len() >= 19,
         "{record}"
     );
+    proxy.end().await;
+}
+
+#[tokio::test]
+async fn a_collector_over_https_is_believed_by_its_roots_alone() {
+    let a = TestEndpoint::start("a").await;
+    let directory = tempfile::tempdir().unwrap();
+    let (acceptor, roots) = shown_as_localhost(&directory);
+    let collector = Collector::start_with(Some(acceptor)).await;
+    let authority = Authority::new();
+    let other = directory.path().join("other.pem");
+    std::fs::write(&other, &authority.roots_pem).unwrap();
+    let with = |ca_file: &Path| {
+        let (url, ca_file) = (collector.url(), ca_file.to_owned());
+        move |config: &mut Config| {
+            config.access_log = Some(AccessLogConfig {
+                output: Output::Otlp,
+                collector: Some(url.clone()),
+                ca_file: Some(ca_file.clone()),
+                share: 1.0,
+                ..AccessLogConfig::default()
+            });
+            config.traces = Some(TracesConfig {
+                ca_file: Some(ca_file),
+                ..traces(&url, 1.0, &[])
+            });
+        }
+    };
+    // Roots that do not vouch for it: what waits when the proxy ends is lost, and nothing arrives.
+    let proxy = proxy_with(&snapshot("a", &a, 8), &authority, with(&other)).await;
+    get_as(&proxy, "/strange", &[]).await;
+    proxy.end().await;
+    assert!(collector.got.lock().unwrap().is_empty());
+    let proxy = proxy_with(&snapshot("a", &a, 8), &authority, with(&roots)).await;
+    get_as(&proxy, "/x", &[]).await;
+    let spans = collector.wait_for(1).await;
+    assert!(
+        spans
+            .iter()
+            .any(|span| span.about.get("url.path").is_some_and(|path| path == "/x")),
+        "{spans:?}"
+    );
+    wait_for("a record arrives", || {
+        let got = collector.got.lock().unwrap();
+        got.iter().any(|(path, _)| path == "/v1/logs").then_some(())
+    })
+    .await;
     proxy.end().await;
 }

@@ -65,6 +65,20 @@ pub const WRITES: Takes = Takes {
     writes: true,
     ..NOTHING
 };
+/// What a tap looks at.
+const TAPS: Takes = Takes {
+    query: &[
+        ("from", "string"),
+        ("to", "string"),
+        ("method", "string"),
+        ("path", "string"),
+        ("status", "string"),
+        ("moved", "boolean"),
+        ("max_rps", "integer"),
+        ("headers", "string"),
+    ],
+    ..NOTHING
+};
 const LEVELS: Takes = Takes {
     body: "Levels",
     ..NOTHING
@@ -99,6 +113,17 @@ pub const OPERATIONS: &[Operation] = &[
             "/v1/picture",
             "Nodes, moved load and services' sums in columns, small enough to ask for each second",
             Answers::Json("Anything"),
+        )
+    },
+    Operation {
+        takes: Takes {
+            query: &[("before", "integer"), ("limit", "integer")],
+            ..NOTHING
+        },
+        ..read(
+            "/v1/pictures",
+            "Pictures of the last hour, the newest first, from before a time",
+            Answers::Page("Anything"),
         )
     },
     read(
@@ -155,19 +180,15 @@ pub const OPERATIONS: &[Operation] = &[
         Answers::Text("text/event-stream"),
     ),
     Operation {
-        takes: Takes {
-            query: &[
-                ("from", "string"),
-                ("to", "string"),
-                ("method", "string"),
-                ("path", "string"),
-                ("status", "string"),
-                ("moved", "boolean"),
-                ("max_rps", "integer"),
-                ("headers", "string"),
-            ],
-            ..NOTHING
-        },
+        takes: TAPS,
+        ..read(
+            "/v1/tap",
+            "Single requests that no known service is for, as they end, as Server-Sent Events",
+            Answers::Text("text/event-stream"),
+        )
+    },
+    Operation {
+        takes: TAPS,
         ..read(
             "/v1/tap/{namespace}/{name}",
             "Single requests of a service as they end, as Server-Sent Events",
