@@ -227,14 +227,20 @@ impl Browser {
     /// Waits until an expression is true.
     pub fn until(&mut self, expression: &str) {
         let deadline = Instant::now() + PATIENCE;
-        // A page that is being loaded has no body yet.
-        let asked = format!("Boolean(document.body && ({expression}))");
-        while self.eval(&asked) != true {
+        // A page that is being loaded has no body yet, a view that is being changed lacks parts of it: not true, then.
+        let asked = format!(
+            "(() => {{ try {{ return Boolean(document.body && ({expression})) }} catch (e) {{ return `${{e}}` }} }})()"
+        );
+        loop {
+            let is = self.eval(&asked);
+            if is == true {
+                return;
+            }
             let text = match Instant::now() < deadline {
                 true => Value::Null,
                 false => self.eval("document.body.innerText"),
             };
-            assert!(text.is_null(), "never: {expression}\n{text}");
+            assert!(text.is_null(), "never: {expression}: {is}\n{text}");
             self.pump(Duration::from_millis(20));
         }
     }

@@ -310,7 +310,8 @@ async fn a_node_is_found_with_keys_alone_and_explained_in_words() {
         "{said} is read aloud"
     );
     fleet.demand("turin", 190);
-    browser.until("/^([5-9]|\\d\\d)/.test(document.querySelector('.scrubber .since').textContent)");
+    browser
+        .until("/^([5-9]|\\d\\d) s/.test(document.querySelector('.scrubber .since').textContent)");
     browser.eval("document.activeElement.blur()");
     browser.picture("map-dark");
     browser.prefer(&[("prefers-color-scheme", "light")]);
