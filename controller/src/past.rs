@@ -31,7 +31,6 @@ pub const SERVICES_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub struct Past {
     kept: VecDeque<Arc<Kept>>,
-    bytes: usize,
 }
 
 /// A picture of the past.
@@ -56,7 +55,6 @@ pub struct Kept {
     arcs: Vec<(u32, u32, f32)>,
     arcs_left_out: usize,
     services: Vec<ServiceSums>,
-    bytes: usize,
 }
 
 /// What does not change from one picture to the next.
@@ -86,16 +84,25 @@ impl Past {
     pub fn add(&mut self, at_ms: u64, picture: Picture) {
         let before = self.kept.back().map(|kept| &kept.ground);
         let kept = Kept::new(at_ms, picture, before);
-        self.bytes += kept.bytes;
         self.kept.push_back(Arc::new(kept));
         let oldest_ms = at_ms.saturating_sub(SPAN_MS);
-        while let Some(old) = self.kept.front().filter(|kept| kept.at_ms < oldest_ms) {
-            self.bytes -= old.bytes;
+        while self.kept.front().is_some_and(|kept| kept.at_ms < oldest_ms) {
             self.kept.pop_front();
         }
-        while self.bytes > BYTES_MAX && self.kept.len() > 1 {
+        while self.bytes() > BYTES_MAX && self.kept.len() > 1 {
             self.thin();
         }
+    }
+
+    /// What all of it holds. Pictures that share names and places stand side by side; whichever of them go, these are counted once.
+    fn bytes(&self) -> usize {
+        let mut before = None;
+        let each = self.kept.iter().map(|kept| {
+            let is_same = before.is_some_and(|before| Arc::ptr_eq(before, &kept.ground));
+            before = Some(&kept.ground);
+            kept.len() + if is_same { 0 } else { kept.ground.len() }
+        });
+        each.sum()
     }
 
     /// The newest pictures from before a time, at most so many, the newest first.
@@ -112,7 +119,6 @@ impl Past {
             at += 1;
             at > half || at % 2 == 0
         });
-        self.bytes = self.kept.iter().map(|kept| kept.bytes).sum();
     }
 }
 
@@ -137,13 +143,7 @@ impl Kept {
             region: nodes.region,
         };
         let same = before.filter(|before| ***before == ground);
-        let own_ground = same.map_or_else(|| ground.len(), |_| 0);
         let (flows, more) = strongest(&arcs);
-        let bytes = size_of::<Kept>()
-            + size_of_val(kept.as_slice())
-            + size_of_val(flows.as_slice())
-            + services.len() * (size_of::<ServiceSums>() + 64)
-            + own_ground;
         Kept {
             at_ms,
             plan,
@@ -154,8 +154,15 @@ impl Kept {
             arcs: flows,
             arcs_left_out: arcs.left_out + more,
             services,
-            bytes,
         }
+    }
+
+    /// About what it holds besides names and places, in bytes.
+    fn len(&self) -> usize {
+        size_of::<Kept>()
+            + size_of_val(self.nodes.as_slice())
+            + size_of_val(self.arcs.as_slice())
+            + self.services.len() * (size_of::<ServiceSums>() + 64)
     }
 
     /// The picture that it was, rates to about seven digits.
@@ -333,7 +340,7 @@ mod tests {
         let mut past = Past::default();
         for step in 0..240 {
             past.add(step * 15_000, picture(2_000, 2_000, 1.0));
-            assert!(past.bytes <= BYTES_MAX, "{}", past.bytes);
+            assert!(past.bytes() <= BYTES_MAX, "{}", past.bytes());
         }
         let times: Vec<u64> = past
             .before(u64::MAX, usize::MAX)
@@ -344,6 +351,9 @@ mod tests {
         let gap = |at: usize| times[at] - times[at + 1];
         assert_eq!(gap(0), 15_000);
         assert!(gap(times.len() - 2) > gap(0), "{times:?}");
+        // Names are counted as long as one picture has them, also when the first that had them is gone.
+        let apart = past.kept.iter().map(|kept| kept.len()).sum::<usize>();
+        assert_eq!(past.bytes(), apart + past.kept[0].ground.len());
         // One that is too large for all others is alone.
         past.add(240 * 15_000, picture(200_000, 0, 1.0));
         assert_eq!(past.before(u64::MAX, usize::MAX).len(), 1);

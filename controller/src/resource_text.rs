@@ -257,9 +257,9 @@ pub fn decode(value: Value) -> Result<Declared, FieldProblem> {
 /// A route may say which of the Gateway API's versions it is written in.
 fn check_version(kind: &str, version: Option<Value>) -> Result<(), FieldProblem> {
     let route = RouteKind::ALL.into_iter().find(|one| one.as_str() == kind);
-    match (version, route.map(RouteKind::api_version)) {
-        (Some(version), Some(known)) if version != known => {
-            let detail = format!("must be {known:?}");
+    match (version, route.map(RouteKind::api_versions)) {
+        (Some(version), Some(can)) if !can.iter().any(|known| version == *known) => {
+            let detail = format!("must be {}", can.join(" or "));
             Err(FieldProblem::new("#/apiVersion", detail))
         }
         _ => Ok(()),

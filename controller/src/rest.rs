@@ -26,7 +26,6 @@
 //! name an address of this machine as its host: otherwise a web page could have a browser on this
 //! machine send requests here under a name of its own (DNS rebinding).
 
-use std::future::IntoFuture;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -136,10 +135,12 @@ impl Rest {
             .router()
             .into_make_service_with_connect_info::<Origin>();
         let served = axum::serve(port, service).with_graceful_shutdown(signal.cancelled_owned());
-        let (served, ()) = tokio::join!(served.into_future(), kept);
-        if let Err(error) = served {
-            tracing::error!(%error, "the REST API has failed");
-        }
+        let served = async {
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the REST API has failed");
+            }
+        };
+        tokio::join!(served, kept);
     }
 
     /// All of it, for requests whose extensions say where they come from.

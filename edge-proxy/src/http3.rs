@@ -10,7 +10,7 @@
 //! once; the process that takes over opens its own as soon as the port is free. Clients come by TCP meanwhile, as they
 //! always may: `Alt-Svc` is only said while the sockets are open.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -264,9 +264,4 @@ fn downstream(
         alt_svc: listener.alt_svc.get().cloned(),
         worker,
     }
-}
-
-/// Where a TCP socket listens: HTTP/3 takes the UDP port of the same number.
-pub fn beside(socket: &TcpListener) -> Option<SocketAddr> {
-    socket.local_addr().ok()
 }

@@ -81,10 +81,16 @@ impl<'de> Visitor<'de> for Keys {
                 }
                 ("kind", _) => {
                     let known = map.next_value::<RouteKind>()?;
-                    let wanted = known.api_version();
-                    if version.as_ref().is_some_and(|version| version != wanted) {
-                        let problem =
-                            format!("apiVersion of {} must be {wanted:?}", known.as_str());
+                    let can = known.api_versions();
+                    if version
+                        .as_deref()
+                        .is_some_and(|version| !can.contains(&version))
+                    {
+                        let problem = format!(
+                            "apiVersion of {} must be {}",
+                            known.as_str(),
+                            can.join(" or ")
+                        );
                         return Err(A::Error::custom(problem));
                     }
                     kind = Some(known);

@@ -171,33 +171,61 @@ async fn serve(
     stream: Stream,
 ) -> Result<(), Refused> {
     let (worker, route) = (exchange.worker, exchange.route);
-    let (source, port) = (ends.source.ip(), ends.destination.port());
-    if !authorise::tcp(&worker.proxy, route, source, port, identity) {
-        copy::reset(stream.tcp());
-        return Err((Refusal::Denied, Outcome::Refused));
-    }
-    exchange.counters().entered.fetch_add(1, Relaxed);
     let Placed {
         upstream,
         observation,
-    } = match place(&exchange, ends).await {
-        Ok(placed) => placed,
-        Err(shed) => {
-            let (count, outcome) = match shed {
-                true => (&exchange.counters().shed, Outcome::Shed),
-                false => (&exchange.counters().failed, Outcome::Failed),
-            };
-            count.fetch_add(1, Relaxed);
-            copy::reset(stream.tcp());
-            return Err((Refusal::NoRoom, outcome));
+    } = admit(&exchange, ends, identity).await.map_err(|why| {
+        copy::reset(stream.tcp());
+        match why {
+            NotPlaced::Denied => (Refusal::Denied, Outcome::Refused),
+            NotPlaced::Shed => (Refusal::NoRoom, Outcome::Shed),
+            NotPlaced::Failed => (Refusal::NoRoom, Outcome::Failed),
         }
-    };
+    })?;
     let live = &route.live;
     match upstream {
         Upstream::Tcp(upstream) => run(worker, live, observation, stream, upstream).await,
         Upstream::Tunnel(upstream) => run(worker, live, observation, stream, *upstream).await,
     }
     Ok(())
+}
+
+/// Why a connection has no place.
+enum NotPlaced {
+    /// Its source may not.
+    Denied,
+    /// Nobody has room.
+    Shed,
+    /// Nobody could be reached.
+    Failed,
+}
+
+/// Finds out whether a connection may, and who serves it; counts what comes of it.
+async fn admit(
+    exchange: &Exchange<'_>,
+    ends: Ends,
+    identity: Option<&SpiffeId>,
+) -> Result<Placed, NotPlaced> {
+    let (source, port) = (ends.source.ip(), ends.destination.port());
+    if !authorise::tcp(
+        &exchange.worker.proxy,
+        exchange.route,
+        source,
+        port,
+        identity,
+    ) {
+        return Err(NotPlaced::Denied);
+    }
+    let counters = exchange.counters();
+    counters.entered.fetch_add(1, Relaxed);
+    place(exchange, ends).await.map_err(|shed| {
+        let (count, why) = match shed {
+            true => (&counters.shed, NotPlaced::Shed),
+            false => (&counters.failed, NotPlaced::Failed),
+        };
+        count.fetch_add(1, Relaxed);
+        why
+    })
 }
 
 /// A connection and who serves it.

@@ -97,7 +97,8 @@ async fn fronts(worker: &Arc<Worker>, fronts: Vec<Front>, mut more: mpsc::Receiv
 async fn listen_on(worker: Arc<Worker>, Front { listener, socket }: Front) {
     #[cfg(feature = "http3")]
     let beside = {
-        let at = crate::http3::beside(&socket);
+        // On the UDP port of the same number.
+        let at = socket.local_addr().ok();
         crate::http3::listen(Arc::clone(&worker), Arc::clone(&listener), at)
     };
     #[cfg(not(feature = "http3"))]

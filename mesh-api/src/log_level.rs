@@ -6,7 +6,7 @@
 use std::io::IsTerminal;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use tracing_subscriber::filter::{LevelFilter, ParseError, Targets};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 use tracing_subscriber::{Registry, reload};
 
@@ -28,21 +28,8 @@ struct Log {
 #[derive(Debug, thiserror::Error)]
 pub enum LevelError {
     /// They are none.
-    #[error("{levels:?} is no log level; say error, warn, info, debug, trace, or target=level,…")]
-    Wrong {
-        /// What was said.
-        levels: String,
-        /// What is wrong with it.
-        source: ParseError,
-    },
-    /// A word in them is none.
-    #[error(
-        "{levels:?} is no log level; say error, warn, info, debug, trace or off, or target=level,…"
-    )]
-    NoLevel {
-        /// What was said.
-        levels: String,
-    },
+    #[error("{0:?} is no log level; say error, warn, info, debug, trace or off, or target=level,…")]
+    Wrong(String),
     /// Longer than [`LEVELS_LEN_MAX`].
     #[error("log levels have at most {LEVELS_LEN_MAX} bytes")]
     TooLong,
@@ -121,18 +108,11 @@ fn parse(levels: &str) -> Result<Targets, LevelError> {
     if levels.len() > LEVELS_LEN_MAX {
         return Err(LevelError::TooLong);
     }
-    let wrong = |source| LevelError::Wrong {
-        levels: levels.to_owned(),
-        source,
-    };
     // A word alone that is no level would be taken for a target of which everything is logged.
-    for part in levels.split(',').filter(|part| !part.contains('=')) {
-        part.parse::<LevelFilter>()
-            .map_err(|_| LevelError::NoLevel {
-                levels: levels.to_owned(),
-            })?;
-    }
-    levels.parse().map_err(wrong)
+    let mut alone = levels.split(',').filter(|part| !part.contains('='));
+    let is_wrong = alone.any(|part| part.parse::<LevelFilter>().is_err());
+    let targets = levels.parse().ok().filter(|_| !is_wrong);
+    targets.ok_or_else(|| LevelError::Wrong(levels.to_owned()))
 }
 
 #[cfg(test)]
@@ -141,8 +121,8 @@ mod tests {
 
     #[test]
     fn levels_are_checked_before_anything_is_changed() {
-        assert!(matches!(set("loud=very"), Err(LevelError::Wrong { .. })));
-        assert!(matches!(set("loud"), Err(LevelError::NoLevel { .. })));
+        assert!(matches!(set("loud=very"), Err(LevelError::Wrong(_))));
+        assert!(matches!(set("loud"), Err(LevelError::Wrong(_))));
         let long = "a".repeat(LEVELS_LEN_MAX + 1);
         assert!(matches!(set(&long), Err(LevelError::TooLong)));
         // A test's process has no log of ours.

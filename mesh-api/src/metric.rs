@@ -32,7 +32,7 @@ pub struct Metric {
     /// How it behaves.
     pub kind: MetricKind,
     /// What tells its series apart.
-    pub labels: &'static [&'static str],
+    pub labels: Labels,
     /// What it says, in one line.
     pub help: &'static str,
 }
@@ -46,44 +46,31 @@ const UNITS: [(&str, &str); 5] = [
     ("_rps", "requests per second"),
 ];
 
+/// Names of labels.
+type Labels = &'static [&'static str];
+
 impl Metric {
     /// A metric that only rises.
-    pub const fn counter(
-        name: &'static str,
-        labels: &'static [&'static str],
-        help: &'static str,
-    ) -> Metric {
-        let kind = MetricKind::Counter;
-        Metric {
-            name,
-            kind,
-            labels,
-            help,
-        }
+    pub const fn counter(name: &'static str, labels: Labels, help: &'static str) -> Metric {
+        Metric::new(MetricKind::Counter, name, labels, help)
     }
 
     /// A metric that is as it is now.
-    pub const fn gauge(
-        name: &'static str,
-        labels: &'static [&'static str],
-        help: &'static str,
-    ) -> Metric {
-        let kind = MetricKind::Gauge;
-        Metric {
-            name,
-            kind,
-            labels,
-            help,
-        }
+    pub const fn gauge(name: &'static str, labels: Labels, help: &'static str) -> Metric {
+        Metric::new(MetricKind::Gauge, name, labels, help)
     }
 
     /// Counts by size.
-    pub const fn histogram(
+    pub const fn histogram(name: &'static str, labels: Labels, help: &'static str) -> Metric {
+        Metric::new(MetricKind::Histogram, name, labels, help)
+    }
+
+    const fn new(
+        kind: MetricKind,
         name: &'static str,
-        labels: &'static [&'static str],
+        labels: Labels,
         help: &'static str,
     ) -> Metric {
-        let kind = MetricKind::Histogram;
         Metric {
             name,
             kind,

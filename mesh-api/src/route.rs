@@ -33,11 +33,11 @@ impl RouteKind {
     /// All kinds.
     pub const ALL: [RouteKind; 3] = [RouteKind::Http, RouteKind::Grpc, RouteKind::Tcp];
 
-    /// As written in `apiVersion`.
-    pub fn api_version(self) -> &'static str {
+    /// As may be written in `apiVersion`: the Gateway API's `TCPRoute` was in `v1alpha2` before it was in `v1`.
+    pub fn api_versions(self) -> &'static [&'static str] {
         match self {
-            RouteKind::Http | RouteKind::Grpc => GATEWAY_API_VERSION,
-            RouteKind::Tcp => GATEWAY_API_ALPHA,
+            RouteKind::Http | RouteKind::Grpc => &[GATEWAY_API_VERSION],
+            RouteKind::Tcp => &[GATEWAY_API_VERSION, GATEWAY_API_ALPHA],
         }
     }
 

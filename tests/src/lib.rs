@@ -2,3 +2,4 @@
 
 pub mod control_load;
 pub mod peers;
+pub mod process;

@@ -7,18 +7,16 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
 
+use isobar_tests::process::{PATIENCE, Process, wait_for};
 use serde_json::{Value, json};
 
 /// Runs programs for aarch64.
 const QEMU: &str = "qemu-aarch64-static";
 /// Checks images.
 const SKOPEO: &str = "skopeo";
-/// Longest wait for what should take a moment; emulation is slow.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Largest image of the proxy, in bytes.
 const IMAGE_LEN_MAX: u64 = 8_000_000;
 
@@ -49,31 +47,8 @@ fn arm_proxy(needed: &str) -> Option<PathBuf> {
     None
 }
 
-/// A process that is killed when the test ends.
-struct Process(Child);
-
-impl Process {
-    fn start(command: &mut Command) -> Process {
-        Process(command.stdin(Stdio::null()).spawn().unwrap())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(Instant::now() < deadline, "no {what} in {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+fn started(command: &mut Command) -> Process {
+    Process(command.stdin(Stdio::null()).spawn().unwrap())
 }
 
 /// One HTTP/1.1 exchange on a connection of its own: status and body.
@@ -211,7 +186,7 @@ fn an_arm_proxy_enrols_forwards_takes_moves_reports_and_drains() {
     write_files(dir, &endpoint);
     let ours = env!("CARGO_BIN_EXE_isobar-e2e");
     let mut command = Command::new(ours);
-    let _controller = Process::start(
+    let _controller = started(
         command
             .args(["controller", "--config"])
             .arg(dir.join("controller.toml")),
@@ -222,9 +197,9 @@ fn an_arm_proxy_enrols_forwards_takes_moves_reports_and_drains() {
     let (rest, stream) = (address(&told["rest"]), address(&told["stream"]));
 
     let config = write_proxy(dir, "arm", stream);
-    let mut arm = Process::start(Command::new(QEMU).arg(&program).arg("--config").arg(config));
+    let mut arm = started(Command::new(QEMU).arg(&program).arg("--config").arg(config));
     let config = write_proxy(dir, "home", stream);
-    let _home = Process::start(Command::new(ours).args(["proxy", "--config"]).arg(config));
+    let _home = started(Command::new(ours).args(["proxy", "--config"]).arg(config));
     let listens = |name: &str| {
         let file = dir.join(name).join("addresses.json");
         wait_for("proxy", || read_json(&file))

@@ -373,19 +373,24 @@ fn pods_are_injected_where_they_or_their_namespaces_say_so() {
     }
 }
 
+fn found<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    let is = |o: &&Value| o["kind"] == kind && o["metadata"]["name"] == name;
+    objects.iter().find(is).unwrap()
+}
+
+fn controller_config(objects: &[Value]) -> &str {
+    let map = found(objects, "ConfigMap", "isobar-controller");
+    map["data"]["controller.toml"].as_str().unwrap()
+}
+
 #[test]
 fn who_contends_for_the_lease_may_and_shares_its_store() {
     if !has("kubectl", &["version", "--client"]) {
         return;
     }
     let objects = rendered("k3s/overlays/ha");
-    let find = |kind: &str, name: &str| {
-        let is = |o: &&Value| o["kind"] == kind && o["metadata"]["name"] == name;
-        objects.iter().find(is).unwrap()
-    };
-    let text = find("ConfigMap", "isobar-controller")["data"]["controller.toml"]
-        .as_str()
-        .unwrap();
+    let find = |kind: &str, name: &str| found(&objects, kind, name);
+    let text = controller_config(&objects);
     let config: isobar_controller::config::Config = toml::from_str(text).unwrap();
     config.check().unwrap();
     let cluster = config.kubernetes.unwrap();
@@ -416,13 +421,8 @@ fn who_shares_an_etcd_has_a_name_that_others_find() {
         return;
     }
     let objects = rendered("k3s/overlays/ha-etcd");
-    let find = |kind: &str, name: &str| {
-        let is = |o: &&Value| o["kind"] == kind && o["metadata"]["name"] == name;
-        objects.iter().find(is).unwrap()
-    };
-    let text = find("ConfigMap", "isobar-controller")["data"]["controller.toml"]
-        .as_str()
-        .unwrap();
+    let find = |kind: &str, name: &str| found(&objects, kind, name);
+    let text = controller_config(&objects);
     let read = |text: &str| {
         let text = text.replace("${POD}", "isobar-controller-1");
         let config: isobar_controller::config::Config = toml::from_str(&text).unwrap();
@@ -684,12 +684,7 @@ fn the_chart_renders_what_the_base_has_with_its_values_in() {
         "sites=site\\,lat",
     ];
     let objects = helm_renders(&values).unwrap();
-    let find = |kind: &str, wanted: &str| {
-        objects
-            .iter()
-            .find(|o| o["kind"] == kind && o["metadata"]["name"] == wanted)
-            .unwrap()
-    };
+    let find = |kind: &str, name: &str| found(&objects, kind, name);
     let pod = &find("DaemonSet", "isobar-proxy")["spec"]["template"]["spec"];
     assert_eq!(
         pod["containers"][0]["image"],

@@ -5,27 +5,16 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
+use isobar_tests::process::{PATIENCE, Process, addresses, wait_for};
 use serde_json::Value;
 
 #[path = "mesh_cli/interop.rs"]
 mod interop;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isobar-e2e");
-/// Longest that anything here may take on the busiest machine; no test depends on it being short.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A program of the mesh; ends when dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 struct Mesh {
     directory: tempfile::TempDir,
@@ -46,24 +35,6 @@ fn start(kind: &str, config: &Path) -> Process {
             .spawn()
             .unwrap(),
     )
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(began.elapsed() < PATIENCE, "{what} never came");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn addresses(data: &Path) -> Value {
-    let path = data.join("addresses.json");
-    wait_for("addresses.json", || {
-        serde_json::from_str(&std::fs::read_to_string(&path).ok()?).ok()
-    })
 }
 
 impl Mesh {

@@ -53,8 +53,9 @@ pub enum Watched {
 pub struct ApiName {
     /// Empty for the core group.
     pub group: &'static str,
-    /// The version that is read first.
-    pub version: &'static str,
+    /// The versions that it may be served in, the one that is read first before others. Kinds of the Gateway API rise to `v1`, and
+    /// their old versions go.
+    pub versions: &'static [&'static str],
     /// Singular.
     pub kind: &'static str,
     /// As in paths.
@@ -89,47 +90,38 @@ impl Watched {
 
     /// What the API calls it.
     pub fn api(self) -> ApiName {
-        let named = |group, version, kind, plural| ApiName {
+        const V1: &[&str] = &["v1"];
+        const OURS: &[&str] = &[VERSION];
+        let named = |group, versions, kind, plural| ApiName {
             group,
-            version,
+            versions,
             kind,
             plural,
         };
         match self {
-            Watched::Node => named("", "v1", "Node", "nodes"),
-            Watched::Namespace => named("", "v1", "Namespace", "namespaces"),
-            Watched::Service => named("", "v1", "Service", "services"),
+            Watched::Node => named("", V1, "Node", "nodes"),
+            Watched::Namespace => named("", V1, "Namespace", "namespaces"),
+            Watched::Service => named("", V1, "Service", "services"),
             Watched::EndpointSlice => {
-                named("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
+                named("discovery.k8s.io", V1, "EndpointSlice", "endpointslices")
             }
-            Watched::Sites => named("", "v1", "ConfigMap", "configmaps"),
-            Watched::MeshNode => named(GROUP, VERSION, "MeshNode", "meshnodes"),
-            Watched::WeightPolicy => named(GROUP, VERSION, "WeightPolicy", "weightpolicies"),
-            Watched::TrafficPolicy => named(GROUP, VERSION, "TrafficPolicy", "trafficpolicies"),
-            Watched::RemoteCluster => named("", "v1", "Secret", "secrets"),
-            Watched::AccessPolicy => named(GROUP, VERSION, "AccessPolicy", "accesspolicies"),
-            Watched::HttpRoute => named(GATEWAY_GROUP, "v1", "HTTPRoute", "httproutes"),
-            Watched::GrpcRoute => named(GATEWAY_GROUP, "v1", "GRPCRoute", "grpcroutes"),
-            Watched::TcpRoute => named(GATEWAY_GROUP, "v1", "TCPRoute", "tcproutes"),
-            Watched::GatewayClass => named(GATEWAY_GROUP, "v1", "GatewayClass", "gatewayclasses"),
-            Watched::Gateway => named(GATEWAY_GROUP, "v1", "Gateway", "gateways"),
-            Watched::ReferenceGrant => {
-                named(GATEWAY_GROUP, "v1", "ReferenceGrant", "referencegrants")
-            }
-        }
-    }
-
-    /// The versions that it may be served in, the one that is read first before others. Kinds of the Gateway API rise to `v1`, and
-    /// their old versions go.
-    pub fn versions(self) -> &'static [&'static str] {
-        match self {
-            Watched::TcpRoute => &["v1", "v1alpha2"],
-            Watched::ReferenceGrant => &["v1", "v1beta1"],
-            Watched::MeshNode
-            | Watched::WeightPolicy
-            | Watched::TrafficPolicy
-            | Watched::AccessPolicy => &[VERSION],
-            _ => &["v1"],
+            Watched::Sites => named("", V1, "ConfigMap", "configmaps"),
+            Watched::MeshNode => named(GROUP, OURS, "MeshNode", "meshnodes"),
+            Watched::WeightPolicy => named(GROUP, OURS, "WeightPolicy", "weightpolicies"),
+            Watched::TrafficPolicy => named(GROUP, OURS, "TrafficPolicy", "trafficpolicies"),
+            Watched::RemoteCluster => named("", V1, "Secret", "secrets"),
+            Watched::AccessPolicy => named(GROUP, OURS, "AccessPolicy", "accesspolicies"),
+            Watched::HttpRoute => named(GATEWAY_GROUP, V1, "HTTPRoute", "httproutes"),
+            Watched::GrpcRoute => named(GATEWAY_GROUP, V1, "GRPCRoute", "grpcroutes"),
+            Watched::TcpRoute => named(GATEWAY_GROUP, &["v1", "v1alpha2"], "TCPRoute", "tcproutes"),
+            Watched::GatewayClass => named(GATEWAY_GROUP, V1, "GatewayClass", "gatewayclasses"),
+            Watched::Gateway => named(GATEWAY_GROUP, V1, "Gateway", "gateways"),
+            Watched::ReferenceGrant => named(
+                GATEWAY_GROUP,
+                &["v1", "v1beta1"],
+                "ReferenceGrant",
+                "referencegrants",
+            ),
         }
     }
 

@@ -116,7 +116,7 @@ impl Teller {
         for complaint in complaints.iter().take(EVENTS_MAX) {
             let api = complaint.kind.api();
             let about = ObjectReference {
-                api_version: Some(resource(complaint.kind, api.version).api_version),
+                api_version: Some(resource(complaint.kind, api.versions[0]).api_version),
                 kind: Some(api.kind.to_owned()),
                 name: Some(complaint.name.name.clone()),
                 namespace: (!complaint.name.namespace.is_empty())

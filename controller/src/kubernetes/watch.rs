@@ -60,7 +60,7 @@ fn watch(client: Client, kind: Watched, sites: &SitesMap, cluster: Arc<str>) -> 
         kind,
         at: 0,
         is_absent: false,
-        events: begin(kind.versions()[0]),
+        events: begin(kind.api().versions[0]),
         begin,
     };
     let changes = stream::unfold(reader, |mut reader| async move {
@@ -108,7 +108,7 @@ struct Reader<F> {
 
 impl<F: Fn(&'static str) -> BoxStream<'static, Told>> Reader<F> {
     async fn next(&mut self) -> Option<Result<Change, watcher::Error>> {
-        let versions = self.kind.versions();
+        let versions = self.kind.api().versions;
         if std::mem::take(&mut self.is_absent) {
             tokio::time::sleep(ABSENT_WAIT).await;
         }

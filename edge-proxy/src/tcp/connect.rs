@@ -4,16 +4,14 @@
 //! that nobody is passed on to an address. From then on it is a TCP connection like any other of that service.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use http::StatusCode;
 use http::request::Parts;
 use isobar_mesh_api::names::ServiceName;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{Placed, Upstream, copy, exchange, place, run};
+use super::{NotPlaced, Placed, Upstream, admit, copy, exchange, run};
 use crate::answer::Answer;
-use crate::authorise;
 use crate::connection::Downstream;
 use crate::proxy::Worker;
 use crate::route::Found;
@@ -40,35 +38,20 @@ pub(crate) async fn open(
     }
     let worker = &*downstream.worker;
     let route = service(&worker.proxy.table.load(), head).ok_or(Answer::UnknownHost)?;
+    let exchange = exchange(worker, &route, downstream.ends, story);
+    let admitted = admit(&exchange, downstream.ends, downstream.caller()).await;
+    let placed = admitted.map_err(|why| match why {
+        NotPlaced::Denied => Answer::Denied,
+        NotPlaced::Shed => Answer::Shed { wait_us: 0 },
+        NotPlaced::Failed => Answer::Upstream,
+    })?;
     if let Some(story) = story {
-        story.goes_to(&route.live, None);
+        story.answered(StatusCode::OK, None);
     }
-    let (ends, identity) = (downstream.ends, downstream.caller());
-    let port = ends.destination.port();
-    if !authorise::tcp(&worker.proxy, &route, ends.source.ip(), port, identity) {
-        return Err(Answer::Denied);
-    }
-    let exchange = exchange(worker, &route, ends, story);
-    exchange.counters().entered.fetch_add(1, Relaxed);
-    match place(&exchange, ends).await {
-        Ok(placed) => {
-            if let Some(story) = story {
-                story.answered(StatusCode::OK, None);
-            }
-            Ok(Opened {
-                route: Arc::clone(&route),
-                placed,
-            })
-        }
-        Err(shed) => {
-            let (counter, answer) = match shed {
-                true => (&exchange.counters().shed, Answer::Shed { wait_us: 0 }),
-                false => (&exchange.counters().failed, Answer::Upstream),
-            };
-            counter.fetch_add(1, Relaxed);
-            Err(answer)
-        }
-    }
+    Ok(Opened {
+        route: Arc::clone(&route),
+        placed,
+    })
 }
 
 /// As `name.namespace`, or by one of a service's own hosts.

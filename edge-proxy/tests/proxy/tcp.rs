@@ -314,70 +314,71 @@ async fn a_connection_that_does_not_end_is_cut_at_the_deadline() {
     assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0);
 }
 
-#[tokio::test]
-async fn a_route_says_where_connections_to_a_service_go() {
-    let (old, new) = (Greeter::start().await, Greeter::start().await);
+/// A proxy with a listener for [`database`], a service beside it, `shop/db-next`, and routes for TCP by name.
+async fn with_routes(
+    old: &Greeter,
+    new: &Greeter,
+    routes: &[(&str, serde_json::Value)],
+) -> TestProxy {
     let next = ServiceName::new("shop/db-next").unwrap();
-    let proxy = with_listener(old.address, to_database(), |config| {
+    with_listener(old.address, to_database(), |config| {
         let mut to_next = local(new.address);
         to_next.service = next;
         config.services = vec![local(old.address), to_next];
-        let route = serde_json::json!({
-            "kind": "TCPRoute", "metadata": { "name": "db", "namespace": "shop" },
-            "spec": {
-                "parentRefs": [{ "group": "", "kind": "Service", "name": "db" }],
-                "rules": [{ "backendRefs": [{ "name": "db" }, { "name": "db-next", "weight": 3 }] }],
-            },
+        let routes = routes.iter().map(|(name, spec)| {
+            let metadata = serde_json::json!({ "name": name, "namespace": "shop" });
+            let route =
+                serde_json::json!({ "kind": "TCPRoute", "metadata": metadata, "spec": spec });
+            serde_json::from_value(route).unwrap()
         });
-        config.routes = vec![serde_json::from_value(route).unwrap()];
+        config.routes = routes.collect();
     })
-    .await;
+    .await
+}
+
+/// Waits until both of its services have served so many connections.
+async fn served(proxy: &TestProxy, [database, next]: [u64; 2]) {
+    for (service, count) in [("shop/db", database), ("shop/db-next", next)] {
+        let name = "isobar_proxy_requests_served_home_total";
+        proxy
+            .metric(&format!("{name}{{service=\"{service}\"}} {count}"))
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_route_says_where_connections_to_a_service_go() {
+    let (old, new) = (Greeter::start().await, Greeter::start().await);
+    let to_service = serde_json::json!({
+        "parentRefs": [{ "group": "", "kind": "Service", "name": "db" }],
+        "rules": [{ "backendRefs": [{ "name": "db" }, { "name": "db-next", "weight": 3 }] }],
+    });
+    let proxy = with_routes(&old, &new, &[("db", to_service)]).await;
     for _ in 0..8 {
         let mut stream = TcpStream::connect(proxy.own()).await.unwrap();
         let mut heard = [0; 5];
         stream.read_exact(&mut heard).await.unwrap();
     }
     // Where a backend is a service that itself is a parent, its share is not divided again.
-    for (service, count) in [("shop/db", 2), ("shop/db-next", 6)] {
-        let name = "isobar_proxy_requests_served_home_total";
-        proxy
-            .metric(&format!("{name}{{service=\"{service}\"}} {count}"))
-            .await;
-    }
+    served(&proxy, [2, 6]).await;
     proxy.end().await;
 }
 
 #[tokio::test]
 async fn a_route_says_where_connections_of_a_listener_go() {
     let (old, new) = (Greeter::start().await, Greeter::start().await);
-    let next = ServiceName::new("shop/db-next").unwrap();
-    let proxy = with_listener(old.address, to_database(), |config| {
-        let mut to_next = local(new.address);
-        to_next.service = next;
-        config.services = vec![local(old.address), to_next];
-        let route = serde_json::json!({
-            "kind": "TCPRoute", "metadata": { "name": "db", "namespace": "shop" },
-            "spec": {
-                "parentRefs": [{ "name": "isobar", "sectionName": "own" }],
-                "rules": [{ "backendRefs": [
-                    { "name": "db", "weight": 3 }, { "name": "db-next", "weight": 1 },
-                    { "name": "nobody", "weight": 1 },
-                ] }],
-            },
-        });
-        let other = serde_json::json!({
-            "kind": "TCPRoute", "metadata": { "name": "other", "namespace": "shop" },
-            "spec": {
-                "parentRefs": [{ "name": "isobar", "sectionName": "other" }],
-                "rules": [{ "backendRefs": [{ "name": "nobody" }] }],
-            },
-        });
-        config.routes = vec![
-            serde_json::from_value(route).unwrap(),
-            serde_json::from_value(other).unwrap(),
-        ];
-    })
-    .await;
+    let own = serde_json::json!({
+        "parentRefs": [{ "name": "isobar", "sectionName": "own" }],
+        "rules": [{ "backendRefs": [
+            { "name": "db", "weight": 3 }, { "name": "db-next", "weight": 1 },
+            { "name": "nobody", "weight": 1 },
+        ] }],
+    });
+    let other = serde_json::json!({
+        "parentRefs": [{ "name": "isobar", "sectionName": "other" }],
+        "rules": [{ "backendRefs": [{ "name": "nobody" }] }],
+    });
+    let proxy = with_routes(&old, &new, &[("db", own), ("other", other)]).await;
     let mut refused = 0;
     for _ in 0..10 {
         let mut stream = TcpStream::connect(proxy.own()).await.unwrap();
@@ -389,11 +390,6 @@ async fn a_route_says_where_connections_of_a_listener_go() {
     }
     // Exact shares; that of a service that does not exist is refused.
     assert_eq!(refused, 2);
-    for (service, count) in [("shop/db", 6), ("shop/db-next", 2)] {
-        let name = "isobar_proxy_requests_served_home_total";
-        proxy
-            .metric(&format!("{name}{{service=\"{service}\"}} {count}"))
-            .await;
-    }
+    served(&proxy, [6, 2]).await;
     proxy.end().await;
 }

@@ -20,12 +20,11 @@ use isobar_replay::cluster::generator::{self, Traffic};
 use isobar_replay::cluster::record::Record;
 use isobar_replay::cluster::run::{Experiment, Fault, FaultKind, Seen, run};
 use isobar_replay::cluster::{Cluster, ClusterSpec, Place, rest};
+use isobar_tests::process::{PATIENCE, wait_for};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isobar-e2e");
-/// Longest wait for what should take a moment.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Requests/s that one node can serve: 2 workers, 50 ms each.
 const CAPACITY_RPS: f64 = 40.0;
 /// The hot node's demand jumps here and stays.
@@ -322,17 +321,6 @@ impl Drop for Demo {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(Instant::now() < deadline, "no {what} in {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

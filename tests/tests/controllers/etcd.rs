@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::mesh::wait_for;
+use isobar_tests::process::wait_for;
 
 /// Whether a program is there; a missing one is said, and is a failure under `ISOBAR_TEST_REQUIRE=all`.
 pub fn has(program: &str, question: &str) -> bool {

@@ -13,7 +13,8 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use etcd::{Etcd, has};
-use mesh::{Mesh, wait_for};
+use isobar_tests::process::wait_for;
+use mesh::Mesh;
 
 /// One mesh at a time: they share two processors.
 static TURN: Mutex<()> = Mutex::new(());

@@ -9,27 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use isobar_tests::process::wait_for;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::etcd::{Etcd, directory, free_port, missing};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isobar-e2e");
-/// Longest that anything here may take on the busiest machine; no test depends on it being short.
-const PATIENCE: Duration = Duration::from_secs(90);
 /// Time between two requests of the load to one proxy.
 const LOAD_PAUSE: Duration = Duration::from_millis(10);
-
-pub fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(began.elapsed() < PATIENCE, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// One request over a connection of its own; `None` when there is no answer.
 fn http(address: &str, method: &str, path: &str, body: &str) -> Option<(u16, String)> {

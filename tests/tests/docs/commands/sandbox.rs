@@ -2,53 +2,23 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
+use isobar_tests::process::{Process, addresses, wait_for};
 use serde_json::Value;
 
 use super::super::root;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_isobar-e2e");
-/// Longest that anything here may take on the busiest machine; no test depends on it being short.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Nodes that the documentation speaks of beside the one that the quick start sets up.
 const MORE_NODES: [&str; 2] = ["edge-7", "north-7"];
-
-/// A program that ends when dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 pub struct Sandbox {
     directory: tempfile::TempDir,
     /// What is written, and what is meant here.
     meant: Vec<(String, String)>,
     programs: Vec<Process>,
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(began.elapsed() < PATIENCE, "{what} never came");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn addresses(data: &Path) -> Value {
-    let path = data.join("addresses.json");
-    wait_for("addresses.json", || {
-        serde_json::from_str(&std::fs::read_to_string(&path).ok()?).ok()
-    })
 }
 
 /// The block of a page that begins with this line.
