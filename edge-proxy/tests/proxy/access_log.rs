@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::listeners::{listener, with_listener};
 use crate::support::{
-    Authority, HOST, TestEndpoint, TestProxy, config, full, moves_to, send, snapshot, takes_from,
+    Authority, HOST, TestEndpoint, TestProxy, config, connected, full, moves_to, nobody, send,
+    snapshot, takes_from,
 };
 use crate::tcp::{Greeter, database, hello, local, talk, with_plan};
 use http::{Request, StatusCode};
@@ -19,7 +20,7 @@ use isobar_mesh_api::snapshot::Snapshot;
 use isobar_mesh_api::weight::WHOLE_PPM;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpStream, UdpSocket};
 
 /// Every request, in the proxy's directory.
 pub fn every_request() -> AccessLogConfig {
@@ -44,13 +45,11 @@ pub async fn proxy_with(
 }
 
 /// The same with one more service, whose endpoint cannot be reached.
-pub async fn with_nobody(mut snapshot: Snapshot) -> Snapshot {
+pub fn with_nobody(mut snapshot: Snapshot) -> Snapshot {
     let mut service = snapshot.services[0].clone();
     service.service = ServiceName::new("shop/nobody").unwrap();
     service.hosts = vec![NOBODY.to_owned()];
-    // Bound and let go of: nobody listens there.
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    service.endpoints[0].address = free.local_addr().unwrap().to_string();
+    service.endpoints[0].address = nobody().to_string();
     snapshot.services.push(service);
     snapshot
 }
@@ -216,7 +215,7 @@ async fn the_share_and_the_always_decide_and_change_while_it_runs() {
     let authority = Authority::new();
     let dir = tempfile::tempdir().unwrap();
     authority.enrol(&dir, "node/a");
-    snapshot_file::save(dir.path(), &with_nobody(snapshot("a", &a, 8)).await).unwrap();
+    snapshot_file::save(dir.path(), &with_nobody(snapshot("a", &a, 8))).unwrap();
     let data_dir = dir.path().to_owned();
     let text = |table: &str| {
         format!(
@@ -438,11 +437,7 @@ async fn of_connections_the_failed_and_the_moved_are_always_told_of() {
     let receiver = with_plan(plan, &b, &authority, |_| {}).await;
     let mesh = receiver.addresses.mesh;
     let plan = moves_to(snapshot("a", &unused, 8), "b", mesh, WHOLE_PPM);
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let nobody = nobody();
     let home = with_plan(plan, &a, &authority, |config| {
         config.services.push(LocalService {
             service: ServiceName::new("shop/nobody").unwrap(),
@@ -467,9 +462,7 @@ async fn of_connections_the_failed_and_the_moved_are_always_told_of() {
     for (name, value) in expected.as_object().unwrap() {
         assert_eq!(told[name], *value, "{name}: {told}");
     }
-    let mut failed = TcpStream::connect(home.addresses.listeners["to-nobody"])
-        .await
-        .unwrap();
+    let mut failed = connected(home.addresses.listeners["to-nobody"]);
     assert!(failed.read(&mut [0; 8]).await.is_err());
     let told = json(&lines(home.dir.path(), 2).await[1]);
     assert_eq!(

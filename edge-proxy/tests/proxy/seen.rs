@@ -38,7 +38,7 @@ async fn requests_are_told_apart_by_what_was_asked_and_what_came_of_it() {
     let authority = Authority::new();
     let receiver = takes_from(snapshot("b", &b, 8), "a");
     let receiver = TestProxy::with_snapshot(&receiver, &authority).await;
-    let plan = with_nobody(snapshot("a", &a, 8)).await;
+    let plan = with_nobody(snapshot("a", &a, 8));
     let plan = moves_to(plan, "b", receiver.addresses.mesh, 500_000);
     let home = TestProxy::with_snapshot(&plan, &authority).await;
     for _ in 0..4 {
@@ -123,8 +123,25 @@ fn resident_kib() -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+/// Set in the process that looks at its own memory.
+const ALONE: &str = "ISOBAR_TEST_ALONE";
+
 #[tokio::test]
 async fn ten_thousand_names_of_a_client_make_no_series_and_take_no_memory() {
+    // In a process of its own: what other tests hold is not memory of names.
+    if std::env::var_os(ALONE).is_none() {
+        let name = "seen::ten_thousand_names_of_a_client_make_no_series_and_take_no_memory";
+        let alone = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(ALONE, "yes")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&alone.stdout);
+        let failed = String::from_utf8_lossy(&alone.stderr);
+        assert!(alone.status.success(), "{said}{failed}");
+        assert!(said.contains("1 passed"), "{said}");
+        return;
+    }
     let a = TestEndpoint::start("a").await;
     let authority = Authority::new();
     // With everything on that looks at names.
@@ -179,15 +196,19 @@ async fn ten_thousand_names_of_a_client_make_no_series_and_take_no_memory() {
         memory_kib.push(resident_kib());
     }
     assert_eq!(series[0], series[1]);
-    // Other tests run in this process: this only catches what grows with every name.
-    assert!(memory_kib[1] < memory_kib[0] + 64 * 1024, "{memory_kib:?}");
+    println!("resident after each 5000 names: {memory_kib:?} KiB");
+    // A KiB for each name would be 5000.
+    assert!(memory_kib[1] < memory_kib[0] + 4096, "{memory_kib:?}");
     let kept = std::fs::read_dir(proxy.dir.path()).unwrap();
     let logs = kept.filter(|file| {
         let name = file.as_ref().unwrap().file_name();
         name.to_string_lossy().starts_with("access.log")
     });
     for log in logs.map(|file| file.unwrap()) {
-        assert!(log.metadata().unwrap().len() <= 100_000, "{log:?}");
+        // One that made room for the next since it was listed is gone.
+        if let Ok(metadata) = log.metadata() {
+            assert!(metadata.len() <= 100_000, "{log:?}");
+        }
     }
     proxy.end().await;
 }

@@ -27,7 +27,7 @@ use rcgen::{
     IsCa, Issuer, KeyPair, SanType,
 };
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -228,6 +228,22 @@ impl TestProxy {
     pub async fn ended(self) {
         self.ended.await.unwrap().unwrap();
     }
+}
+
+/// Where nobody listens, for as long as the tests run: bound by a socket that does not listen.
+pub fn nobody() -> SocketAddr {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    std::mem::forget(socket);
+    address
+}
+
+/// A connection to somebody who may reset it at once: it is there before whoever accepts has a turn.
+pub fn connected(address: SocketAddr) -> TcpStream {
+    let stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    TcpStream::from_std(stream).unwrap()
 }
 
 pub async fn connect(address: SocketAddr) -> http1::SendRequest<Body> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::listeners::{listener, with_listener};
 use crate::support::{
-    Authority, TestEndpoint, TestProxy, config, moves_to, node, snapshot, takes_from,
+    Authority, TestEndpoint, TestProxy, config, connected, moves_to, nobody, node, snapshot,
+    takes_from,
 };
 use isobar_edge_proxy::config::Config;
 use isobar_edge_proxy::config::listener::{ListenerConfig, ListenerProtocol};
@@ -120,17 +121,12 @@ async fn by_port_and_half_closed() {
 
 #[tokio::test]
 async fn who_cannot_be_served_is_reset() {
-    // No endpoint answers there.
-    let gone = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let gone = nobody();
     let proxy = with_listener(gone, to_database(), |config| {
         config.services = vec![local(gone)]
     })
     .await;
-    let mut stream = TcpStream::connect(proxy.own()).await.unwrap();
+    let mut stream = connected(proxy.own());
     assert!(stream.read(&mut [0; 8]).await.is_err());
     proxy
         .metric("isobar_proxy_listener_refused_total{listener=\"own\",cause=\"no_room\"} 1")
@@ -138,7 +134,7 @@ async fn who_cannot_be_served_is_reset() {
     proxy.end().await;
 
     let proxy = with_listener(gone, to_database(), |_| {}).await;
-    let mut stream = TcpStream::connect(proxy.own()).await.unwrap();
+    let mut stream = connected(proxy.own());
     assert_eq!(stream.read(&mut [0; 8]).await.unwrap_or(0), 0);
     proxy
         .metric("isobar_proxy_listener_refused_total{listener=\"own\",cause=\"no_service\"} 1")

@@ -344,7 +344,7 @@ async fn whoever_is_not_recorded_is_told_of_only_when_it_fails() {
     let a = TestEndpoint::start("a").await;
     let collector = Collector::start().await;
     let authority = Authority::new();
-    let plan = with_nobody(snapshot("a", &a, 8)).await;
+    let plan = with_nobody(snapshot("a", &a, 8));
     let proxy = proxy_with(&plan, &authority, |config| {
         config.traces = Some(traces(&collector.url(), 0.0, &[Always::Errors]));
     })
