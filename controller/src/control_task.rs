@@ -363,8 +363,8 @@ impl ControlTask {
     /// Lays the plan down for [`keep_plans`].
     fn keep_plan(&mut self) {
         self.kept = (self.control_loop.plan_id(), Instant::now());
-        let plan = self.plan();
-        self.plans.send_replace(Some(plan));
+        let plan = self.control_loop.plan_to_keep();
+        self.plans.send_replace(Some(Arc::new(plan)));
     }
 
     fn plan(&mut self) -> Arc<StoredPlan> {

@@ -54,6 +54,7 @@ pub mod leadership;
 pub mod ledger;
 pub mod link;
 pub mod load_book;
+pub mod memory;
 pub mod metrics;
 pub mod neighbourhood;
 pub mod operator_tls;

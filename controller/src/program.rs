@@ -30,6 +30,7 @@ use crate::files::{FileError, Readers, create_directory, read_if_there, write_wh
 use crate::leadership::Leadership;
 use crate::leadership::etcd::EtcdBallot;
 use crate::link::Links;
+use crate::memory;
 use crate::metrics::{Metrics, UPKEEP_INTERVAL};
 use crate::operator_tls::{OperatorTls, OperatorTlsError};
 use crate::plain_calls::PlainCalls;
@@ -221,6 +222,7 @@ impl Program {
         }
         drain.spawn_essential(terms.run(first, config.drain(), signal.clone()));
         drain.spawn(fold_metrics(metrics, signal.clone()));
+        drain.spawn(memory::keep_small(signal.clone()));
         let (own, ended) = (doors.own, signal.clone());
         drain.spawn(async move { own.keep_fresh(&authority, &ended).await });
         drain.spawn_essential(rest.serve(rest_port));

@@ -106,6 +106,16 @@ impl Expected {
 impl ControlLoop {
     /// The last plan with what it was made from.
     pub fn export_plan(&self) -> StoredPlan {
+        self.export(|_| true)
+    }
+
+    /// The same without seats that nothing would be lost with: where a service has never had an endpoint or a request, a
+    /// successor plans the same again. With many services these are nearly all.
+    pub fn plan_to_keep(&self) -> StoredPlan {
+        self.export(has_past)
+    }
+
+    fn export(&self, is_wanted: impl Fn(&Seat) -> bool) -> StoredPlan {
         let nodes = self.nodes.by_name().filter_map(|(number, _)| {
             let node = self.nodes.get(number)?;
             node.standing()
@@ -116,6 +126,7 @@ impl ControlLoop {
             let seats = service
                 .seats
                 .iter()
+                .filter(|seat| is_wanted(seat))
                 .filter_map(|seat| stored_seat(seat, &self.nodes));
             let mut seats: Vec<StoredSeat> = seats.collect();
             seats.sort_by(|a, b| a.node.cmp(&b.node));
@@ -230,6 +241,11 @@ fn stored_node(node: &Node, nodes: &Nodes) -> Option<StoredNode> {
             .filter_map(|(to, rtt_us)| Some((nodes.id(to)?.clone(), rtt_us)))
             .collect(),
     })
+}
+
+fn has_past(seat: &Seat) -> bool {
+    let served = seat.capacity.served_rps() > 0.0;
+    !seat.endpoints.is_empty() || served || seat.demand != Demand::default()
 }
 
 fn stored_seat(seat: &Seat, nodes: &Nodes) -> Option<StoredSeat> {

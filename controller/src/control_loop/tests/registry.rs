@@ -278,6 +278,53 @@ fn a_restarted_controller_goes_on_without_a_jump() {
     }
 }
 
+/// Where a service has neither endpoints nor had a request, nothing is kept of it and nothing is lost.
+#[test]
+fn what_is_kept_of_a_plan_are_seats_with_a_past() {
+    let rare = ServiceName::new("shop/rare").unwrap();
+    let spec = ServiceSpec {
+        hosts: vec!["rare.example".to_owned()],
+        endpoints: vec![EndpointSpec {
+            node: node(0),
+            address: "127.0.0.1:9090".to_owned(),
+            workers: 4,
+            capacity_rps: Some(200.0),
+        }],
+        protocol: None,
+    };
+    let of_rare = |plan: &StoredPlan| {
+        let service = plan.services.iter().find(|s| s.service == rare).unwrap();
+        let rows = service
+            .seats
+            .iter()
+            .map(|seat| (seat.node.clone(), seat.row.clone()));
+        rows.collect::<BTreeMap<NodeId, Row>>()
+    };
+    let mut grid = settled(5, 3);
+    grid.mesh.set_service(rare.clone(), spec.clone());
+    (0..3).for_each(|_| _ = grid.period(|_| Some(20.0)));
+    let before = of_rare(&grid.mesh.export_plan());
+    assert_eq!(before.len(), 25);
+    assert_eq!(before[&node(24)].moves[0].to, node(0));
+    let kept = grid.mesh.plan_to_keep();
+    assert_eq!(of_rare(&kept).into_keys().collect::<Vec<_>>(), [node(0)]);
+    let cart = |plan: &StoredPlan| {
+        plan.services
+            .iter()
+            .find(|s| s.service == cart())
+            .unwrap()
+            .seats
+            .len()
+    };
+    assert_eq!(cart(&kept), 25);
+
+    let mut again = Grid::new(5, 103, 0);
+    again.mesh.set_service(rare.clone(), spec);
+    again.mesh.restore_plan(kept);
+    (0..3).for_each(|_| _ = again.period(|_| Some(20.0)));
+    assert_eq!(of_rare(&again.mesh.export_plan()), before);
+}
+
 /// Half a minute until the last is there: longer than anybody may be silent.
 #[test]
 fn while_nodes_come_back_nobody_is_taken_for_dead() {
