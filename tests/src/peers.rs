@@ -61,6 +61,7 @@ mod backend;
 mod bench;
 mod closed_loop;
 mod forward;
+mod grpc;
 mod h2load;
 mod memory;
 mod open_loop;

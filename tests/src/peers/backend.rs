@@ -9,7 +9,30 @@ use anyhow::{Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::grpc;
 use super::wire::{self, HEAD_LEN_MAX};
+
+/// Everything that stands behind a proxy.
+#[derive(Debug, Clone)]
+pub struct Backends {
+    /// HTTP/1.1.
+    pub http1: SocketAddr,
+    /// gRPC over HTTP/2 with prior knowledge.
+    pub grpc: grpc::Backend,
+}
+
+impl Backends {
+    /// Starts all in the current runtime, for as long as that lives.
+    ///
+    /// # Errors
+    /// No port to listen on.
+    pub async fn start() -> Result<Backends> {
+        Ok(Backends {
+            http1: start().await?,
+            grpc: grpc::Backend::start().await?,
+        })
+    }
+}
 
 /// Bytes taken by one receive of a body.
 const READ_LEN: usize = 64 * 1024;

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::Args;
-use super::backend;
+use super::backend::Backends;
 use super::closed_loop::{self, Bounds, Exchange};
+use super::grpc;
 use super::h2load;
 use super::memory;
 use super::open_loop::{self, Load};
@@ -90,8 +91,8 @@ async fn run(
     scenarios: &[Scenario],
     report: &mut Report,
 ) -> Result<()> {
-    let backend = backend::start().await?;
-    let bench = Bench::start(args, programs, backend).await;
+    let backends = Backends::start().await?;
+    let bench = Bench::start(args, programs, &backends).await;
     for scenario in scenarios {
         let started = Instant::now();
         let mut measured = ScenarioReport::new(scenario);
@@ -100,7 +101,7 @@ async fn run(
                 memory::run(
                     programs,
                     args.proxy_core(),
-                    backend,
+                    &backends,
                     memory::plan(args.quick),
                 )
                 .await
@@ -114,7 +115,7 @@ async fn run(
                 measured.rate_rps = Some(rate_rps);
                 bench.rounds(scenario, rate_rps).await
             }
-            Work::Closed { .. } | Work::Http2 { .. } | Work::Tls { .. } => {
+            Work::Closed { .. } | Work::Http2 { .. } | Work::Grpc { .. } | Work::Tls { .. } => {
                 bench.rounds(scenario, 0.0).await
             }
         };
@@ -163,14 +164,15 @@ struct Bench {
     broken: Vec<Samples>,
     bounds: Bounds,
     round_count: u32,
+    grpc: grpc::Backend,
 }
 
 impl Bench {
-    async fn start(args: &Args, programs: &[Program], backend: SocketAddr) -> Bench {
+    async fn start(args: &Args, programs: &[Program], backends: &Backends) -> Bench {
         let direct = Target {
             name: "direct",
             ports: Ports {
-                http1: backend,
+                http1: backends.http1,
                 http2: None,
                 tls: None,
             },
@@ -186,9 +188,10 @@ impl Bench {
                 requests_max: args.requests_max,
             },
             round_count: args.round_count(),
+            grpc: backends.grpc.clone(),
         };
         for program in programs {
-            match Target::start(program, args.proxy_core(), backend).await {
+            match Target::start(program, args.proxy_core(), backends).await {
                 Ok(target) => bench.targets.push(target),
                 Err(error) => bench.broken.push(Samples {
                     peer: program.kind.name(),
@@ -229,7 +232,7 @@ impl Bench {
     /// All rounds of one scenario over all targets, every second round backwards.
     async fn rounds(&self, scenario: &Scenario, rate_rps: f64) -> Vec<Samples> {
         let able = |t: &&Target| match scenario.work {
-            Work::Http2 { .. } => t.ports.http2.is_some(),
+            Work::Http2 { .. } | Work::Grpc { .. } => t.ports.http2.is_some(),
             Work::Tls { .. } => t.ports.tls.is_some(),
             _ => true,
         };
@@ -248,10 +251,12 @@ impl Bench {
                 if samples[at].failure.is_some() {
                     continue;
                 }
-                match targets[at]
+                let served = self.grpc.served();
+                let measured = targets[at]
                     .measure(scenario.work, self.bounds, rate_rps, u64::from(round))
-                    .await
-                {
+                    .await;
+                let served = self.grpc.served() - served;
+                match measured.and_then(|figures| reached(scenario.work, figures, served)) {
                     Ok(figures) => samples[at].rounds.push(figures),
                     Err(error) => samples[at].failure = Some(format!("{error:#}")),
                 }
@@ -262,9 +267,20 @@ impl Bench {
     }
 }
 
+/// The figures, if the answers of a gRPC measurement are the endpoint's: a call that a proxy refuses has HTTP status 200 too.
+fn reached(work: Work, figures: Figures, served: u64) -> Result<Figures> {
+    let answers = figures.get("answers").copied().unwrap_or(0.0);
+    let is_grpc = matches!(work, Work::Grpc { .. });
+    ensure!(
+        !is_grpc || served as f64 >= answers,
+        "of {answers} calls {served} reached the endpoint"
+    );
+    Ok(figures)
+}
+
 impl Target {
-    async fn start(program: &Program, core: usize, backend: SocketAddr) -> Result<Target> {
-        let running = program.start(core, backend).await?;
+    async fn start(program: &Program, core: usize, backends: &Backends) -> Result<Target> {
+        let running = program.start(core, backends).await?;
         Ok(Target {
             name: program.kind.name(),
             ports: running.ports,
@@ -306,6 +322,15 @@ impl Target {
             } => {
                 let address = self.ports.http2.context("does no HTTP/2")?;
                 let load = h2load::Load::Http2 { streams };
+                self.by_h2load(address, load, connections, bounds.window)
+                    .await
+            }
+            Work::Grpc {
+                connections,
+                streams,
+            } => {
+                let address = self.ports.http2.context("does no HTTP/2")?;
+                let load = h2load::Load::Grpc { streams };
                 self.by_h2load(address, load, connections, bounds.window)
                     .await
             }
@@ -357,6 +382,7 @@ impl Target {
     ) -> Figures {
         let requests = requests as f64;
         let mut figures = Figures::from([("rate_rps", requests / elapsed.as_secs_f64())]);
+        figures.insert("answers", requests);
         if !self.pids.is_empty() {
             let each_us = |spent: Duration| spent.as_secs_f64() * 1e6 / requests;
             figures.insert("cpu_us", each_us(after.total.saturating_sub(before.total)));

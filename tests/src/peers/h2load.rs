@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::grpc;
 use super::process::Process;
 
 /// Beyond its own time, h2load may take this long to end.
@@ -18,6 +19,11 @@ pub enum Load {
     /// HTTP/2 with prior knowledge.
     Http2 {
         /// Streams at once on each connection.
+        streams: usize,
+    },
+    /// Unary gRPC calls, HTTP/2 with prior knowledge.
+    Grpc {
+        /// Calls at once on each connection.
         streams: usize,
     },
     /// HTTP/1.1 over TLS, one request at a time on each connection.
@@ -54,6 +60,16 @@ pub async fn run(
         Load::Http2 { streams } => command
             .args(["-m", &streams.to_string()])
             .arg(format!("http://{address}/128")),
+        Load::Grpc { streams } => {
+            let message = dir.path().join("message");
+            fs::write(&message, grpc::MESSAGE)?;
+            command
+                .args(["-m", &streams.to_string(), "-d"])
+                .arg(message)
+                .args(["-H", "content-type: application/grpc", "-H", "te: trailers"])
+                .args(["-H", &format!(":authority: {}", grpc::HOST)])
+                .arg(format!("http://{address}{}", grpc::PATH))
+        }
         Load::Tls => command.args(["--h1", &format!("https://{address}/128")]),
     };
     let file = File::create(&out)?;

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::backend::Backends;
 use super::closed_loop::{Client, Exchange};
 use super::peer::{Kind, Program, Running};
 use super::pinned;
@@ -47,12 +48,12 @@ pub fn plan(quick: bool) -> Plan {
 pub async fn run(
     programs: &[Program],
     core: usize,
-    backend: std::net::SocketAddr,
+    backends: &Backends,
     plan: Plan,
 ) -> Vec<Samples> {
     let mut loaded = Vec::new();
     for program in programs {
-        loaded.push(load(program, core, backend, plan).await);
+        loaded.push(load(program, core, backends, plan).await);
     }
     let mut all = Vec::new();
     for (program, loaded) in programs.iter().zip(loaded) {
@@ -79,13 +80,8 @@ struct Loaded {
     closed: Instant,
 }
 
-async fn load(
-    program: &Program,
-    core: usize,
-    backend: std::net::SocketAddr,
-    plan: Plan,
-) -> Result<Loaded> {
-    let running = program.start(core, backend).await?;
+async fn load(program: &Program, core: usize, backends: &Backends, plan: Plan) -> Result<Loaded> {
+    let running = program.start(core, backends).await?;
     tokio::time::sleep(SETTLE).await;
     let idle = process::memory(&running.process.tree()?)?;
     let mut figures = Figures::from([

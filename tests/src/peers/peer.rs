@@ -19,6 +19,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::args::Args;
+use super::backend::Backends;
 use super::closed_loop::{Client, Exchange};
 use super::pinned;
 use super::process::Process;
@@ -143,6 +144,8 @@ struct Site<'a> {
     dir: &'a Path,
     core: usize,
     backend: SocketAddr,
+    /// What calls of [`super::grpc::HOST`] go to, over HTTP/2.
+    grpc: SocketAddr,
     http1: SocketAddr,
     http2: SocketAddr,
     /// Where TLS ends, when there is a certificate.
@@ -152,14 +155,14 @@ struct Site<'a> {
 }
 
 impl Program {
-    /// Starts it on one core in front of `backend` and waits until it answers.
+    /// Starts it on one core in front of the backends and waits until it answers.
     ///
     /// # Errors
     /// It ended, or did not answer in time; with what it wrote.
-    pub async fn start(&self, core: usize, backend: SocketAddr) -> Result<Running> {
+    pub async fn start(&self, core: usize, backends: &Backends) -> Result<Running> {
         let mut failure = anyhow!("not started");
         for _ in 0..STARTS_MAX {
-            match self.start_once(core, backend).await {
+            match self.start_once(core, backends).await {
                 Ok(running) => return Ok(running),
                 Err(error) => failure = error,
             }
@@ -167,14 +170,15 @@ impl Program {
         Err(failure)
     }
 
-    async fn start_once(&self, core: usize, backend: SocketAddr) -> Result<Running> {
+    async fn start_once(&self, core: usize, backends: &Backends) -> Result<Running> {
         let dir = tempfile::Builder::new().prefix("isobar-peers-").tempdir()?;
         let [http1, http2, tls, admin, mesh] = free_addresses()?;
         let tls = tls::certify(dir.path()).then_some(tls);
         let site = Site {
             dir: dir.path(),
             core,
-            backend,
+            backend: backends.http1,
+            grpc: backends.grpc.address,
             http1,
             http2,
             tls,

@@ -207,7 +207,9 @@ impl ScenarioReport {
             Work::Memory => MEMORY,
             Work::Open { .. } => OPEN,
             Work::Closed { .. } if self.work.is_bulk() => BULK,
-            Work::Closed { .. } | Work::Http2 { .. } | Work::Tls { .. } => CLOSED,
+            Work::Closed { .. } | Work::Http2 { .. } | Work::Grpc { .. } | Work::Tls { .. } => {
+                CLOSED
+            }
         };
         let rate = self
             .rate_rps

@@ -27,6 +27,13 @@ pub enum Work {
         /// Streams at once on each.
         streams: usize,
     },
+    /// Unary gRPC calls of h2load in a closed loop, to a backend that speaks HTTP/2.
+    Grpc {
+        /// Connections at once.
+        connections: usize,
+        /// Calls at once on each.
+        streams: usize,
+    },
     /// HTTP/1.1 over TLS that ends at the proxy, keep-alive connections of h2load in a closed loop; small answers.
     Tls {
         /// Connections at once.
@@ -44,7 +51,10 @@ pub enum Work {
 impl Work {
     /// Whether h2load does it.
     pub fn is_h2loads(self) -> bool {
-        matches!(self, Work::Http2 { .. } | Work::Tls { .. })
+        matches!(
+            self,
+            Work::Http2 { .. } | Work::Grpc { .. } | Work::Tls { .. }
+        )
     }
 
     /// Whether each request moves enough that bytes per CPU second say more than requests.
@@ -112,6 +122,15 @@ pub const SCENARIOS: &[Scenario] = &[
         "HTTP/2, 128 B answers, 32 connections of 8 streams, by h2load",
         When::Default,
         Work::Http2 {
+            connections: 32,
+            streams: 8,
+        },
+    ),
+    line(
+        "grpc-32",
+        "unary gRPC, 16 B messages, 32 connections of 8 calls, by h2load; HTTP/2 to the backend",
+        When::Default,
+        Work::Grpc {
             connections: 32,
             streams: 8,
         },

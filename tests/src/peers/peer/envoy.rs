@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use super::super::grpc;
 use super::tls::{CHAIN_FILE, KEY_FILE};
 use super::{POOL_MAX, Site, on_core, on_path, version};
 
@@ -91,23 +92,34 @@ pub fn command(path: &Path, site: &Site<'_>) -> Result<Command> {
 }
 
 fn config(site: &Site<'_>) -> serde_json::Value {
+    let mut calls = cluster("calls", site.grpc);
+    calls["typed_extension_protocol_options"] = serde_json::json!({
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": { "http2_protocol_options": {} },
+        },
+    });
     serde_json::json!({
         "static_resources": {
             "listeners": listeners(site),
-            "clusters": [{
-                "name": "backend",
-                "type": "STATIC",
-                "connect_timeout": "5s",
-                "circuit_breakers": { "thresholds": [{
-                    "max_connections": POOL_MAX,
-                    "max_pending_requests": POOL_MAX,
-                    "max_requests": POOL_MAX,
-                }]},
-                "load_assignment": { "cluster_name": "backend", "endpoints": [{ "lb_endpoints": [
-                    { "endpoint": { "address": address(site.backend) } },
-                ]}]},
-            }],
+            "clusters": [cluster("backend", site.backend), calls],
         },
+    })
+}
+
+fn cluster(name: &str, at: SocketAddr) -> serde_json::Value {
+    serde_json::json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "circuit_breakers": { "thresholds": [{
+            "max_connections": POOL_MAX,
+            "max_pending_requests": POOL_MAX,
+            "max_requests": POOL_MAX,
+        }]},
+        "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": [
+            { "endpoint": { "address": address(at) } },
+        ]}]},
     })
 }
 
@@ -144,7 +156,10 @@ fn listener(name: &str, at: SocketAddr, codec: &str) -> serde_json::Value {
         "virtual_hosts": [{
             "name": "all",
             "domains": ["*"],
-            "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": "backend", "timeout": "60s" } }],
+            "routes": [
+                { "match": { "path": grpc::PATH }, "route": { "cluster": "calls", "timeout": "60s" } },
+                { "match": { "prefix": "/" }, "route": { "cluster": "backend", "timeout": "60s" } },
+            ],
         }],
     });
     let router = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";

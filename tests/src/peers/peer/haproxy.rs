@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::super::grpc;
 use super::tls::BOTH_FILE;
 use super::{CLIENTS_MAX, POOL_MAX, Site, on_core, on_path, version};
 
@@ -53,9 +54,14 @@ defaults
 frontend clients
   bind {http1} backlog 4096
   bind {http2} proto h2 backlog 4096
-{tls}  default_backend endpoints
+{tls}  use_backend calls if {{ path_beg {calls} }}
+  default_backend endpoints
 backend endpoints
   server one {backend} pool-max-conn {POOL_MAX} pool-purge-delay 600s
-"
+backend calls
+  server one {grpc} proto h2 pool-max-conn {POOL_MAX} pool-purge-delay 600s
+",
+        calls = grpc::PATH,
+        grpc = site.grpc,
     )
 }

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::super::grpc;
 use super::tls::{CHAIN_FILE, KEY_FILE};
 use super::{POOL_MAX, Ports, Site, on_core, version};
 
@@ -70,11 +71,18 @@ idle_wait_ms_max = 600000
 service = \"bench/small\"
 hosts = [\"*\"]
 endpoints = [{{ address = \"{backend}\", workers = {POOL_MAX} }}]
+
+[[services]]
+service = \"bench/calls\"
+hosts = [\"{host}\"]
+endpoints = [{{ address = \"{grpc}\", workers = {POOL_MAX} }}]
 {tls}",
         dir = site.dir.display(),
         listen = site.http1,
         mesh = site.mesh,
         admin = site.admin,
         backend = site.backend,
+        grpc = site.grpc,
+        host = grpc::HOST,
     )
 }

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::super::grpc;
 use super::tls::{CHAIN_FILE, KEY_FILE};
 use super::{CLIENTS_MAX, POOL_MAX, Site, on_core, on_path, version};
 
@@ -73,6 +74,13 @@ http {{
     keepalive_time 24h;
     keepalive_timeout 600s;
   }}
+  upstream calls {{
+    server {grpc};
+    keepalive {POOL_MAX};
+    keepalive_requests 1000000000;
+    keepalive_time 24h;
+    keepalive_timeout 600s;
+  }}
   server {{
     listen {http1} backlog=4096;
     listen {http2} http2 backlog=4096;
@@ -84,10 +92,16 @@ http {{
       proxy_request_buffering off;
       proxy_max_temp_file_size 0;
     }}
+    location {calls} {{
+      grpc_pass grpc://calls;
+      grpc_socket_keepalive on;
+    }}
   }}
 }}
 ",
         dir = site.dir.display(),
+        grpc = site.grpc,
+        calls = grpc::PATH,
     )
 }
 
