@@ -153,9 +153,9 @@ impl AccessLog {
             }
             Field::Status => Said::Number(head.map(|_| ended.status())?.into()),
             Field::Outcome => ended.outcome.as_str().into(),
-            Field::Reason => match notes.refused {
-                Some((why, _)) => why.to_string().into(),
-                None => notes.answer?.title().into(),
+            Field::Reason => match notes.reason()? {
+                Cow::Borrowed(reason) => reason.into(),
+                Cow::Owned(reason) => reason.into(),
             },
             Field::DurationUs => Said::Number(ended.took_us),
             Field::UpstreamUs => Said::Number(last?.ended_us.saturating_sub(last?.begun_us)),

@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use http::HeaderMap;
 use http::request::Parts;
+use http::{HeaderMap, Method};
 use isobar_mesh_api::names::NodeId;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -24,6 +24,7 @@ use crate::access_log::{AccessLog, output};
 use crate::config::Config;
 use crate::connection::{Downstream, Peer};
 use crate::golden::Direction;
+use crate::headers;
 use crate::otlp::{self, Collector, Signal};
 use crate::proxy::{Proxy, Worker};
 use crate::proxy_protocol::Ends;
@@ -78,16 +79,16 @@ impl Audience {
     }
 }
 
-/// What is remembered of a request from now on; nothing, when nobody could want to hear of it.
+/// What is remembered of a request, or of a connection, from now on; nothing, when nobody could want to hear of it. A
+/// connection has no headers.
 fn story(
     audience: Option<Arc<Audience>>,
     tapping: Option<Tapping>,
     worker: &Worker,
-    head: &Parts,
+    headers: &HeaderMap,
     direction: Direction,
-    about: impl FnOnce(&mut Asked),
+    asked: impl FnOnce() -> Asked,
 ) -> Option<Arc<Story>> {
-    let headers = &head.headers;
     let log = audience.as_ref().and_then(|audience| audience.log.as_ref());
     let tracer = audience
         .as_ref()
@@ -102,9 +103,8 @@ fn story(
     if !is_drawn && !may_pick && !may_trace && tapping.is_none() {
         return None;
     }
-    let mut asked = Asked::new(head, direction);
+    let mut asked = asked();
     asked.is_drawn = is_drawn;
-    about(&mut asked);
     if let Some(log) = log {
         asked.headers = log.headers(headers);
     }
@@ -189,29 +189,27 @@ impl AudienceCell {
     }
 }
 
+/// What a tap gets to see of a request from now on, while there is one.
+fn tapping(proxy: &Proxy, headers: &HeaderMap) -> Option<Tapping> {
+    let is_any = proxy.taps.is_any();
+    is_any.then(|| proxy.taps.begin_request(&proxy.config.node, headers))
+}
+
 /// The story of a request that enters here, if anybody wants to hear it.
 pub(crate) fn story_of_client(downstream: &Downstream, head: &Parts) -> Option<Arc<Story>> {
-    let worker = &downstream.worker;
-    let proxy = &worker.proxy;
-    let audience = proxy.audience.load();
-    let tapping = match proxy.taps.is_any() {
-        true => Some(proxy.taps.begin_request(&proxy.config.node, &head.headers)),
-        false => None,
-    };
+    let (worker, headers) = (&downstream.worker, &head.headers);
+    let audience = worker.proxy.audience.load();
+    let tapping = tapping(&worker.proxy, headers);
     if audience.is_none() && tapping.is_none() {
         return None;
     }
-    story(
-        audience,
-        tapping,
-        worker,
-        head,
-        downstream.direction,
-        |asked| {
-            asked.client = Some(downstream.client.address(&head.headers));
-            asked.scheme = downstream.client.scheme(&head.headers);
-        },
-    )
+    let direction = downstream.direction;
+    let asked = || Asked {
+        client: Some(downstream.client.address(headers)),
+        scheme: downstream.client.scheme(headers),
+        ..Asked::new(head, direction)
+    };
+    story(audience, tapping, worker, headers, direction, asked)
 }
 
 /// The story of a TCP connection that enters here, if anybody wants to hear it.
@@ -221,44 +219,32 @@ pub(crate) fn story_of_connection(
     client: IpAddr,
     ends: Option<Ends>,
 ) -> Option<Arc<Story>> {
-    let proxy = &worker.proxy;
-    let audience = proxy.audience.load();
-    let tapping = match proxy.taps.is_any() {
-        true => Some(
-            proxy
-                .taps
-                .begin_request(&proxy.config.node, &HeaderMap::new()),
-        ),
-        false => None,
-    };
-    let log = audience.as_ref().and_then(|audience| audience.log.as_ref());
-    let is_drawn = log.is_some_and(AccessLog::draws);
-    if !is_drawn && !log.is_some_and(AccessLog::may_pick) && tapping.is_none() {
+    let headers = HeaderMap::new();
+    let audience = worker.proxy.audience.load();
+    let tapping = tapping(&worker.proxy, &headers);
+    if audience.is_none() && tapping.is_none() {
         return None;
     }
-    let asked = Asked {
-        is_drawn,
-        ..Asked::connection(direction, client, ends)
-    };
-    let (index, clock) = (worker.index, proxy.clock);
-    Some(Arc::new(Story::new(
-        audience, index, clock, asked, None, tapping,
-    )))
+    let asked = || Asked::connection(direction, Some(client), ends);
+    story(audience, tapping, worker, &headers, direction, asked)
 }
 
-/// The story of a request that another node sends.
+/// The story of a request or of a TCP connection that another node sends.
 pub(crate) fn story_of_peer(worker: &Worker, peer: &Peer, head: &Parts) -> Option<Arc<Story>> {
     let audience = worker.proxy.audience.load()?;
-    story(
-        Some(audience),
-        None,
-        worker,
-        head,
-        Direction::Mesh,
-        |asked| {
-            asked.home = Some(peer.home.clone());
-        },
-    )
+    let asked = || {
+        let home = Some(peer.home.clone());
+        if head.method != Method::CONNECT {
+            let request = Asked::new(head, Direction::Mesh);
+            return Asked { home, ..request };
+        }
+        let ends = headers::ends(&head.headers);
+        let client = ends.map(|ends| ends.source.ip());
+        let connection = Asked::connection(Direction::Mesh, client, ends);
+        Asked { home, ..connection }
+    };
+    let (audience, headers) = (Some(audience), &head.headers);
+    story(audience, None, worker, headers, Direction::Mesh, asked)
 }
 
 /// Replaces the audience when the configuration says otherwise than before.

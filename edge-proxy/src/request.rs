@@ -226,14 +226,15 @@ pub async fn moved_in(
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     let is_load = path != hop::PROBE_PATH && !bench::is_for(path);
-    let is_told_of = head.method != Method::CONNECT && is_load;
-    if !is_told_of {
-        return take_in(worker, peer, head, body, None).await.response;
-    }
-    let kind = Kind::new(Direction::Mesh, &head.method);
-    let story = audience::story_of_peer(worker, peer, &head);
+    let is_request = is_load && head.method != Method::CONNECT;
+    let kind = is_request.then(|| Kind::new(Direction::Mesh, &head.method));
+    let story = is_load.then(|| audience::story_of_peer(worker, peer, &head));
+    let story = story.flatten();
     let served = take_in(worker, peer, head, body, story.as_ref()).await;
-    finish(worker, kind, served, story)
+    match kind {
+        Some(kind) => finish(worker, kind, served, story),
+        None => tunnel::told(served.response, story),
+    }
 }
 
 async fn take_in(

@@ -4,6 +4,7 @@
 //! try and the answer's body hold it and note what they see. When the last of them lets go, however the request ended, it is
 //! over and the audience hears it: [`Ended`] is all that is known of a finished request, in one place.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -111,10 +112,14 @@ impl Asked {
     }
 
     /// A TCP connection.
-    pub(crate) fn connection(direction: Direction, client: IpAddr, ends: Option<Ends>) -> Asked {
+    pub(crate) fn connection(
+        direction: Direction,
+        client: Option<IpAddr>,
+        ends: Option<Ends>,
+    ) -> Asked {
         Asked {
             direction,
-            client: Some(client),
+            client,
             home: None,
             scheme: "tcp",
             head: None,
@@ -331,6 +336,14 @@ impl Story {
 }
 
 impl Notes {
+    /// Why the proxy answered by itself, or nobody got the connection; none when it was not so.
+    pub(crate) fn reason(&self) -> Option<Cow<'static, str>> {
+        match self.refused {
+            Some((why, _)) => Some(why.to_string().into()),
+            None => Some(self.answer?.title().into()),
+        }
+    }
+
     /// What came of it; nothing has to be answered to a connection.
     fn outcome(&self, is_connection: bool) -> Outcome {
         if let Some((_, outcome)) = self.refused {

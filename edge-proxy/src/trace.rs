@@ -5,6 +5,8 @@
 //!                                        └─► CLIENT, the hop ─► SERVER, mesh at B ─► CLIENT, a try at an endpoint
 //! ```
 //!
+//! A TCP connection has the same place, told of when it ends; one that moves carries it in the mesh's own `CONNECT`.
+//!
 //! A trace that begins here is recorded by its share; one that goes on, as whoever sent it says ([`ParentRule`]). What a home
 //! decided holds at the other node too. Beside that a proxy tells its own spans of a request that failed or was slow: that
 //! is known when it ends, so while such requests are wanted every request has its place in a trace and remembers its tries.

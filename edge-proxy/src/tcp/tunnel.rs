@@ -1,6 +1,7 @@
 //! A TCP connection that moves: one HTTP/2 stream (CONNECT, RFC 9113, section 8.5) on the mesh connection that the
 //! requests to the same neighbour share. Credits, hop and service are those of a request.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use http::{Method, Request, Response, StatusCode, Uri};
@@ -16,6 +17,7 @@ use crate::observe::Observation;
 use crate::pick::Cause;
 use crate::proxy_protocol::Ends;
 use crate::request::Exchange;
+use crate::story::Story;
 
 /// What CONNECT names; who serves stands in `isobar-service`.
 const AUTHORITY: &str = "service.isobar:0";
@@ -70,6 +72,7 @@ pub(super) async fn ask(
     let observation = Observation::moved(exchange, neighbour, cause, now_us);
     moved::mark(request.headers_mut(), exchange, observation.begun_us());
     headers::set_ends(request.headers_mut(), ends);
+    observation.tell(request.headers_mut());
     let response = match sender.try_send_request(request).await {
         Ok(response) => response,
         Err(failure) => {
@@ -105,17 +108,19 @@ pub(crate) async fn moved_in<B>(
     mut request: Request<B>,
 ) -> Result<Response<ResponseBody>, bool> {
     let (mut upstream, observation) = at_home(exchange, Class::Moved).await?;
-    let live = std::sync::Arc::clone(&exchange.route.live);
+    let live = Arc::clone(&exchange.route.live);
     let proxy = &exchange.worker.proxy;
     let idle_max = proxy.config.limits.tcp_idle_max();
     let opening = hyper::upgrade::on(&mut request);
+    let story = observation.story().cloned();
     proxy.drain.spawn(async move {
         let Ok(tunnel) = opening.await else {
             return observation.cut();
         };
         let mut tunnel = TokioIo::new(tunnel);
         live.tcp.open.fetch_add(1, Relaxed);
-        let ended = copy::both_ways(&mut tunnel, &mut upstream, &live.tcp.bytes, None, idle_max).await;
+        let (count, own) = (&live.tcp.bytes, story.as_deref().map(Story::bytes));
+        let ended = copy::both_ways(&mut tunnel, &mut upstream, count, own, idle_max).await;
         live.tcp.open.fetch_sub(1, Relaxed);
         match ended {
             Ok(()) => drop(observation.completed(None)),
@@ -127,4 +132,16 @@ pub(crate) async fn moved_in<B>(
         }
     });
     Ok(Response::new(ResponseBody::full(bytes::Bytes::new())))
+}
+
+/// Has what is remembered of a moved-in connection know why it was not taken, if it was not.
+pub(crate) fn told(
+    mut response: Response<ResponseBody>,
+    story: Option<Arc<Story>>,
+) -> Response<ResponseBody> {
+    let status = response.status();
+    if let Some(story) = story {
+        response.body_mut().end_story(story, status);
+    }
+    response
 }

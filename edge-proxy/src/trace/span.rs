@@ -1,10 +1,12 @@
 //! Spans as a collector gets them: OTLP's JSON, one object each, with a comma before it.
 //!
-//! Names are those of OpenTelemetry's semantic conventions for HTTP where it has one, else they begin with `isobar.`.
+//! Names are those of OpenTelemetry's semantic conventions for HTTP and for connections where it has one, else they begin
+//! with `isobar.`. A connection's spans are told when it ends: that is when its bytes are known.
 
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use http::{Method, StatusCode};
 use isobar_mesh_api::names::NodeId;
 
 use super::Trace;
@@ -12,7 +14,7 @@ use crate::golden::Outcome;
 use crate::json::{self, Value, attribute};
 use crate::pick::Cause;
 use crate::spool::Spool;
-use crate::story::{AskedHead, Ended, To, Try};
+use crate::story::{Asked, AskedHead, Ended, To, Try};
 
 /// `SPAN_KIND_SERVER` and `SPAN_KIND_CLIENT`.
 const SERVER: u8 = 2;
@@ -43,8 +45,7 @@ pub(super) fn all(node: &NodeId, trace: &Trace, ended: &Ended<'_>, spool: &Spool
             let _ = write!(out, ",\"kind\":{CLIENT},\"startTimeUnixNano\":\"{begun_ns}\",\"endTimeUnixNano\":\"{ended_ns}\"");
             out.extend_from_slice(b",\"attributes\":[");
             client(out, node, ended, place, one);
-            let is_bad = !one.is_good || one.status.is_none_or(|status| status.as_u16() >= 400);
-            end(out, is_bad);
+            end(out, has_failed(ended, one));
         });
     }
 }
@@ -64,15 +65,23 @@ fn begin(out: &mut Vec<u8>, trace: &Trace, span: u64, parent: u64) {
     }
 }
 
-/// Only requests have a place in a trace, and these have a method.
-fn method<'a>(ended: &Ended<'a>) -> &'a str {
-    let head = ended.asked.head.as_ref();
-    head.map_or("", |head| head.method.as_str())
+/// Whether a try came to nothing good. A connection is not answered: it is served or it is not.
+fn has_failed(ended: &Ended<'_>, one: &Try) -> bool {
+    let is_connection = is_connection(ended);
+    let is_bad = |status: StatusCode| status.as_u16() >= 400;
+    !one.is_good || one.status.map_or(!is_connection, is_bad)
 }
 
-/// The method, and the service once it is known: few names, and telling ones.
+/// Whether it became bytes both ways: a TCP connection, or what a client asked for by `CONNECT`.
+fn is_connection(ended: &Ended<'_>) -> bool {
+    let head = ended.asked.head.as_ref();
+    head.is_none_or(|head| head.method == Method::CONNECT)
+}
+
+/// The method, of a connection `TCP`, and the service once it is known: few names, and telling ones.
 fn name(out: &mut Vec<u8>, ended: &Ended<'_>) {
-    let method = method(ended);
+    let head = ended.asked.head.as_ref();
+    let method = head.map_or("TCP", |head| head.method.as_str());
     out.extend_from_slice(b",\"name\":");
     match &ended.notes.service {
         Some(live) => json::string(out, format!("{method} {}", live.service).as_bytes()),
@@ -90,7 +99,10 @@ fn end(out: &mut Vec<u8>, is_error: bool) {
 
 /// What both kinds of span say.
 fn both(out: &mut Vec<u8>, node: &NodeId, ended: &Ended<'_>) {
-    attribute(out, "http.request.method", method(ended).into());
+    match &ended.asked.head {
+        Some(head) => attribute(out, "http.request.method", head.method.as_str().into()),
+        None => attribute(out, "network.transport", "tcp".into()),
+    }
     attribute(out, "isobar.node", node.as_str().into());
     if let Some(live) = &ended.notes.service {
         attribute(
@@ -104,36 +116,29 @@ fn both(out: &mut Vec<u8>, node: &NodeId, ended: &Ended<'_>) {
 fn server(out: &mut Vec<u8>, node: &NodeId, ended: &Ended<'_>) {
     let (asked, notes) = (ended.asked, ended.notes);
     both(out, node, ended);
-    // Without its query: what may be in there is for nobody else.
-    let head = asked.head.as_ref();
-    let path = head.map_or("", |head| head.uri.path());
-    attribute(out, "url.path", path.into());
-    attribute(out, "url.scheme", asked.scheme.into());
-    if let Some(host) = head.and_then(AskedHead::host) {
-        attribute(out, "server.address", Value::Text(host));
+    if let Some(head) = &asked.head {
+        request(out, asked, head);
+    }
+    if let Some(to) = asked.destination {
+        attribute(out, "server.address", to.ip().to_string().as_str().into());
+        attribute(out, "server.port", Value::Number(to.port().into()));
     }
     if let Some(client) = asked.client {
         attribute(out, "client.address", client.to_string().as_str().into());
     }
-    if let Some(agent) = head.and_then(|head| head.user_agent.as_ref()) {
-        attribute(out, "user_agent.original", Value::Text(agent.as_bytes()));
-    }
-    let version = match head.map(|head| head.version) {
-        Some(http::Version::HTTP_2) => "2",
-        Some(http::Version::HTTP_3) => "3",
-        Some(http::Version::HTTP_10) => "1.0",
-        _ => "1.1",
-    };
-    attribute(out, "network.protocol.version", version.into());
-    if let Some(status) = notes.status {
+    if let Some(status) = notes.status.filter(|_| asked.head.is_some()) {
         let status = u64::from(status.as_u16());
         attribute(out, "http.response.status_code", Value::Number(status));
     }
-    attribute(
-        out,
-        "http.response.body.size",
-        Value::Number(ended.sent_len),
-    );
+    let sent = Value::Number(ended.sent_len);
+    match is_connection(ended) {
+        true => {
+            let received = Value::Number(ended.received_len);
+            attribute(out, "isobar.received_len", received);
+            attribute(out, "isobar.sent_len", sent);
+        }
+        false => attribute(out, "http.response.body.size", sent),
+    }
     attribute(out, "isobar.direction", asked.direction.as_str().into());
     attribute(out, "isobar.outcome", ended.outcome.as_str().into());
     if let Some(rule) = &notes.rule {
@@ -143,16 +148,34 @@ fn server(out: &mut Vec<u8>, node: &NodeId, ended: &Ended<'_>) {
     if let Some(home) = &asked.home {
         attribute(out, "isobar.home", home.as_str().into());
     }
-    if let Some(answer) = notes.answer {
-        attribute(out, "isobar.reason", answer.title().into());
+    if let Some(reason) = notes.reason() {
+        attribute(out, "isobar.reason", (&*reason).into());
     }
     if ended.is_error() || ended.outcome == Outcome::Gone {
-        error_type(
-            out,
-            notes.status.map(|status| status.as_u16()),
-            ended.outcome.as_str(),
-        );
+        let status = notes.status.filter(|_| asked.head.is_some());
+        let status = status.map(|status| status.as_u16());
+        error_type(out, status, ended.outcome.as_str());
     }
+}
+
+/// What only a request has.
+fn request(out: &mut Vec<u8>, asked: &Asked, head: &AskedHead) {
+    // Without its query: what may be in there is for nobody else.
+    attribute(out, "url.path", head.uri.path().into());
+    attribute(out, "url.scheme", asked.scheme.into());
+    if let Some(host) = head.host() {
+        attribute(out, "server.address", Value::Text(host));
+    }
+    if let Some(agent) = &head.user_agent {
+        attribute(out, "user_agent.original", Value::Text(agent.as_bytes()));
+    }
+    let version = match head.version {
+        http::Version::HTTP_2 => "2",
+        http::Version::HTTP_3 => "3",
+        http::Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
+    attribute(out, "network.protocol.version", version.into());
 }
 
 fn client(out: &mut Vec<u8>, node: &NodeId, ended: &Ended<'_>, place: usize, one: &Try) {
@@ -181,7 +204,7 @@ fn client(out: &mut Vec<u8>, node: &NodeId, ended: &Ended<'_>, place: usize, one
         }
     }
     attribute(out, "isobar.try", Value::Number(place as u64 + 1));
-    if place > 0 {
+    if place > 0 && ended.asked.head.is_some() {
         attribute(
             out,
             "http.request.resend_count",
@@ -196,7 +219,7 @@ fn client(out: &mut Vec<u8>, node: &NodeId, ended: &Ended<'_>, place: usize, one
             Value::Number(status.into()),
         );
     }
-    if !one.is_good || status.is_none_or(|status| status >= 400) {
+    if has_failed(ended, one) {
         error_type(out, status.filter(|status| *status >= 400), "failed");
     }
 }

@@ -434,7 +434,15 @@ async fn of_connections_the_failed_and_the_moved_are_always_told_of() {
     let unused = TestEndpoint::start("unused").await;
     let authority = Authority::new();
     let plan = takes_from(snapshot("b", &unused, 8), "a");
-    let receiver = with_plan(plan, &b, &authority, |_| {}).await;
+    let moved = || AccessLogConfig {
+        share: 0.0,
+        always: vec![Always::Errors, Always::Moved],
+        ..AccessLogConfig::default()
+    };
+    let receiver = with_plan(plan, &b, &authority, |config| {
+        config.access_log = Some(moved());
+    })
+    .await;
     let mesh = receiver.addresses.mesh;
     let plan = moves_to(snapshot("a", &unused, 8), "b", mesh, WHOLE_PPM);
     let nobody = nobody();
@@ -447,14 +455,17 @@ async fn of_connections_the_failed_and_the_moved_are_always_told_of() {
         to_nobody.name = "to-nobody".to_owned();
         to_nobody.service = Some(ServiceName::new("shop/nobody").unwrap());
         config.listeners.push(to_nobody);
-        config.access_log = Some(AccessLogConfig {
-            share: 0.0,
-            always: vec![Always::Errors, Always::Moved],
-            ..AccessLogConfig::default()
-        });
+        config.access_log = Some(moved());
     })
     .await;
     talk(home.own(), 10).await;
+    let told = json(&lines(receiver.dir.path(), 1).await[0]);
+    let expected = serde_json::json!({
+        "direction": "mesh", "home": "a", "client": "127.0.0.1", "outcome": "home", "request_len": 10, "response_len": 18,
+    });
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(told[name], *value, "{name}: {told}");
+    }
     let told = json(&lines(home.dir.path(), 1).await[0]);
     let expected = serde_json::json!({
         "outcome": "moved", "to": "b", "cause": "plan", "request_len": 10, "response_len": 18,

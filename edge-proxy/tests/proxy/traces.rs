@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 
 use crate::access::shown_as_localhost;
 use crate::access_log::{get_from_nobody, proxy_with, wait_for, with_nobody};
+use crate::listeners::listener;
 use crate::support::{
-    Authority, HOST, TestEndpoint, TestProxy, full, moves_to, send, snapshot, takes_from,
+    Authority, HOST, TestEndpoint, TestProxy, connected, full, moves_to, nobody, send, snapshot,
+    takes_from,
 };
+use crate::tcp::{Greeter, local, talk, with_plan};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -18,12 +21,16 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use isobar_edge_proxy::config::Config;
+use isobar_edge_proxy::config::listener::ListenerProtocol;
 use isobar_edge_proxy::config::telemetry::{
     AccessLogConfig, Always, Output, ParentRule, TracesConfig,
 };
+use isobar_mesh_api::message::LocalService;
+use isobar_mesh_api::names::ServiceName;
 use isobar_mesh_api::weight::WHOLE_PPM;
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
@@ -365,6 +372,162 @@ async fn whoever_is_not_recorded_is_told_of_only_when_it_fails() {
     assert!(entered.is("error.type", "502") && entered.is("isobar.outcome", "failed"));
     let reason = "the endpoint could not be reached or broke off";
     assert!(entered.is("isobar.reason", reason), "{entered:?}");
+    proxy.end().await;
+}
+
+/// A home that moves every connection to `b`, and `b`, which records nothing of its own accord.
+async fn two_that_move(collector: &Collector, greeters: [&Greeter; 2]) -> [TestProxy; 2] {
+    let unused = TestEndpoint::start("unused").await;
+    let authority = Authority::new();
+    let plan = takes_from(snapshot("b", &unused, 8), "a");
+    let receiver = with_plan(plan, greeters[1], &authority, |config| {
+        config.traces = Some(traces(&collector.url(), 0.0, &[]));
+    })
+    .await;
+    let mesh = receiver.addresses.mesh;
+    let plan = moves_to(snapshot("a", &unused, 8), "b", mesh, WHOLE_PPM);
+    let home = with_plan(plan, greeters[0], &authority, |config| {
+        let mut connects = listener(ListenerProtocol::Http);
+        connects.name = "connects".to_owned();
+        connects.connect = true;
+        config.listeners.push(connects);
+        config.traces = Some(traces(&collector.url(), 1.0, &[]));
+    })
+    .await;
+    [home, receiver]
+}
+
+/// The four spans of a connection that moved: it entered, the hop, it was taken, it was served. Each is in the one before it.
+fn chain(spans: &[Span]) -> [&Span; 4] {
+    let find = |node: &str, kind: u64| {
+        let mut found = spans
+            .iter()
+            .filter(|span| span.node == node && span.kind == kind);
+        found.next().unwrap()
+    };
+    let chain = [find("a", 2), find("a", 3), find("b", 2), find("b", 3)];
+    for pair in chain.windows(2) {
+        assert_eq!(pair[1].parent, pair[0].id, "{spans:#?}");
+        assert_eq!(pair[1].trace, pair[0].trace, "{spans:#?}");
+    }
+    for span in chain {
+        assert!(span.is("isobar.service", "shop/db") && !span.is_error);
+        assert!(!span.about.contains_key("error.type"), "{span:?}");
+        assert!(
+            !span.about.contains_key("http.response.status_code") || span.node == "a",
+            "{span:?}"
+        );
+    }
+    chain
+}
+
+#[tokio::test]
+async fn a_moved_connection_is_one_trace_through_two_proxies() {
+    let (a, b) = (Greeter::start().await, Greeter::start().await);
+    let collector = Collector::start().await;
+    let [home, receiver] = two_that_move(&collector, [&a, &b]).await;
+    talk(home.own(), 1000).await;
+    let spans = collector.wait_for(4).await;
+    assert_eq!(spans.len(), 4, "{spans:#?}");
+    let [entered, hop, taken, served] = chain(&spans);
+    assert_eq!(entered.parent, "");
+    for span in &spans {
+        assert!(span.is("network.transport", "tcp"), "{span:?}");
+        assert_eq!(span.whole["name"], "TCP shop/db");
+        let has_method = span.about.contains_key("http.request.method");
+        assert!(!has_method && !span.about.contains_key("url.path"));
+    }
+    for (span, direction, outcome) in [(entered, "ingress", "moved"), (taken, "mesh", "home")] {
+        assert!(span.is("isobar.direction", direction) && span.is("isobar.outcome", outcome));
+        assert!(span.is("isobar.received_len", "1000") && span.is("isobar.sent_len", "1008"));
+        assert!(span.is("client.address", "127.0.0.1"), "{span:?}");
+        assert!(span.is("server.port", &home.own().port().to_string()));
+    }
+    assert!(hop.is("isobar.to", "b") && hop.is("isobar.cause", "plan"));
+    assert!(taken.is("isobar.home", "a") && !entered.about.contains_key("isobar.home"));
+    assert!(served.is("server.port", &b.address.port().to_string()));
+    assert!(entered.took_ns >= hop.took_ns, "{spans:#?}");
+    home.end().await;
+    receiver.end().await;
+}
+
+#[tokio::test]
+async fn a_tunnel_that_a_client_asks_for_is_in_its_trace() {
+    let (a, b) = (Greeter::start().await, Greeter::start().await);
+    let collector = Collector::start().await;
+    let [home, receiver] = two_that_move(&collector, [&a, &b]).await;
+    let mut client = TcpStream::connect(home.addresses.listeners["connects"])
+        .await
+        .unwrap();
+    let asked = format!(
+        "CONNECT db.shop:5432 HTTP/1.1\r\nhost: db.shop:5432\r\n\
+         traceparent: 00-{TRACE}-00f067aa0ba902b7-01\r\n\r\n"
+    );
+    client.write_all(asked.as_bytes()).await.unwrap();
+    let mut heard = vec![0; 12];
+    client.read_exact(&mut heard).await.unwrap();
+    client.write_all(b"hi").await.unwrap();
+    client.shutdown().await.unwrap();
+    client.read_to_end(&mut heard).await.unwrap();
+    let heard = String::from_utf8(heard).unwrap();
+    assert!(
+        heard.starts_with("HTTP/1.1 200") && heard.ends_with("hellohibye"),
+        "{heard}"
+    );
+    let spans = collector.wait_for(4).await;
+    assert_eq!(spans.len(), 4, "{spans:#?}");
+    let [entered, hop, taken, _] = chain(&spans);
+    assert_eq!(
+        (&*entered.trace, &*entered.parent),
+        (TRACE, "00f067aa0ba902b7")
+    );
+    assert!(entered.is("http.request.method", "CONNECT") && entered.is("isobar.outcome", "moved"));
+    assert!(entered.is("http.response.status_code", "200") && hop.is("isobar.to", "b"));
+    for span in [entered, taken] {
+        assert!(span.is("isobar.received_len", "2") && span.is("isobar.sent_len", "10"));
+    }
+    home.end().await;
+    receiver.end().await;
+}
+
+#[tokio::test]
+async fn of_connections_that_are_not_recorded_those_that_fail_are_told_of() {
+    let a = Greeter::start().await;
+    let unused = TestEndpoint::start("unused").await;
+    let collector = Collector::start().await;
+    let authority = Authority::new();
+    let nobody = nobody();
+    let proxy = with_plan(snapshot("a", &unused, 8), &a, &authority, |config| {
+        let service = ServiceName::new("shop/nobody").unwrap();
+        config.services.push(LocalService {
+            service: service.clone(),
+            ..local(nobody)
+        });
+        let mut to_nobody = listener(ListenerProtocol::Tcp);
+        to_nobody.name = "to-nobody".to_owned();
+        to_nobody.service = Some(service);
+        config.listeners.push(to_nobody);
+        config.traces = Some(traces(&collector.url(), 0.0, &[Always::Errors]));
+    })
+    .await;
+    talk(proxy.own(), 10).await;
+    let mut failed = connected(proxy.addresses.listeners["to-nobody"]);
+    assert!(failed.read(&mut [0; 8]).await.is_err());
+    let spans = collector.wait_for(2).await;
+    assert_eq!(spans.len(), 2, "{spans:#?}");
+    for span in &spans {
+        assert!(span.is_error && span.is("isobar.service", "shop/nobody"));
+        assert_eq!(span.whole["status"]["code"], 2);
+        assert!(span.about.contains_key("error.type"), "{span:?}");
+    }
+    let entered = spans.iter().find(|span| span.kind == 2).unwrap();
+    assert!(entered.is("isobar.outcome", "failed") && entered.is("error.type", "failed"));
+    assert!(
+        entered.is("isobar.reason", "nobody has room"),
+        "{entered:?}"
+    );
+    let tried = spans.iter().find(|span| span.kind == 3).unwrap();
+    assert!(tried.is("server.port", &nobody.port().to_string()));
     proxy.end().await;
 }
 
