@@ -8,13 +8,11 @@
 //! `addresses.json` is there only while both ports answer.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use isobar_mesh_api::names::NodeId;
-use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +24,7 @@ use crate::drain::Drain;
 use crate::election::{Leader, Timing};
 use crate::enrolled::Enrolled;
 use crate::etcd::{Etcd, EtcdError};
-use crate::files::{FileError, Readers, create_directory, read_if_there, write_whole};
+use crate::files::{FileError, create_directory};
 use crate::leadership::Leadership;
 use crate::leadership::etcd::EtcdBallot;
 use crate::link::Links;
@@ -37,7 +35,7 @@ use crate::plain_calls::PlainCalls;
 use crate::problem::FieldProblem;
 use crate::refusals::Refusals;
 use crate::reload::Reloader;
-use crate::resource_text::{Declared, Format, TEXT_LEN_MAX, decode_list, parse};
+use crate::resource_text::TEXT_LEN_MAX;
 use crate::rest::{EventReaders, Pager, Rest, Trials};
 use crate::store::etcd::{EtcdStore, Fence};
 use crate::store::format::bring_up_to_date;
@@ -50,31 +48,18 @@ use crate::tokens::{TokenError, Tokens};
 
 mod cluster;
 mod operators;
+mod ports;
+mod resource_files;
 
 pub(crate) use cluster::InCluster;
 pub use cluster::LeaseTerm;
 use operators::{certificate_names, open_gate, open_rest_port};
-
-/// The file in the data directory that says where the controller listens.
-pub const ADDRESSES_FILE: &str = "addresses.json";
+pub use ports::{ADDRESSES_FILE, Addresses};
+use ports::{forget_addresses, open_ports};
+pub(crate) use resource_files::read_resources;
 
 /// Where the key that opens the stored authority may be, when the configuration names no file.
 const AUTHORITY_KEY_VARIABLE: &str = "ISOBAR_AUTHORITY_KEY";
-
-/// Where the controller listens: the content of [`ADDRESSES_FILE`].
-///
-/// Written in one step when both ports answer, removed at the end; with port 0 in the
-/// configuration this is how to find the real ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Addresses {
-    /// REST API.
-    pub rest: SocketAddr,
-    /// Control stream and enrolment.
-    pub stream: SocketAddr,
-    /// What the API server of a cluster calls, if anything.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cluster: Option<SocketAddr>,
-}
 
 /// Why the controller did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -227,7 +212,7 @@ impl Program {
         drain.spawn(async move { own.keep_fresh(&authority, &ended).await });
         drain.spawn_essential(rest.serve(rest_port));
         drain.spawn_essential(port.serve(stream_at));
-        program.publish_addresses()?;
+        addresses.publish(&program.addresses_path)?;
         Ok(program)
     }
 
@@ -259,29 +244,12 @@ impl Program {
             false => Err(ProgramError::PartFailed),
         }
     }
-
-    fn publish_addresses(&self) -> Result<(), ProgramError> {
-        // Two socket addresses always have a JSON form.
-        let text = serde_json::to_vec(&self.addresses).unwrap_or_default();
-        write_whole(&self.addresses_path, &text, Readers::All)?;
-        let Addresses { rest, stream, .. } = self.addresses;
-        tracing::info!(%rest, %stream, "listening");
-        Ok(())
-    }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
         self.drain.abort();
     }
-}
-
-/// Where addresses will be written; what a run left there that crashed is gone.
-fn forget_addresses(config: &Config) -> PathBuf {
-    let path = config.data_dir.join(ADDRESSES_FILE);
-    // There may be none.
-    let _ = std::fs::remove_file(&path);
-    path
 }
 
 /// A client of etcd, and what makes its writes conditional on leading.
@@ -308,44 +276,6 @@ async fn open_store(
     };
     bring_up_to_date(&*store).await?;
     Ok((store, shared))
-}
-
-/// Both ports: for REST and for control streams.
-async fn open_ports(
-    config: &Config,
-    cluster: Option<SocketAddr>,
-) -> Result<(TcpListener, TcpListener, Addresses), ProgramError> {
-    let rest = listen("rest_listen", config.rest_listen).await?;
-    let stream = listen("stream_listen", config.stream_listen).await?;
-    let addresses = Addresses {
-        rest: local_address("rest_listen", &rest, config.rest_listen)?,
-        stream: local_address("stream_listen", &stream, config.stream_listen)?,
-        cluster,
-    };
-    Ok((rest, stream, addresses))
-}
-
-async fn listen(field: &'static str, address: SocketAddr) -> Result<TcpListener, ProgramError> {
-    let bound = TcpListener::bind(address).await;
-    bound.map_err(|source| ProgramError::Listen {
-        field,
-        address,
-        source,
-    })
-}
-
-fn local_address(
-    field: &'static str,
-    listener: &TcpListener,
-    address: SocketAddr,
-) -> Result<SocketAddr, ProgramError> {
-    listener
-        .local_addr()
-        .map_err(|source| ProgramError::Listen {
-            field,
-            address,
-            source,
-        })
 }
 
 /// What shows who this controller is, and asks operators who they are.
@@ -457,36 +387,6 @@ fn open_stream(
         metrics: rest.metrics.clone(),
         drain: drain.clone(),
     }
-}
-
-/// The resources of the configuration's files, in order.
-///
-/// # Errors
-/// One is missing, too long or wrong.
-pub(crate) fn read_resources(paths: &[PathBuf]) -> Result<Vec<Declared>, ProgramError> {
-    let mut all = Vec::new();
-    for path in paths {
-        all.extend(read_resource_file(path)?);
-    }
-    Ok(all)
-}
-
-/// JSON when the file's name says so, else YAML.
-fn read_resource_file(path: &Path) -> Result<Vec<Declared>, ProgramError> {
-    let missing = || ProgramError::ResourceFileMissing(path.to_owned());
-    let text = read_if_there(path)?.ok_or_else(missing)?;
-    if text.len() > TEXT_LEN_MAX {
-        return Err(ProgramError::ResourceFileTooLong(path.to_owned()));
-    }
-    let format = match path.extension().is_some_and(|end| end == "json") {
-        true => Format::Json,
-        false => Format::Yaml,
-    };
-    let read = parse(text.as_bytes(), format).and_then(decode_list);
-    read.map_err(|source| ProgramError::ResourceFile {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 async fn fold_metrics(metrics: Arc<Metrics>, signal: CancellationToken) {

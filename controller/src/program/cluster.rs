@@ -13,9 +13,12 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Program, ProgramError, listen};
 #[cfg(feature = "kubernetes")]
-use super::{certificate_names, local_address};
+use super::certificate_names;
+use super::ports::listen;
+#[cfg(feature = "kubernetes")]
+use super::ports::local_address;
+use super::{Program, ProgramError};
 use crate::authority::Authority;
 use crate::config::Config;
 use crate::control_task::ControlHandle;
