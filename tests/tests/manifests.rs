@@ -494,6 +494,21 @@ fn examples_name_what_is_there() {
     assert!(load[trigger["valueLocation"].as_str().unwrap()].is_number());
     let rules = keda.iter().find(|o| o["kind"] == "Role").unwrap()["rules"].to_string();
     assert!(rules.contains(Metric::Demand.as_str()), "{rules}");
+    // By what the controller knows a load balancer before the proxies.
+    let balancer = &documents("load-balancer.yaml")[0];
+    let text = std::fs::read_to_string(root().join("k3s/base/proxy.yaml")).unwrap();
+    let mut pods = text
+        .split("\n---\n")
+        .map(|d| -> Value { serde_saphyr::from_str(&format!("{d}\n")).unwrap() });
+    let pods = pods.find(|d| d["kind"] == "DaemonSet").unwrap();
+    let labels = &pods["spec"]["template"]["metadata"]["labels"];
+    let selector = &balancer["spec"]["selector"];
+    assert!(
+        selector.is_object() && selector == labels,
+        "{selector} {labels}"
+    );
+    let (own, of_pods) = (&balancer["metadata"], &pods["metadata"]);
+    assert_eq!(own["namespace"], of_pods["namespace"]);
     let gateway = documents("gateway.yaml");
     assert_eq!(
         gateway[0]["spec"]["controllerName"],

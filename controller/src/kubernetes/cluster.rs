@@ -211,11 +211,26 @@ struct Shelf {
 /// All that was seen.
 #[derive(Debug, Default)]
 pub struct Cluster {
+    /// The controller's own; empty in a cluster that it does not run in.
+    namespace: String,
     shelves: BTreeMap<Watched, Shelf>,
     left_out: u64,
 }
 
 impl Cluster {
+    /// One of which nothing was seen, with the controller in this namespace.
+    pub fn new(namespace: &str) -> Cluster {
+        Cluster {
+            namespace: namespace.to_owned(),
+            ..Cluster::default()
+        }
+    }
+
+    /// The namespace of the controller; empty in a cluster that it does not run in.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Takes up what a watch says. Returns whether anything is different.
     pub fn take(&mut self, kind: Watched, change: Change) -> bool {
         let shelf = self.shelves.entry(kind).or_default();

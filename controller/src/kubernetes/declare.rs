@@ -48,6 +48,8 @@ pub struct ListenerVerdict {
     pub name: String,
     /// Accepted, or why not.
     pub accepted: Result<(), Refusal>,
+    /// With whom of its gateway it clashes, if it does.
+    pub conflict: Option<Refusal>,
     /// Routes that are attached to it.
     pub attached: usize,
     /// Kinds of routes that may attach.

@@ -3,6 +3,9 @@
 //! The mesh has one gateway: the ingress port of every proxy, for plain HTTP, and the listeners for TCP that proxies' own configurations
 //! name. A `GatewayClass` that names this controller makes every `Gateway` of the class another name for it, with the limits that its
 //! listeners set. A parent named `isobar` is it even without an object.
+//!
+//! - `listeners`: which of them proxies can be, and which clash;
+//! - `addresses`: where clients reach a gateway.
 
 use isobar_mesh_api::resource::route::{GATEWAY_GROUP, GATEWAY_NAME};
 use serde_json::Value;
@@ -11,12 +14,14 @@ use super::cluster::{Cluster, Object, ObjectName, Watched};
 use super::declare::{Declaration, ListenerVerdict, Refusal, Verdict};
 use super::status::CONTROLLER_NAME;
 
+mod addresses;
+mod listeners;
+
+use addresses::Addresses;
+use listeners::{Judged, judge, kinds};
+
 /// The proxies' port for clients.
 pub const INGRESS_PORT: u64 = 7410;
-/// Ports that proxies have for themselves: clients, peers, local applications, administration.
-const PROXY_PORTS: [u64; 4] = [INGRESS_PORT, 7411, 7412, 7419];
-/// Most addresses that a gateway's status may have.
-const ADDRESSES_MAX: usize = 16;
 
 /// To what a route is attached, of what is ours.
 pub(super) enum Parent<'a> {
@@ -66,107 +71,10 @@ fn is_ours(cluster: &Cluster, gateway: &Object) -> bool {
     class.is_some_and(|class| class.body["spec"]["controllerName"] == CONTROLLER_NAME)
 }
 
-fn listeners(gateway: &Object) -> impl Iterator<Item = &Value> {
-    gateway.body["spec"]["listeners"]
-        .as_array()
-        .into_iter()
-        .flatten()
-}
-
 fn refuse(reason: &'static str, message: impl Into<String>) -> Refusal {
     Refusal {
         reason,
         message: message.into(),
-    }
-}
-
-/// Whether proxies can do what a listener asks for.
-fn check_listener(listener: &Value) -> Result<(), Refusal> {
-    let port = listener["port"].as_u64().unwrap_or_default();
-    match text(listener, "protocol", "") {
-        "HTTP" if port != INGRESS_PORT => {
-            let message =
-                format!("port is {port}; proxies serve clients at {INGRESS_PORT} of every node");
-            Err(refuse("PortUnavailable", message))
-        }
-        "TCP" if PROXY_PORTS.contains(&port) => {
-            let message = format!("port {port} is one that proxies have for something else");
-            Err(refuse("PortUnavailable", message))
-        }
-        "HTTP" | "TCP" => Ok(()),
-        protocol => {
-            let message = format!(
-                "protocol is {protocol:?}; proxies' ingress port speaks HTTP, those of TCP are in the proxies' own configuration, and so is where TLS ends"
-            );
-            Err(refuse("UnsupportedProtocol", message))
-        }
-    }
-}
-
-/// Kinds of routes that may attach to a listener, of those that its protocol can have; and whether it asks for others.
-fn kinds(listener: &Value) -> (Vec<&'static str>, bool) {
-    let can: &[&'static str] = match (check_listener(listener), text(listener, "protocol", "")) {
-        (Ok(()), "TCP") => &["TCPRoute"],
-        (Ok(()), _) => &["HTTPRoute", "GRPCRoute"],
-        (Err(_), _) => &[],
-    };
-    let asked = listener["allowedRoutes"]["kinds"].as_array();
-    let Some(asked) = asked.filter(|kinds| !kinds.is_empty()) else {
-        return (can.to_vec(), false);
-    };
-    let is = |kind: &str, one: &Value| {
-        text(one, "group", GATEWAY_GROUP) == GATEWAY_GROUP && text(one, "kind", "") == kind
-    };
-    let wanted = can.iter().copied();
-    let wanted = wanted.filter(|kind| asked.iter().any(|one| is(kind, one)));
-    let is_strange = |one: &Value| !can.iter().any(|kind| is(kind, one));
-    (wanted.collect(), asked.iter().any(is_strange))
-}
-
-/// Where clients reach the proxies: an address of each node, one that is for outside where it has one. The first by nodes' names.
-fn addresses(cluster: &Cluster) -> Vec<String> {
-    let of_node = |node: &Object| {
-        let all = node.body["status"]["addresses"].as_array()?;
-        let of = |kind: &str| {
-            let is = |address: &&Value| text(address, "type", "") == kind;
-            Some(text(all.iter().find(is)?, "address", "").to_owned())
-        };
-        let found = of("ExternalIP").or_else(|| of("InternalIP"))?;
-        found.parse::<std::net::IpAddr>().is_ok().then_some(found)
-    };
-    let mut seen = std::collections::BTreeSet::new();
-    let all = cluster.all(Watched::Node).filter_map(of_node);
-    let all = all.filter(|address| seen.insert(address.clone()));
-    all.collect()
-}
-
-/// The addresses of a gateway: those that it asks for, else all.
-///
-/// # Errors
-/// It asks for what no node has.
-fn addresses_of(gateway: &Object, all: &[String]) -> Result<Vec<String>, Refusal> {
-    let asked = gateway.body["spec"]["addresses"].as_array();
-    let asked = asked.into_iter().flatten();
-    let asked: Vec<&str> = asked.map(|one| text(one, "value", "")).collect();
-    if let Some(strange) = asked
-        .iter()
-        .find(|one| !all.iter().any(|known| known == *one))
-    {
-        let message = format!("spec.addresses has {strange:?}, which is no address of a node");
-        return Err(refuse("AddressNotUsable", message));
-    }
-    let asked = asked.into_iter().map(str::to_owned);
-    let mut chosen: Vec<String> = asked.collect();
-    if chosen.is_empty() {
-        chosen = all.to_vec();
-    }
-    chosen.truncate(ADDRESSES_MAX);
-    match chosen.is_empty() {
-        true => Err(refuse(
-            "AddressNotAssigned",
-            "no node says its address (status.addresses of type ExternalIP or InternalIP)",
-        )),
-        false => Ok(chosen),
     }
 }
 
@@ -186,16 +94,17 @@ pub(super) fn declare(cluster: &Cluster, declaration: &mut Declaration) {
                 .push(Verdict::new(Watched::GatewayClass, class, accepted));
         }
     }
-    let all = addresses(cluster);
+    let addresses = Addresses::of(cluster);
     for gateway in cluster
         .all(Watched::Gateway)
         .filter(|g| is_ours(cluster, g))
     {
-        let of = listeners(gateway).map(|listener| {
-            let (kinds, asks_for_others) = kinds(listener);
+        let of = judge(gateway).into_iter().map(|listener| {
+            let (kinds, asks_for_others) = kinds(listener.written);
             ListenerVerdict {
-                name: text(listener, "name", "").to_owned(),
-                accepted: check_listener(listener),
+                name: text(listener.written, "name", "").to_owned(),
+                accepted: listener.accepted,
+                conflict: listener.conflict,
                 attached: 0,
                 kinds,
                 asks_for_others,
@@ -220,62 +129,74 @@ pub(super) fn declare(cluster: &Cluster, declaration: &mut Declaration) {
         };
         let mut verdict = Verdict::new(Watched::Gateway, gateway, accepted);
         verdict.listeners = of;
-        verdict.addresses = addresses_of(gateway, &all);
+        verdict.addresses = addresses.for_gateway(gateway);
         declaration.verdicts.push(verdict);
     }
 }
 
-/// What a route gets of a gateway: the host names of its own that the gateway's listeners let through, and which listeners these are.
+/// What a route gets of a gateway.
+pub(super) struct Attachment {
+    /// The host names of its own that listeners let through; none for any.
+    pub(super) hosts: Vec<String>,
+    /// The listeners that let it in and are in force.
+    pub(super) sections: Vec<String>,
+    /// The listeners that let it in, in force or not: what is counted there.
+    pub(super) counted: Vec<String>,
+}
+
+/// Attaches a route to a gateway.
 ///
 /// # Errors
-/// It gets none, and why, in the Gateway API's words.
+/// It gets nothing, and why, in the Gateway API's words.
 pub(super) fn attach(
     cluster: &Cluster,
     gateway: &Object,
     (kind, route): (Watched, &Object),
     parent: &Value,
-) -> Result<(Vec<String>, Vec<String>), Refusal> {
+) -> Result<Attachment, Refusal> {
     let wanted = parent["sectionName"].as_str();
     let port = parent["port"].as_u64();
-    let named = listeners(gateway).filter(|listener| {
-        wanted.is_none_or(|wanted| text(listener, "name", "") == wanted)
-            && port.is_none_or(|port| listener["port"].as_u64() == Some(port))
-    });
-    let named: Vec<&Value> = named.collect();
+    let is_named = |listener: &Judged<'_>| {
+        let written = listener.written;
+        wanted.is_none_or(|wanted| text(written, "name", "") == wanted)
+            && port.is_none_or(|port| written["port"].as_u64() == Some(port))
+    };
+    let mut named = judge(gateway);
+    named.retain(is_named);
     if named.is_empty() {
         return Err(refuse(
             "NoMatchingParent",
             "the gateway has no listener of this sectionName and port",
         ));
     }
-    let usable: Vec<&Value> = named
-        .into_iter()
-        .filter(|l| check_listener(l).is_ok())
-        .collect();
-    if usable.is_empty() {
+    if named.iter().all(|listener| listener.accepted.is_err()) {
         return Err(refuse(
             "NoMatchingParent",
             "the gateway accepts none of these listeners; its status says why",
         ));
     }
-    let open: Vec<&Value> = usable
-        .into_iter()
-        .filter(|l| allows(cluster, gateway, l, (kind, route)))
-        .collect();
-    if open.is_empty() {
+    named.retain(|listener| allows(cluster, gateway, listener.written, (kind, route)));
+    let open: Vec<&Value> = named.iter().map(|listener| listener.written).collect();
+    let in_force = named.iter().filter(|listener| listener.accepted.is_ok());
+    let in_force: Vec<&Value> = in_force.map(|listener| listener.written).collect();
+    if in_force.is_empty() {
         return Err(refuse(
             "NotAllowedByListeners",
             "the listeners' allowedRoutes do not let this route attach",
         ));
     }
-    let found = let_through(&open, route);
-    match found.1.is_empty() {
-        true => Err(refuse(
+    let (hosts, sections) = let_through(&in_force, route);
+    if sections.is_empty() {
+        return Err(refuse(
             "NoMatchingListenerHostname",
             "no listener's hostname and none of the route's hostnames fit together",
-        )),
-        false => Ok(found),
+        ));
     }
+    Ok(Attachment {
+        hosts,
+        sections,
+        counted: let_through(&open, route).1,
+    })
 }
 
 /// The host names of a route that listeners let through, none for any; and those of the listeners that let some.

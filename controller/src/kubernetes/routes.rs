@@ -82,7 +82,7 @@ fn one(cluster: &Cluster, declaration: &mut Declaration, kinds: (Watched, Kind),
         let told = attached.verdicts.iter_mut().filter(|(_, a)| a.is_ok());
         told.for_each(|(_, accepted)| *accepted = Err(refusal.clone()));
     } else {
-        count(declaration, &attached.sections);
+        count(declaration, &attached.counted);
     }
     if let Some(verdict) = declaration.verdicts.last_mut() {
         verdict.parents = attached.verdicts;
@@ -104,8 +104,8 @@ struct Attached {
     parent_refs: Vec<Value>,
     /// For the status.
     verdicts: Vec<(Value, Result<(), Refusal>)>,
-    /// Listeners that it is attached to.
-    sections: Vec<(ObjectName, String)>,
+    /// Listeners that it is attached to, in force or not.
+    counted: Vec<(ObjectName, String)>,
 }
 
 /// The last verdict is on all parents.
@@ -157,13 +157,12 @@ fn attach(
                 Ok(())
             }
             Parent::Gateway(gateway) => gateways::attach(cluster, gateway, (kind, route), parent)
-                .map(|(hosts, sections)| {
-                    takes_any |= hosts.is_empty();
-                    attached.hosts.extend(hosts);
-                    let of = sections
-                        .into_iter()
-                        .map(|section| (gateway.name.clone(), section));
-                    attached.sections.extend(of);
+                .map(|found| {
+                    takes_any |= found.hosts.is_empty();
+                    attached.hosts.extend(found.hosts);
+                    let of = found.counted.into_iter();
+                    let of = of.map(|section| (gateway.name.clone(), section));
+                    attached.counted.extend(of);
                 }),
         };
         attached.verdicts.push(((*parent).clone(), accepted));
@@ -208,12 +207,12 @@ fn attach_tcp(
             },
             Parent::Gateway(gateway) => {
                 let found = gateways::attach(cluster, gateway, (Watched::TcpRoute, route), parent);
-                found.map(|(_, sections)| {
-                    let named = sections.iter().map(|section| listener(section));
+                found.map(|found| {
+                    let named = found.sections.iter().map(|section| listener(section));
                     attached.parent_refs.extend(named);
-                    let of = sections.into_iter();
+                    let of = found.counted.into_iter();
                     let of = of.map(|section| (gateway.name.clone(), section));
-                    attached.sections.extend(of);
+                    attached.counted.extend(of);
                 })
             }
         };
@@ -222,8 +221,9 @@ fn attach_tcp(
     Ok(attached)
 }
 
-/// Counts a route at the listeners that it is attached to.
+/// Counts a route at the listeners that it is attached to, once at each.
 fn count(declaration: &mut Declaration, sections: &[(ObjectName, String)]) {
+    let sections: std::collections::BTreeSet<_> = sections.iter().collect();
     for (gateway, section) in sections {
         let is =
             |verdict: &&mut Verdict| verdict.kind == Watched::Gateway && verdict.name == *gateway;

@@ -81,6 +81,7 @@ impl Source {
     ) -> Source {
         Source {
             teller: Teller::new(client.clone()),
+            cluster: Cluster::new(&sites.namespace),
             client,
             sites,
             data_dir,
@@ -89,7 +90,6 @@ impl Source {
             control,
             metrics,
             made: BTreeSet::new(),
-            cluster: Cluster::default(),
             remotes: BTreeMap::new(),
             notices: Notices::default(),
         }
@@ -225,6 +225,10 @@ impl Source {
         let mut declaration = Declaration::of(&self.cluster);
         self.add_remotes(&mut declaration, watches).await;
         let mut all_taken = self.tell_mesh(&declaration).await?;
+        // A list that is half read says nothing of what is missing.
+        let is_whole = |kind: Watched| self.cluster.is_whole(looked_at(kind));
+        declaration.verdicts.retain(|said| is_whole(said.kind));
+        declaration.complaints.retain(|said| is_whole(said.kind));
         let complaints: BTreeSet<Complaint> = declaration.complaints.into_iter().collect();
         for new in complaints.difference(&self.made) {
             tracing::warn!(kind = new.kind.api().kind, name = %new.name, reason = new.reason, "{}", new.message);
@@ -319,6 +323,38 @@ const SOURCES: [(Kind, &[Watched]); 8] = [
     (Kind::HttpRoute, &OF_ROUTES[0]),
     (Kind::GrpcRoute, &OF_ROUTES[1]),
     (Kind::TcpRoute, &OF_ROUTES[2]),
+];
+
+/// What is looked at for what is said of an object, of all that is watched.
+fn looked_at(kind: Watched) -> &'static [Watched] {
+    match kind {
+        Watched::Node | Watched::MeshNode => sources(Kind::Node),
+        Watched::Service => &[
+            Watched::Service,
+            Watched::EndpointSlice,
+            Watched::Namespace,
+            Watched::Node,
+        ],
+        Watched::HttpRoute | Watched::GrpcRoute | Watched::TcpRoute | Watched::Gateway => {
+            &OF_GATEWAYS
+        }
+        // What stands for itself is seen when it is said of.
+        _ => &[],
+    }
+}
+
+/// A route's status names services that are missing, and a gateway's counts its routes.
+const OF_GATEWAYS: [Watched; 10] = [
+    Watched::HttpRoute,
+    Watched::GrpcRoute,
+    Watched::TcpRoute,
+    Watched::GatewayClass,
+    Watched::Gateway,
+    Watched::ReferenceGrant,
+    Watched::Namespace,
+    Watched::Service,
+    Watched::EndpointSlice,
+    Watched::Node,
 ];
 
 /// What routes are made of: a class that is not listed yet could hide whose gateway a parent is, a grant that a backend is allowed.

@@ -7,7 +7,7 @@ use isobar_mesh_api::resource::route::GATEWAY_GROUP;
 use serde_json::{Value, json};
 
 use super::cluster::{Object, Watched};
-use super::declare::{Refusal, Verdict};
+use super::declare::{ListenerVerdict, Refusal, Verdict};
 
 /// Who says so, as the Gateway API names controllers.
 pub const CONTROLLER_NAME: &str = "isobar.dev/controller";
@@ -93,6 +93,7 @@ fn of_gateway(object: &Object, verdict: &Verdict, before: &Value, now: &str) -> 
                 accepted(object, &listener.accepted, before, now),
                 programmed(object, &listener.accepted, before, now),
                 condition("ResolvedRefs", resolved, object, before, now),
+                conflicted(object, listener, before, now),
             ],
         })
     });
@@ -103,7 +104,11 @@ fn of_gateway(object: &Object, verdict: &Verdict, before: &Value, now: &str) -> 
         Ok(()) => verdict.addresses.as_ref().unwrap_or(&none),
         Err(_) => &none,
     };
-    let address = |value: &String| json!({"type": "IPAddress", "value": value});
+    let address = |value: &String| {
+        let is_ip = value.parse::<std::net::IpAddr>().is_ok();
+        let kind = if is_ip { "IPAddress" } else { "Hostname" };
+        json!({"type": kind, "value": value})
+    };
     let reached = match (&verdict.accepted, &verdict.addresses) {
         (Ok(()), Err(Refusal { reason, message })) => {
             let said = ("False", *reason, message.clone());
@@ -113,9 +118,42 @@ fn of_gateway(object: &Object, verdict: &Verdict, before: &Value, now: &str) -> 
     };
     json!({
         "addresses": addresses.iter().map(address).collect::<Vec<Value>>(),
-        "conditions": [accepted(object, &verdict.accepted, before, now), reached],
+        "conditions": [in_part(object, verdict, before, now), reached],
         "listeners": listeners,
     })
+}
+
+/// Whether a gateway is accepted. One of which some listeners are not is accepted for the others, and says so.
+fn in_part(object: &Object, verdict: &Verdict, before: &Value, now: &str) -> Value {
+    let names = |are_accepted: bool| {
+        let of = verdict.listeners.iter();
+        let of = of.filter(|listener| listener.accepted.is_ok() == are_accepted);
+        let of: Vec<&str> = of.map(|listener| listener.name.as_str()).collect();
+        of.join(", ")
+    };
+    let refused = names(false);
+    if verdict.accepted.is_err() || refused.is_empty() {
+        return accepted(object, &verdict.accepted, before, now);
+    }
+    let message = format!(
+        "in force with the listeners {}; not accepted, as their conditions say: {refused}",
+        names(true)
+    );
+    let said = ("True", "ListenersNotValid", message);
+    condition("Accepted", said, object, before, now)
+}
+
+/// Whether a listener clashes with another of its gateway.
+fn conflicted(object: &Object, listener: &ListenerVerdict, before: &Value, now: &str) -> Value {
+    let said = match &listener.conflict {
+        Some(Refusal { reason, message }) => ("True", *reason, message.clone()),
+        None => (
+            "False",
+            "NoConflicts",
+            "no other listener is in its way".to_owned(),
+        ),
+    };
+    condition("Conflicted", said, object, before, now)
 }
 
 fn accepted(object: &Object, said: &Result<(), Refusal>, before: &Value, now: &str) -> Value {

@@ -133,6 +133,10 @@ impl Teller {
             let written = self.recorder.publish(&event, &about);
             match timeout(ANSWER_MAX, written).await {
                 Ok(Ok(())) => {}
+                // This one alone: its namespace may be going.
+                Ok(Err(error @ kube::Error::Api(_))) => {
+                    tracing::warn!(%error, "an event was not taken");
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "an event was not written");
                     return;

@@ -162,14 +162,19 @@ fn cut_down(kind: Watched, version: &'static str, object: DynamicObject) -> Obje
     if let Value::Object(fields) = &mut body {
         fields.remove("apiVersion");
         fields.remove("kind");
-        // A machine's heartbeats are no change to us; its addresses are.
-        let addresses = fields.get("status").map(|status| &status["addresses"]);
-        let addresses = addresses.filter(|_| kind == Watched::Node).cloned();
+        // Of a status that is not ours to write: where a machine, or a load balancer, is reached. Heartbeats are no change to us.
+        let place = match kind {
+            Watched::Node => Some("addresses"),
+            Watched::Service => Some("loadBalancer"),
+            _ => None,
+        };
+        let place =
+            place.and_then(|field| Some((field, fields.get("status")?.get(field)?.clone())));
         if !kind.has_status() {
             fields.remove("status");
         }
-        if let Some(addresses) = addresses.filter(|addresses| !addresses.is_null()) {
-            fields.insert("status".to_owned(), json!({"addresses": addresses}));
+        if let Some((field, value)) = place {
+            fields.insert("status".to_owned(), json!({field: value}));
         }
         match kind {
             Watched::Namespace => drop(fields.remove("spec")),

@@ -24,7 +24,7 @@ fn object(name: &str, body: Value) -> Object {
 }
 
 fn cluster(objects: Vec<(Watched, Object)>) -> Cluster {
-    let mut cluster = Cluster::default();
+    let mut cluster = Cluster::new("isobar-system");
     for (kind, object) in objects {
         cluster.take(kind, Change::Applied(Box::new(object)));
     }
@@ -209,4 +209,180 @@ fn a_gateway_is_reached_at_its_nodes_or_at_those_it_asks_for() {
     check(strange, ("Accepted", "AddressNotUsable"), json!([]));
     let named = json!([{"type": "Hostname", "value": "a.example"}]);
     check(named, ("UnsupportedAddress", "Invalid"), json!([]));
+}
+
+/// A gateway of our class with these listeners, and whatever else there is: its status.
+fn status_of_gateway(listeners: Value, more: Vec<(Watched, Object)>) -> Value {
+    let class = object(
+        "ours",
+        json!({"spec": {"controllerName": status::CONTROLLER_NAME}}),
+    );
+    let spec = json!({"gatewayClassName": "ours", "listeners": listeners});
+    let gateway = object("shop/edge", json!({"spec": spec}));
+    let mut seen = vec![
+        (Watched::GatewayClass, class),
+        (Watched::Gateway, gateway.clone()),
+    ];
+    seen.extend(more);
+    let declaration = Declaration::of(&cluster(seen));
+    let mut verdicts = declaration.verdicts.iter();
+    let verdict = verdicts.find(|v| v.kind == Watched::Gateway).unwrap();
+    let patch = status::patch(&gateway, verdict, "2026-01-01T00:00:00Z").unwrap();
+    patch["status"].clone()
+}
+
+fn of<'a>(conditions: &'a Value, kind: &str) -> (&'a str, &'a str) {
+    let mut all = conditions.as_array().unwrap().iter();
+    let found = all.find(|condition| condition["type"] == kind).unwrap();
+    let text = |field: &str| found[field].as_str().unwrap();
+    (text("status"), text("reason"))
+}
+
+#[test]
+fn listeners_that_clash_are_refused_and_the_others_are_not() {
+    let listener = |name: &str, protocol: &str, port: u32, host: Option<&str>| {
+        let mut listener = json!({"name": name, "protocol": protocol, "port": port});
+        if let Some(host) = host {
+            listener["hostname"] = json!(host);
+        }
+        listener
+    };
+    let (http, tcp) = (
+        |name: &str, host| listener(name, "HTTP", 7410, host),
+        |name: &str, port| listener(name, "TCP", port, None),
+    );
+    let none = ("False", "NoConflicts");
+    let (names, protocols) = (("True", "HostnameConflict"), ("True", "ProtocolConflict"));
+    let cases = [
+        // By other names, or at other ports.
+        (
+            http("a", Some("a.example")),
+            http("b", Some("*.example")),
+            none,
+        ),
+        (http("a", None), http("b", Some("a.example")), none),
+        (tcp("a", 5432), tcp("b", 5433), none),
+        (tcp("a", 5432), listener("b", "UDP", 5432, None), none),
+        (
+            listener("a", "HTTPS", 443, Some("a.example")),
+            listener("b", "TLS", 443, Some("b.example")),
+            none,
+        ),
+        // Of one name.
+        (http("a", None), http("b", None), names),
+        (
+            http("a", Some("a.example")),
+            http("b", Some("a.example")),
+            names,
+        ),
+        (
+            tcp("a", 5432),
+            listener("b", "TCP", 5432, Some("x.example")),
+            names,
+        ),
+        // Of other protocols.
+        (http("a", None), tcp("b", 7410), protocols),
+        (
+            listener("a", "HTTP", 443, Some("a.example")),
+            listener("b", "HTTPS", 443, Some("b.example")),
+            protocols,
+        ),
+    ];
+    for (one, other, wanted) in cases {
+        // One that is in nobody's way is in force.
+        let free = tcp("free", 9000);
+        let node = object(
+            "n",
+            json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]}}),
+        );
+        let said = status_of_gateway(json!([one, other, free]), vec![(Watched::Node, node)]);
+        for at in [0, 1] {
+            let conditions = &said["listeners"][at]["conditions"];
+            assert_eq!(of(conditions, "Conflicted"), wanted, "{said:#}");
+            if wanted != none {
+                assert_eq!(of(conditions, "Accepted").0, "False", "{said:#}");
+                assert_eq!(of(conditions, "Programmed"), ("False", "Invalid"));
+            }
+        }
+        let conditions = &said["listeners"][2]["conditions"];
+        assert_eq!(of(conditions, "Conflicted"), none);
+        assert_eq!(of(conditions, "Accepted"), ("True", "Accepted"));
+        if wanted != none {
+            let whole = of(&said["conditions"], "Accepted");
+            assert_eq!(whole, ("True", "ListenersNotValid"), "{said:#}");
+            assert_eq!(of(&said["conditions"], "Programmed").0, "True");
+        }
+    }
+    // Nothing is left of it.
+    let said = status_of_gateway(json!([http("a", None), http("b", None)]), Vec::new());
+    let whole = of(&said["conditions"], "Accepted");
+    assert_eq!(whole, ("False", "ListenersNotValid"), "{said:#}");
+}
+
+#[test]
+fn a_load_balancer_before_the_proxies_is_where_a_gateway_is_reached() {
+    let node = || {
+        let addresses = json!([{"type": "InternalIP", "address": "10.0.0.1"}]);
+        let body = json!({"status": {"addresses": addresses}});
+        (Watched::Node, object("n", body))
+    };
+    let service = |name: &str, kind: &str, selects: &str, ingress: Value| {
+        let spec = json!({"type": kind, "selector": {"app.kubernetes.io/name": selects}, "ports": [{"port": 80, "targetPort": 7410}]});
+        let body = json!({"spec": spec, "status": {"loadBalancer": {"ingress": ingress}}});
+        (Watched::Service, object(name, body))
+    };
+    let proxies = "isobar-proxy";
+    let balanced = json!([{"ip": "192.0.2.9", "ipMode": "VIP"}, {"hostname": "edge.example"}]);
+    let nodes = json!([{"type": "IPAddress", "value": "10.0.0.1"}]);
+    let both = json!([{"type": "IPAddress", "value": "192.0.2.9"}, {"type": "Hostname", "value": "edge.example"}]);
+    let (balancer, cluster_ip) = ("LoadBalancer", "ClusterIP");
+    let cases = [
+        (
+            service("isobar-system/edge", balancer, proxies, balanced.clone()),
+            &both,
+        ),
+        // It waits for its address; it is for somebody else; somebody else's; none at all.
+        (
+            service("isobar-system/edge", balancer, proxies, Value::Null),
+            &nodes,
+        ),
+        (
+            service("isobar-system/edge", balancer, "other", balanced.clone()),
+            &nodes,
+        ),
+        (
+            service("shop/edge", balancer, proxies, balanced.clone()),
+            &nodes,
+        ),
+        (
+            service("isobar-system/edge", cluster_ip, proxies, balanced),
+            &nodes,
+        ),
+    ];
+    for (service, wanted) in cases {
+        let listeners = json!([{"name": "http", "protocol": "HTTP", "port": 7410}]);
+        let said = status_of_gateway(listeners, vec![node(), service]);
+        assert_eq!(said["addresses"], *wanted, "{said:#}");
+        assert_eq!(of(&said["conditions"], "Programmed").0, "True");
+    }
+}
+
+#[test]
+fn routes_are_counted_at_every_listener_that_lets_them_in() {
+    let listeners = json!([
+        {"name": "a", "protocol": "TCP", "port": 5432},
+        {"name": "b", "protocol": "TCP", "port": 5432},
+        {"name": "c", "protocol": "TCP", "port": 5433},
+        {"name": "d", "protocol": "TCP", "port": 5434, "allowedRoutes": {"kinds": [{"kind": "HTTPRoute"}]}},
+    ]);
+    let route = |name: &str, parent: Value| {
+        let spec = json!({"parentRefs": [parent], "rules": [{"backendRefs": [{"name": "db", "port": 80}]}]});
+        (Watched::TcpRoute, object(name, json!({"spec": spec})))
+    };
+    let all = route("shop/all", json!({"name": "edge"}));
+    let in_vain = route("shop/in-vain", json!({"name": "edge", "sectionName": "a"}));
+    let said = status_of_gateway(listeners, vec![all, in_vain]);
+    let attached = |at: usize| said["listeners"][at]["attachedRoutes"].as_u64().unwrap();
+    // Also where it is not in force, but no route that is in force nowhere.
+    assert_eq!([0, 1, 2, 3].map(attached), [1, 1, 1, 0], "{said:#}");
 }
