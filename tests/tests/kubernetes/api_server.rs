@@ -84,14 +84,13 @@ pub struct ApiServer {
     acceptor: TlsAcceptor,
     ca_pem: String,
     pub address: SocketAddr,
-    running: Mutex<CancellationToken>,
+    ended: CancellationToken,
 }
 
 struct Shared {
     served: Vec<Served>,
     state: Mutex<State>,
     changed: watch::Sender<u64>,
-    connections: Mutex<CancellationToken>,
 }
 
 /// A refusal, as Kubernetes words it.
@@ -226,12 +225,11 @@ impl ApiServer {
                 served,
                 state: Mutex::default(),
                 changed: watch::channel(0).0,
-                connections: Mutex::default(),
             }),
             acceptor: TlsAcceptor::from(Arc::new(config)),
             ca_pem: key.cert.pem(),
             address: listener.local_addr().unwrap(),
-            running: Mutex::default(),
+            ended: CancellationToken::new(),
         };
         server.accept(listener);
         server
@@ -239,16 +237,16 @@ impl ApiServer {
 
     fn accept(&self, listener: TcpListener) {
         let (shared, acceptor) = (self.shared.clone(), self.acceptor.clone());
-        let running = self.running.lock().unwrap().clone();
+        let ended = self.ended.clone();
         tokio::spawn(async move {
             loop {
                 let accepted = tokio::select! {
                     accepted = listener.accept() => accepted,
-                    () = running.cancelled() => return,
+                    () = ended.cancelled() => return,
                 };
                 let (stream, _) = accepted.unwrap();
                 let (shared, acceptor) = (shared.clone(), acceptor.clone());
-                let severed = shared.connections.lock().unwrap().clone();
+                let ended = ended.clone();
                 tokio::spawn(async move {
                     let serving = async {
                         let Ok(stream) = acceptor.accept(stream).await else {
@@ -264,47 +262,22 @@ impl ApiServer {
                     };
                     tokio::select! {
                         () = serving => {}
-                        () = severed.cancelled() => {}
+                        () = ended.cancelled() => {}
                     }
                 });
             }
         });
     }
 
-    /// A kubeconfig for it. What [`CONTROLLER`] asks is counted, and may be forbidden.
-    pub fn kubeconfig(&self, user: &str) -> String {
+    /// A kubeconfig for it, by an address that leads to it. What [`CONTROLLER`] asks is counted, and may be forbidden.
+    pub fn kubeconfig(&self, user: &str, at: SocketAddr) -> String {
         let ca = base64(&self.ca_pem);
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: test\nclusters:\n- name: test\n  cluster:\n    server: https://{}\n    \
              certificate-authority-data: {ca}\nusers:\n- name: test\n  user: {{token: {user}}}\ncontexts:\n- name: test\n  context: \
              {{cluster: test, user: test, namespace: isobar-system}}\n",
-            self.address
+            at
         )
-    }
-
-    /// Breaks every connection.
-    pub fn sever(&self) {
-        let fresh = CancellationToken::new();
-        std::mem::replace(&mut *self.shared.connections.lock().unwrap(), fresh).cancel();
-    }
-
-    /// Goes away: connections break, new ones are refused.
-    pub fn stop(&self) {
-        let fresh = CancellationToken::new();
-        std::mem::replace(&mut *self.running.lock().unwrap(), fresh).cancel();
-        self.sever();
-    }
-
-    /// Comes back at the same address, with what it had, or without history.
-    pub async fn come_back(&self) {
-        let listener = loop {
-            // The socket before may take a moment to close.
-            match TcpListener::bind(self.address).await {
-                Ok(listener) => break listener,
-                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-            }
-        };
-        self.accept(listener);
     }
 
     /// Forgets history: watches from before get 410.
@@ -364,7 +337,7 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        self.stop();
+        self.ended.cancel();
     }
 }
 
@@ -604,7 +577,14 @@ impl Shared {
                 state.review(&asked.served.plural, body),
             )),
             (&Method::POST, _) => state.create(asked, body),
-            (&Method::PUT, Some(name)) => state.update(asked, name, body),
+            (&Method::PUT, Some(name)) => match must_name_version(asked, &body) {
+                true => refuse(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "Invalid",
+                    "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update",
+                ),
+                false => state.update(asked, name, body),
+            },
             (&Method::PATCH, Some(name)) => state.patch(asked, name, kind, body),
             (&Method::DELETE, Some(name)) => state.delete(asked, name),
             _ => refuse(
@@ -672,6 +652,12 @@ impl Shared {
         }
         (lines, state.version)
     }
+}
+
+/// Leases and custom resources are replaced only by who says which version of them.
+fn must_name_version(asked: &Asked, body: &Value) -> bool {
+    let is_strict = asked.served.kind == "Lease" || asked.served.schema.is_some();
+    is_strict && !body["metadata"]["resourceVersion"].is_string()
 }
 
 fn bookmark(asked: &Asked, version: u64) -> String {
@@ -749,6 +735,25 @@ impl State {
         let mut request: Value = serde_json::from_slice(body).unwrap();
         let bound = &request["spec"]["boundObjectRef"];
         let pod = bound["name"].as_str().unwrap_or_default();
+        let runs_as = self.objects.get(&place("/pods", pod));
+        let runs_as = runs_as.map(|pod| pod["spec"]["serviceAccountName"].clone());
+        if runs_as.is_some_and(|account| account != *name) {
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                "BadRequest",
+                "cannot bind token to a pod that runs as another account",
+            );
+        }
+        if request["spec"]["expirationSeconds"]
+            .as_i64()
+            .is_some_and(|seconds| seconds < 600)
+        {
+            return refuse(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "Invalid",
+                "spec.expirationSeconds: Invalid value: may not specify a duration less than 10 minutes",
+            );
+        }
         let is_there = self.objects.contains_key(&place("/serviceaccounts", name))
             && (pod.is_empty() || self.objects.contains_key(&place("/pods", pod)));
         if !is_there {
@@ -892,6 +897,10 @@ impl State {
         if asked.served.schema.is_some() {
             object.as_object_mut().unwrap().remove("status");
         }
+        if asked.served.kind == "CustomResourceDefinition" {
+            let established = json!({"type": "Established", "status": "True"});
+            object["status"] = json!({"conditions": [established]});
+        }
         self.check(asked, &mut object)?;
         Ok((
             StatusCode::CREATED,
@@ -947,6 +956,17 @@ impl State {
     /// A merge patch (RFC 7386), or an apply patch by one manager that owns what it names.
     fn patch(&mut self, asked: &Asked, name: &str, kind: &str, patch: Value) -> Answer {
         let applies = kind.starts_with("application/apply-patch");
+        let is_owned = asked
+            .query
+            .get("fieldManager")
+            .is_some_and(|m| !m.is_empty());
+        if applies && !is_owned {
+            return refuse(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "Invalid",
+                "fieldManager: Required value: is required for apply patch",
+            );
+        }
         if let Some(schema) = asked.served.schema.as_ref().filter(|_| applies)
             && let Err(message) = schema::typed(schema, &patch, "")
         {
@@ -989,12 +1009,26 @@ impl State {
 
     fn delete(&mut self, asked: &Asked, name: &str) -> Answer {
         let object = self.get(asked, name)?;
+        if asked.served.kind == "Namespace" {
+            self.empty(name);
+        }
         self.objects.remove(&asked.place(name));
         self.note(asked, object, "DELETED");
         Ok((
             StatusCode::OK,
             json!({"kind": "Status", "apiVersion": "v1", "status": "Success"}),
         ))
+    }
+
+    /// Removes all that is in a namespace.
+    fn empty(&mut self, namespace: &str) {
+        let inside = |place: &&Place| place.1 == namespace;
+        let all: Vec<Place> = self.objects.keys().filter(inside).cloned().collect();
+        for place in all {
+            if let Some(object) = self.objects.remove(&place) {
+                self.tell(place.0, object, "DELETED");
+            }
+        }
     }
 
     /// What the API server checks of an object before it is kept.
@@ -1020,12 +1054,16 @@ impl State {
         object
     }
 
-    fn note(&mut self, asked: &Asked, mut object: Value, kind: &'static str) -> Value {
+    fn note(&mut self, asked: &Asked, object: Value, kind: &'static str) -> Value {
+        self.tell(asked.resource(), object, kind)
+    }
+
+    fn tell(&mut self, resource: String, mut object: Value, kind: &'static str) -> Value {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
         self.history.push_back(Event {
             version: self.version,
-            resource: asked.resource(),
+            resource,
             kind,
             object: object.clone(),
         });

@@ -4,7 +4,19 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::environment::Cluster;
+use crate::environment::{Cluster, say_skipped};
+
+/// Whether there is a kubectl; a missing one is said, and is a failure under `ISOBAR_TEST_REQUIRE=all`.
+fn has_kubectl() -> bool {
+    let mut asked = Command::new("kubectl");
+    if asked.args(["version", "--client"]).output().is_ok() {
+        return true;
+    }
+    let required = std::env::var("ISOBAR_TEST_REQUIRE");
+    assert_ne!(required.as_deref(), Ok("all"), "there is no kubectl");
+    say_skipped("there is no kubectl");
+    false
+}
 
 /// What `isobar upgrade` says: whether nothing would change, and its lines.
 fn upgrade(cluster: &Cluster, arguments: &[&str]) -> (bool, String) {
@@ -20,15 +32,15 @@ fn upgrade(cluster: &Cluster, arguments: &[&str]) -> (bool, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_upgrade_changes_is_said_before() {
-    if Command::new("kubectl")
-        .args(["version", "--client"])
-        .output()
-        .is_err()
-    {
-        println!("skipped: there is no kubectl");
+    if !has_kubectl() {
         return;
     }
-    let cluster = Cluster::own().await;
+    let Some(cluster) =
+        Cluster::own("it installs Isobar under its fixed names, and changes what is installed")
+            .await
+    else {
+        return;
+    };
     let (is_same, said) = upgrade(&cluster, &[]);
     assert!(
         !is_same && said.contains("+ StatefulSet isobar-controller"),
@@ -73,21 +85,16 @@ fn check(cluster: &Cluster, arguments: &[&str]) -> (bool, String) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_cluster_lacks_is_said_with_a_code() {
-    if Command::new("kubectl")
-        .arg("version")
-        .arg("--client")
-        .output()
-        .is_err()
-    {
-        assert_ne!(
-            std::env::var("ISOBAR_TEST_REQUIRE").as_deref(),
-            Ok("all"),
-            "there is no kubectl"
-        );
-        println!("skipped: there is no kubectl");
+    if !has_kubectl() {
         return;
     }
-    let cluster = Cluster::own().await;
+    let Some(cluster) = Cluster::own(
+        "it says of nodes, workloads and permissions what only their owners can say in a cluster",
+    )
+    .await
+    else {
+        return;
+    };
     let node = |name: &str, architecture: &str| json!({"kind": "Node", "metadata": {"name": name}, "status": {"nodeInfo": {"architecture": architecture}}});
     cluster.apply(node("edge-1", "arm64")).await;
     let (is_well, said) = check(&cluster, &["--pre"]);
@@ -177,7 +184,7 @@ async fn what_a_cluster_lacks_is_said_with_a_code() {
         assert!(!is_well && said.contains(line), "{line}: {said}");
     }
 
-    cluster.server().stop();
+    cluster.link.stop();
     let (is_well, said) = check(&cluster, &["--pre"]);
     assert!(
         !is_well && said.contains("FAIL K01 the API server does not answer"),

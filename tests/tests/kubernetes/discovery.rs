@@ -259,10 +259,10 @@ async fn ten_thousand_endpoints_that_change_all_the_time_are_followed() {
             .apply_slice(&format!("s{service}"), "a", &last[service])
             .await;
         match change {
-            100 if cluster.is_own() => cluster.server().sever(),
-            200 if cluster.is_own() => {
-                cluster.server().stop();
-                cluster.server().come_back().await;
+            100 => cluster.link.sever(),
+            200 => {
+                cluster.link.stop();
+                cluster.link.come_back().await;
             }
             _ => {}
         }

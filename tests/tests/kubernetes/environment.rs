@@ -16,9 +16,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api_server::{ApiServer, CONTROLLER, Served};
 use crate::gateway_api;
+use crate::link::Link;
 
 /// Longest wait for what should take a moment.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The label of everything that a test makes: which test's it is.
+const MADE_BY: &str = "tests.isobar.dev/made-by";
+/// What is as old as this was left behind by a run that was ended from outside.
+const LEFT_BEHIND: Duration = Duration::from_secs(3600);
+/// Kinds without a namespace that tests make. What is in a namespace goes with it.
+const CLUSTER_WIDE: [&str; 8] = [
+    "MutatingWebhookConfiguration",
+    "GatewayClass",
+    "MeshNode",
+    "WeightPolicy",
+    "TrafficPolicy",
+    "AccessPolicy",
+    "Node",
+    "Namespace",
+];
 
 fn root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -60,6 +76,7 @@ static SERVED: OnceCell<BTreeMap<String, String>> = OnceCell::const_new();
 /// Installs what a cluster that is not ours lacks: ours anew, the Gateway API's where they are not. Returns in which version each is
 /// served.
 async fn install(client: &Client) -> BTreeMap<String, String> {
+    sweep(client, MADE_BY, LEFT_BEHIND).await;
     let api: Api<DynamicObject> =
         Api::all_with(client.clone(), &resource("CustomResourceDefinition"));
     let how = PatchParams::apply("isobar-tests").force();
@@ -107,70 +124,139 @@ async fn install(client: &Client) -> BTreeMap<String, String> {
     served
 }
 
+/// A client of the cluster that a kubeconfig names.
+async fn client_of(file: &Path) -> Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let read = kube::config::Kubeconfig::read_from(file).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(read, &Default::default()).await;
+    Client::try_from(config.unwrap()).unwrap()
+}
+
+/// Takes away what a test made, or what any test made that is old.
+async fn sweep(client: &Client, of: &str, min_age: Duration) {
+    let selected = kube::api::ListParams::default().labels(of);
+    let before = k8s_openapi::jiff::Timestamp::now() - min_age;
+    for kind in CLUSTER_WIDE {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind));
+        let Ok(found) = api.list(&selected).await else {
+            continue;
+        };
+        for object in found {
+            let made = object.metadata.creation_timestamp.as_ref();
+            if made.is_some_and(|made| made.0 <= before) {
+                let name = object.metadata.name.unwrap();
+                // Some tests have deleted theirs.
+                let _ = api.delete(&name, &DeleteParams::default()).await;
+            }
+        }
+    }
+}
+
+/// Takes away the events about a test's nodes, which have no namespace of their own to go with.
+async fn sweep_events(client: &Client, tag: &str) {
+    let api: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), "default", &resource("Event"));
+    let Ok(all) = api.list(&Default::default()).await else {
+        return;
+    };
+    for event in all {
+        let about = event.data["regarding"]["name"].as_str();
+        if about.is_some_and(|name| name.starts_with(tag)) {
+            let name = event.metadata.name.unwrap();
+            let _ = api.delete(&name, &DeleteParams::default()).await;
+        }
+    }
+}
+
 /// A cluster to test against.
 pub struct Cluster {
     /// Ours, unless `KUBECONFIG` names another.
     server: Option<ApiServer>,
-    /// The controller's.
+    /// The way there that controllers take.
+    pub link: Link,
+    /// The controller's: by that way.
     kubeconfig: PathBuf,
     directory: tempfile::TempDir,
+    /// Goes straight there.
     pub client: Client,
     /// In the names of everything that this test makes.
     pub tag: String,
-    made: std::sync::Mutex<Vec<(ApiResource, Option<String>, String)>>,
+    /// Of another's cluster: its kubeconfig, and this test's turn.
+    named: Option<(PathBuf, tokio::sync::OwnedMutexGuard<()>)>,
 }
 
 impl Cluster {
     pub async fn open() -> Cluster {
         match std::env::var_os("KUBECONFIG") {
-            Some(file) => Cluster::at(None, file.into()).await,
-            None => Cluster::own().await,
+            Some(file) => Cluster::named(file.into()).await,
+            None => Cluster::ours().await,
         }
     }
 
-    /// Ours, whatever `KUBECONFIG` says: for what breaks the server.
-    pub async fn own() -> Cluster {
-        let server = ApiServer::start(customs()).await;
-        Cluster::at(Some(server), PathBuf::new()).await
+    /// Ours, for what a cluster of others cannot be asked for. None where `KUBECONFIG` names one: then it is said that the test was skipped,
+    /// and why.
+    pub async fn own(why: &str) -> Option<Cluster> {
+        if std::env::var_os("KUBECONFIG").is_none() {
+            return Some(Cluster::ours().await);
+        }
+        say_skipped(why);
+        None
     }
 
-    async fn at(server: Option<ApiServer>, named: PathBuf) -> Cluster {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let _ = rustls::crypto::ring::default_provider().install_default();
+    async fn ours() -> Cluster {
+        let server = ApiServer::start(customs()).await;
         let directory = tempfile::tempdir().unwrap();
-        let (own, kubeconfig) = match &server {
-            Some(server) => {
-                let write = |user: &str| {
-                    let file = directory.path().join(user);
-                    std::fs::write(&file, server.kubeconfig(user)).unwrap();
-                    file
-                };
-                (write("tests"), write(CONTROLLER))
-            }
-            None => (named.clone(), named),
+        let link = Link::open(server.address.to_string()).await;
+        let write = |user: &str, at: std::net::SocketAddr| {
+            let file = directory.path().join(user);
+            std::fs::write(&file, server.kubeconfig(user, at)).unwrap();
+            file
         };
-        let read = kube::config::Kubeconfig::read_from(&own).unwrap();
-        let config = kube::Config::from_custom_kubeconfig(read, &Default::default()).await;
-        // Of no other run either: what one has left behind may still be going.
-        let run = fastrand::u32(..);
-        let tag = format!("t{run:08x}-{}", NUMBER.fetch_add(1, Relaxed));
+        let (own, kubeconfig) = (
+            write("tests", server.address),
+            write(CONTROLLER, link.address),
+        );
+        let client = client_of(&own).await;
         let cluster = Cluster {
-            client: Client::try_from(config.unwrap()).unwrap(),
-            server,
+            client,
+            server: Some(server),
+            link,
             kubeconfig,
             directory,
-            tag,
-            made: Default::default(),
+            tag: tag(),
+            named: None,
         };
-        if cluster.server.is_none() {
-            SERVED.get_or_init(|| install(&cluster.client)).await;
-        }
+        cluster.make_namespace().await;
         cluster
-            .apply(
-                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": cluster.tag}}),
-            )
+    }
+
+    /// A cluster of others. One test at a time: a mesh has one controller, and two that make different things of one cluster would write over
+    /// each other's statuses.
+    async fn named(file: PathBuf) -> Cluster {
+        static TURN: std::sync::LazyLock<std::sync::Arc<tokio::sync::Mutex<()>>> =
+            std::sync::LazyLock::new(Default::default);
+        let turn = TURN.clone().lock_owned().await;
+        let directory = tempfile::tempdir().unwrap();
+        let (link, config) = Link::to_cluster_of(&file).await;
+        let kubeconfig = directory.path().join("controller");
+        std::fs::write(&kubeconfig, serde_json::to_vec(&config).unwrap()).unwrap();
+        let cluster = Cluster {
+            client: client_of(&file).await,
+            server: None,
+            link,
+            kubeconfig,
+            directory,
+            tag: tag(),
+            named: Some((file, turn)),
+        };
+        SERVED.get_or_init(|| install(&cluster.client)).await;
+        cluster.make_namespace().await;
+        cluster
+    }
+
+    async fn make_namespace(&self) {
+        self.apply(json!({"kind": "Namespace", "metadata": {"name": self.tag}}))
             .await;
-        cluster
     }
 
     /// The file that says where it is.
@@ -178,7 +264,12 @@ impl Cluster {
         &self.kubeconfig
     }
 
-    /// Whether its server is ours, to be broken.
+    /// A client that goes the way that controllers take.
+    pub async fn client_by_link(&self) -> Client {
+        client_of(&self.kubeconfig).await
+    }
+
+    /// Whether its server is ours, to be told what to do.
     pub fn is_own(&self) -> bool {
         self.server.is_some()
     }
@@ -200,12 +291,13 @@ impl Cluster {
         }
     }
 
-    /// Creates an object, or changes it, as `kubectl apply --server-side` does. Repeated when the connection breaks.
+    /// Creates an object, or changes it, as `kubectl apply --server-side` does. Repeated when the connection breaks, when the server has no
+    /// time now, and when somebody else wrote at the same moment.
     pub async fn apply(&self, object: Value) -> DynamicObject {
         until("applied object", async || {
             match self.try_apply(object.clone()).await {
                 Ok(applied) => Ok(applied),
-                Err(error @ kube::Error::Api(_)) => panic!("{error}"),
+                Err(error) if is_final(&error) => panic!("{error}: {object}"),
                 Err(error) => Err(json!(error.to_string())),
             }
         })
@@ -217,15 +309,10 @@ impl Cluster {
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
         object["apiVersion"] = json!(resource(&kind).api_version);
+        object["metadata"]["labels"][MADE_BY] = json!(self.tag);
         let api = self.api(&kind, namespace.as_deref());
         let how = PatchParams::apply("isobar-tests").force();
-        let applied = api.patch(&name, &how, &Patch::Apply(&object)).await?;
-        let place = (resource(&kind), namespace, name);
-        let mut made = self.made.lock().unwrap();
-        if !made.contains(&place) {
-            made.push(place);
-        }
-        Ok(applied)
+        api.patch(&name, &how, &Patch::Apply(&object)).await
     }
 
     /// Creates an object: what is wrong with its fields is what the schema finds, where an apply does not get so far.
@@ -233,6 +320,7 @@ impl Cluster {
         let kind = object["kind"].as_str().unwrap().to_owned();
         let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
         object["apiVersion"] = json!(resource(&kind).api_version);
+        object["metadata"]["labels"][MADE_BY] = json!(self.tag);
         let object: DynamicObject = serde_json::from_value(object).unwrap();
         let api = self.api(&kind, namespace.as_deref());
         api.create(&Default::default(), &object).await
@@ -243,7 +331,7 @@ impl Cluster {
         until("deleted object", async || {
             match api.delete(name, &DeleteParams::default()).await {
                 Ok(_) => Ok(()),
-                Err(error @ kube::Error::Api(_)) => panic!("{error}"),
+                Err(error) if is_final(&error) => panic!("{error}: {kind} {name}"),
                 Err(error) => Err(json!(error.to_string())),
             }
         })
@@ -261,7 +349,8 @@ impl Cluster {
         let api = self.api(kind, namespace);
         let what = format!("status of {kind} {name}");
         until(&what, async || {
-            let object = api.get(name).await.unwrap();
+            let object = api.get(name).await;
+            let object = object.map_err(|error| json!(error.to_string()))?;
             let mut whole = object.data["status"].clone();
             if let Some(generation) = object.metadata.generation {
                 whole["generation"] = json!(generation);
@@ -382,18 +471,64 @@ impl Cluster {
         self.directory.path().join(format!("controller-{number}"))
     }
 
-    /// Takes away what the test made, so that a real cluster is as it was.
-    pub async fn close(self) {
-        let made = std::mem::take(&mut *self.made.lock().unwrap());
-        for (resource, namespace, name) in made.into_iter().rev() {
-            let api: Api<DynamicObject> = match &namespace {
-                Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
-                None => Api::all_with(self.client.clone(), &resource),
-            };
-            // Some tests have deleted theirs.
-            let _ = api.delete(&name, &DeleteParams::default()).await;
+    /// Takes away what the test made, so that a real cluster is as it was. A test that fails does so as well, when this is dropped.
+    pub async fn close(mut self) {
+        // Its turn is over when all is gone.
+        let named = self.named.take();
+        if named.is_some() {
+            clean(&self.client, &self.tag).await;
         }
     }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let Some((file, _turn)) = self.named.take() else {
+            return;
+        };
+        let tag = self.tag.clone();
+        // The runtime of the test may be ending.
+        let cleaning = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async { clean(&client_of(&file).await, &tag).await });
+        });
+        let _ = cleaning.join();
+    }
+}
+
+/// Takes away what a test made.
+async fn clean(client: &Client, tag: &str) {
+    sweep(client, &format!("{MADE_BY}={tag}"), Duration::ZERO).await;
+    sweep_events(client, tag).await;
+}
+
+/// The name of a test's things, of no other run either: what one has left behind may still be going.
+fn tag() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let run = fastrand::u32(..);
+    format!("t{run:08x}-{}", NUMBER.fetch_add(1, Relaxed))
+}
+
+/// Whether it is of no use to ask again.
+fn is_final(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => {
+            let passes = status.code == 429 || status.code >= 500;
+            !passes && status.reason != "Conflict"
+        }
+        _ => false,
+    }
+}
+
+/// Says on standard error itself, which nothing captures, that a test, or a part of it, was skipped.
+pub fn say_skipped(why: &str) {
+    use std::io::Write;
+    let test = std::thread::current();
+    let name = test.name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "skipped: kubernetes {name}: {why}");
 }
 
 fn resource(kind: &str) -> ApiResource {
@@ -576,4 +711,54 @@ pub fn condition<'a>(conditions: &'a Value, kind: &str) -> &'a Value {
     all.into_iter()
         .find(|condition| condition["type"] == kind)
         .unwrap_or(&Value::Null)
+}
+
+/// What a run leaves of itself in a cluster that is not ours; here it is ours, told of by a file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_others_is_left_as_it_was() {
+    if std::env::var_os("KUBECONFIG").is_some() {
+        return say_skipped("it looks at the suite itself");
+    }
+    let server = ApiServer::start(customs()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config");
+    std::fs::write(&file, server.kubeconfig("tests", server.address)).unwrap();
+    let client = client_of(&file).await;
+    let left = async |tag: &str| {
+        let mut left = Vec::new();
+        for kind in CLUSTER_WIDE {
+            let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource(kind));
+            let all = api.list(&Default::default()).await.unwrap();
+            let names = all.items.into_iter().filter_map(|one| one.metadata.name);
+            left.extend(names.filter(|name| name.starts_with(tag)));
+        }
+        left
+    };
+    for fails in [false, true] {
+        let cluster = Cluster::named(file.clone()).await;
+        let (tag, node) = (cluster.tag.clone(), cluster.name("n"));
+        cluster.apply_node(&node, "45.0", "9.0").await;
+        cluster
+            .apply_service("cart", &[("10.1.0.1".to_owned(), node.clone())])
+            .await;
+        // Also by the way that breaks.
+        let controller = cluster.controller(0).await;
+        let is_there = |node: &Value| !node.is_null();
+        controller
+            .until(&format!("/v1/nodes/{node}"), is_there)
+            .await;
+        controller.end().await;
+        assert_eq!(left(&tag).await.len(), 2);
+        match fails {
+            false => cluster.close().await,
+            true => drop(
+                tokio::spawn(async move {
+                    let _cluster = cluster;
+                    panic!("as a test that fails");
+                })
+                .await,
+            ),
+        }
+        assert_eq!(left(&tag).await, Vec::<String>::new());
+    }
 }

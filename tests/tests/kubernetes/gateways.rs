@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::environment::{Cluster, condition};
+use crate::environment::{Cluster, condition, say_skipped};
 
 fn ours<'a>(status: &'a Value, kind: &str) -> &'a Value {
     let parents = status["parents"].as_array().into_iter().flatten();
@@ -246,7 +246,9 @@ async fn routes_for_tcp_are_for_listeners_and_services() {
                "spec": {"parentRefs": parents, "rules": [{"backendRefs": backends}]}})
     };
     let db = json!([{"name": "db", "port": 80}]);
-    let parents = json!([{"name": "edge"}, {"name": "edge", "sectionName": "http"}, {"name": "edge", "port": 9}, {"name": "nginx"}]);
+    // Parents of one name must all have a section, or all have none.
+    let section = |name: &str| json!({"name": "edge", "sectionName": name});
+    let parents = json!([section("db"), section("http"), section("nobody"), {"name": "nginx"}]);
     let weighed = json!([{"name": "db", "port": 80, "weight": 9}, {"name": "db-next", "port": 80}]);
     cluster.apply(route("split", parents, weighed)).await;
     let service = json!([{"group": "", "kind": "Service", "name": "db", "port": 80}]);
@@ -341,6 +343,173 @@ async fn routes_for_tcp_are_for_listeners_and_services() {
     controller.until(&path("split"), Value::is_null).await;
     let left = |status: &Value| status["listeners"][0]["attachedRoutes"] == 0;
     cluster.until_status("Gateway", tag, "edge", left).await;
+    controller.end().await;
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listeners_that_clash_are_refused_and_the_others_serve_on() {
+    let cluster = Cluster::open().await;
+    let tag = Some(cluster.tag.as_str());
+    let class = apply_class(&cluster).await;
+    let node = cluster.name("n");
+    cluster.apply_node(&node, "45.0", "9.0").await;
+    cluster.say_address(&node, "192.0.2.7").await;
+    let gateway = |name: &str, listeners: Value| json!({"kind": "Gateway", "metadata": {"name": name, "namespace": cluster.tag}, "spec": {"gatewayClassName": class, "listeners": listeners}});
+    let tcp = |name: &str, port: u32| json!({"name": name, "protocol": "TCP", "port": port});
+    let http = json!({"name": "http", "protocol": "HTTP", "port": 7410});
+    let clash = json!([tcp("db", 5432), {"name": "web", "protocol": "HTTP", "port": 5432}, tcp("cache", 6379), http]);
+    cluster.apply(gateway("edge", clash)).await;
+    cluster.apply_service("db", &[]).await;
+    cluster
+        .apply(json!({"kind": "TCPRoute", "metadata": {"name": "all", "namespace": cluster.tag},
+                      "spec": {"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [{"name": "db", "port": 80}]}]}}))
+        .await;
+    let controller = cluster.controller(0).await;
+    let attached = |status: &Value| status["listeners"][2]["attachedRoutes"] == 1;
+    let status = cluster.until_status("Gateway", tag, "edge", attached).await;
+    let said = |at: usize, kind: &str| {
+        let said = condition(&status["listeners"][at]["conditions"], kind);
+        let text = |field: &str| said[field].as_str().unwrap_or_default().to_owned();
+        (text("status"), text("reason"))
+    };
+    let pair = |status: &str, reason: &str| (status.to_owned(), reason.to_owned());
+    for at in [0, 1] {
+        assert_eq!(
+            said(at, "Conflicted"),
+            pair("True", "ProtocolConflict"),
+            "{status:#}"
+        );
+        assert_eq!(said(at, "Accepted").0, "False", "{status:#}");
+        assert_eq!(
+            said(at, "Programmed"),
+            pair("False", "Invalid"),
+            "{status:#}"
+        );
+    }
+    for at in [2, 3] {
+        assert_eq!(
+            said(at, "Conflicted"),
+            pair("False", "NoConflicts"),
+            "{status:#}"
+        );
+        assert_eq!(said(at, "Accepted"), pair("True", "Accepted"), "{status:#}");
+        assert_eq!(
+            said(at, "ResolvedRefs"),
+            pair("True", "ResolvedRefs"),
+            "{status:#}"
+        );
+    }
+    // The route is in force by one listener, and counted at each that lets it in.
+    let counts = [0, 1, 2, 3].map(|at: usize| status["listeners"][at]["attachedRoutes"].clone());
+    assert_eq!(counts, [1, 0, 1, 0].map(|count| json!(count)), "{status:#}");
+    let whole = condition(&status["conditions"], "Accepted");
+    assert_eq!(
+        (&whole["status"], &whole["reason"]),
+        (&json!("True"), &json!("ListenersNotValid"))
+    );
+    let message = whole["message"].as_str().unwrap();
+    assert!(
+        message.contains("db, web") && message.contains("cache, http"),
+        "{message}"
+    );
+    let path = format!("/v1/tcp-routes/{}/all", cluster.tag);
+    let seen = controller.until(&path, |route| !route.is_null()).await;
+    let parents = json!([{"name": "isobar", "sectionName": "cache"}]);
+    assert_eq!(seen["spec"]["parentRefs"], parents, "{seen}");
+    // Of one name: the Gateway API's own definitions do not let such a gateway in.
+    let twice = gateway("twice", json!([tcp("a", 5432), tcp("b", 5432)]));
+    match cluster.try_apply(twice).await {
+        Ok(_) => {
+            let told =
+                |status: &Value| status["listeners"].as_array().is_some_and(|l| l.len() == 2);
+            let status = cluster.until_status("Gateway", tag, "twice", told).await;
+            let conflicted = condition(&status["listeners"][1]["conditions"], "Conflicted");
+            assert_eq!(conflicted["reason"], "HostnameConflict", "{status:#}");
+            let whole = condition(&status["conditions"], "Accepted");
+            assert_eq!(
+                (&whole["status"], &whole["reason"]),
+                (&json!("False"), &json!("ListenersNotValid"))
+            );
+        }
+        Err(kube::Error::Api(refused)) if refused.code == 422 => {
+            say_skipped(&format!(
+                "in part: the definition refuses what would clash by name: {}",
+                refused.message
+            ));
+        }
+        Err(error) => panic!("{error}"),
+    }
+    // Once they do not clash any more, they serve.
+    let free = json!([tcp("db", 5432), tcp("cache", 6379), http]);
+    cluster.apply(gateway("edge", free)).await;
+    let all = |status: &Value| {
+        let of = |at: usize| {
+            condition(&status["listeners"][at]["conditions"], "Programmed")["status"] == "True"
+        };
+        of(0)
+            && of(1)
+            && of(2)
+            && condition(&status["conditions"], "Accepted")["reason"] == "Accepted"
+    };
+    cluster.until_status("Gateway", tag, "edge", all).await;
+    controller
+        .until(&path, |route| {
+            route["spec"]["parentRefs"]
+                .as_array()
+                .is_some_and(|all| all.len() == 2)
+        })
+        .await;
+    controller.end().await;
+    cluster.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_is_reached_at_the_load_balancer_before_the_proxies() {
+    let cluster = Cluster::open().await;
+    let tag = Some(cluster.tag.as_str());
+    let class = apply_class(&cluster).await;
+    let node = cluster.name("n");
+    cluster.apply_node(&node, "45.0", "9.0").await;
+    cluster.say_address(&node, "192.0.2.7").await;
+    cluster
+        .apply(json!({"kind": "Gateway", "metadata": {"name": "edge", "namespace": cluster.tag},
+                      "spec": {"gatewayClassName": class, "listeners": [{"name": "http", "protocol": "HTTP", "port": 7410}]}}))
+        .await;
+    // Beside the controller, before the pods of the manifests. No other load balancer of the cluster is asked for one.
+    cluster
+        .apply(json!({"kind": "Service", "metadata": {"name": "edge", "namespace": cluster.tag},
+                      "spec": {"type": "LoadBalancer", "loadBalancerClass": "tests.isobar.dev/by-hand", "allocateLoadBalancerNodePorts": false,
+                               "selector": {"app.kubernetes.io/name": "isobar-proxy"},
+                               "ports": [{"name": "http", "port": 80, "targetPort": 7410, "protocol": "TCP"}]}}))
+        .await;
+    let controller = cluster.controller(0).await;
+    let has = |wanted: &'static str| {
+        move |status: &Value| {
+            let all = status["addresses"].as_array().into_iter().flatten();
+            all.into_iter().any(|address| address["value"] == wanted)
+        }
+    };
+    // It has no address yet: the nodes have.
+    cluster
+        .until_status("Gateway", tag, "edge", has("192.0.2.7"))
+        .await;
+    let ingress = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.99"}, {"hostname": "edge.example"}]}}});
+    let services = cluster.api("Service", tag);
+    let merge = kube::api::Patch::Merge(&ingress);
+    services
+        .patch_status("edge", &Default::default(), &merge)
+        .await
+        .unwrap();
+    let status = cluster
+        .until_status("Gateway", tag, "edge", has("192.0.2.99"))
+        .await;
+    let wanted = json!([{"type": "IPAddress", "value": "192.0.2.99"}, {"type": "Hostname", "value": "edge.example"}]);
+    assert_eq!(status["addresses"], wanted, "{status:#}");
+    cluster.delete("Service", tag, "edge").await;
+    cluster
+        .until_status("Gateway", tag, "edge", has("192.0.2.7"))
+        .await;
     controller.end().await;
     cluster.close().await;
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::environment::{Cluster, until};
+use crate::environment::{Cluster, say_skipped, until};
 
 fn question(object: Value) -> Vec<u8> {
     json!({"kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1",
@@ -54,6 +54,13 @@ async fn the_webhook_answers_what_is_a_question() {
     cluster.close().await;
 }
 
+/// Whether an API server says that it could not connect to a webhook.
+fn is_out_of_reach(error: &kube::Error) -> bool {
+    let said = error.to_string();
+    let reasons = ["refused", "no route", "unreachable", "timeout", "deadline"];
+    said.contains("failed calling webhook") && reasons.iter().any(|reason| said.contains(reason))
+}
+
 /// Called by its address: where an API server that is not ours cannot reach this machine, that is said.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_pod_that_asks_for_a_proxy_has_one() {
@@ -83,8 +90,9 @@ async fn a_new_pod_that_asks_for_a_proxy_has_one() {
         match cluster.try_create(pod).await {
             Ok(pod) if pod.data["spec"]["initContainers"].is_array() => Ok(Some(pod)),
             Ok(pod) => Err(pod.data),
-            Err(error) if !cluster.is_own() && error.to_string().contains("failed calling webhook") => {
-                println!("skipped: the API server does not reach this machine: {error}");
+            // Anything else that it says of the webhook is a fault of ours: of its certificate, or its answer.
+            Err(error) if !cluster.is_own() && is_out_of_reach(&error) => {
+                say_skipped(&format!("in part: the API server does not reach this machine: {error}"));
                 Ok(None)
             }
             Err(error) => Err(json!(error.to_string())),
@@ -107,15 +115,19 @@ async fn a_new_pod_that_asks_for_a_proxy_has_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_api_server_knows_the_controller_by_the_roots_of_now() {
-    let cluster = Cluster::own().await;
+    let Some(cluster) = Cluster::own("webhooks and APIServices under Isobar's fixed names are a cluster's own; one whose server is not there would stop the deletion of every namespace").await else {
+        return;
+    };
     let hook = |policy: &str| {
+        let service =
+            json!({"service": {"name": "isobar-controller", "namespace": "isobar-system"}});
         json!({"kind": "MutatingWebhookConfiguration", "metadata": {"name": "isobar-injection"},
-        "webhooks": [{"name": "a.isobar.dev", "failurePolicy": policy, "clientConfig": {"service": {"name": "isobar-controller"}}},
-                     {"name": "b.isobar.dev", "failurePolicy": policy, "clientConfig": {"service": {"name": "isobar-controller"}}}]})
+        "webhooks": [{"name": "a.isobar.dev", "failurePolicy": policy, "sideEffects": "None", "admissionReviewVersions": ["v1"], "clientConfig": service},
+                     {"name": "b.isobar.dev", "failurePolicy": policy, "sideEffects": "None", "admissionReviewVersions": ["v1"], "clientConfig": service}]})
     };
     cluster.apply(hook("Ignore")).await;
     cluster
-        .apply(json!({"kind": "APIService", "metadata": {"name": "v1beta1.external.metrics.k8s.io"}, "spec": {"group": "external.metrics.k8s.io"}}))
+        .apply(json!({"kind": "APIService", "metadata": {"name": "v1beta1.external.metrics.k8s.io"}, "spec": crate::permissions::external_metrics()}))
         .await;
     let controller = cluster.controller(0).await;
     let hooks = cluster.api("MutatingWebhookConfiguration", None);

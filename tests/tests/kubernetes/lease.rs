@@ -66,24 +66,18 @@ async fn of_twenty_contenders_one_leads_at_a_time() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_cannot_renew_gives_up_before_another_begins() {
-    let cluster = Cluster::own().await;
+    let cluster = Cluster::open().await;
+    let client = cluster.client_by_link().await;
     let lasts = Duration::from_secs(3);
-    let contender = |me: &str| {
-        Contender::new(
-            cluster.client.clone(),
-            &cluster.tag,
-            "isobar-controller",
-            me,
-            lasts,
-        )
-    };
+    let contender =
+        |me: &str| Contender::new(client.clone(), &cluster.tag, "isobar-controller", me, lasts);
     let signal = CancellationToken::new();
     let (mut first, mut second) = (contender("a"), contender("b"));
     assert!(first.win(&signal).await);
-    cluster.server().stop();
+    cluster.link.stop();
     // It leads no longer, by itself.
     first.hold().await;
-    cluster.server().come_back().await;
+    cluster.link.come_back().await;
     assert!(second.win(&signal).await);
     let api = cluster.api("Lease", Some(&cluster.tag));
     let lease = api.get("isobar-controller").await.unwrap();
@@ -91,6 +85,7 @@ async fn a_leader_that_cannot_renew_gives_up_before_another_begins() {
     // Who was told to stop before it led does not lead.
     signal.cancel();
     assert!(!first.win(&signal).await);
+    cluster.close().await;
 }
 
 /// What a probe answers; nothing while nobody listens.
@@ -108,7 +103,7 @@ async fn probe(port: u16, path: &str) -> Option<u16> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_controller_that_stands_by_opens_nothing_and_takes_over() {
-    let cluster = Cluster::own().await;
+    let cluster = Cluster::open().await;
     // Both know one data directory, as two machines know one volume: only who leads opens it.
     let start = |probes: u16| {
         let config = Config {
@@ -152,8 +147,9 @@ async fn a_controller_that_stands_by_opens_nothing_and_takes_over() {
     first.await.unwrap().unwrap();
     is(other, "/readyz", 200).await;
     // It cannot renew any more: it ends before another may begin, without being told to.
-    cluster.server().stop();
+    cluster.link.stop();
     let ended = second.await.unwrap();
     assert!(matches!(ended, Err(ProgramError::LeadLost)), "{ended:?}");
     drop(stop_other);
+    cluster.close().await;
 }

@@ -23,7 +23,10 @@ fn nodes_of(service: &Value) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_remote_cluster_that_vanishes_erases_nothing() {
-    let (cluster, north) = (Cluster::own().await, Cluster::own().await);
+    let why = "it needs two clusters, with nodes and namespaces of the same names";
+    let (Some(cluster), Some(north)) = (Cluster::own(why).await, Cluster::own(why).await) else {
+        return;
+    };
     let node = "edge-1";
     for (of, address) in [(&cluster, "10.0.0.1"), (&north, "10.1.0.1")] {
         of.apply_node(node, "45.0", "9.0").await;
@@ -35,7 +38,7 @@ async fn a_remote_cluster_that_vanishes_erases_nothing() {
                         "metadata": {"name": "cart-a", "namespace": "shop", "labels": {"kubernetes.io/service-name": "cart"}},
                         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]})).await;
     }
-    let kubeconfig = north.server().kubeconfig("tests");
+    let kubeconfig = north.server().kubeconfig("tests", north.link.address);
     cluster.apply(secret(&cluster, "north", &kubeconfig)).await;
     // Its kubeconfig names a program: it is not run, and what is wrong is said.
     let bad = kubeconfig.replace("token: tests", "exec: {command: /bin/true}");
@@ -62,7 +65,7 @@ async fn a_remote_cluster_that_vanishes_erases_nothing() {
     })
     .await;
     // It goes away, and the controller starts anew: what was told of it stays, and the own cluster is followed.
-    north.server().stop();
+    north.link.stop();
     controller.end().await;
     let controller = cluster.controller(0).await;
     cluster.apply_node("edge-2", "45.0", "9.1").await;
@@ -72,7 +75,7 @@ async fn a_remote_cluster_that_vanishes_erases_nothing() {
     controller.until("/v1/services/shop/cart", both).await;
     assert!(!controller.get("/v1/nodes/edge-1.north").await.is_null());
     // It comes back with a node less.
-    north.server().come_back().await;
+    north.link.come_back().await;
     north.delete("Node", None, node).await;
     controller
         .until("/v1/nodes/edge-1.north", Value::is_null)

@@ -21,13 +21,127 @@ pub fn check(kind: &str, object: &Value) -> Result<(), String> {
     if !is_role && (name.len() > 253 || !name.bytes().all(fine) || name.ends_with('-')) {
         return invalid("metadata.name", name, "a lowercase RFC 1123 subdomain");
     }
+    labels(&object["metadata"])?;
     match kind {
+        "Namespace" => label_name("metadata.name", name),
         "EndpointSlice" => slice(object),
         "Event" => event(object),
         "Lease" => lease(&object["spec"]),
-        "Service" => service(&object["spec"]),
+        "Service" => label_name("metadata.name", name).and_then(|()| service(&object["spec"])),
+        "MutatingWebhookConfiguration" => each(&object["webhooks"]).try_for_each(webhook),
+        "APIService" => api_service(name, &object["spec"]),
+        "ConfigMap" | "Secret" => keys(&object["data"]),
         "Pod" => pod(&object["spec"]),
         _ => Ok(()),
+    }
+}
+
+/// At most 63 letters, digits and `-`, as names of namespaces and services are.
+fn label_name(field: &str, name: &str) -> Result<(), String> {
+    let fine = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let ends = !name.starts_with('-') && !name.ends_with('-');
+    match !name.is_empty() && name.len() <= 63 && ends && name.bytes().all(fine) {
+        true => Ok(()),
+        false => invalid(field, name, "must be a lowercase RFC 1123 label"),
+    }
+}
+
+/// Keys of labels and annotations, and values of labels.
+fn labels(metadata: &Value) -> Result<(), String> {
+    let word = |text: &str| {
+        let ends = |at: Option<&u8>| at.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = text.as_bytes();
+        let fine = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+        text.len() <= 63 && ends(bytes.first()) && ends(bytes.last()) && bytes.iter().all(fine)
+    };
+    let all = |field: &str| metadata[field].as_object().into_iter().flatten();
+    for (key, _) in all("labels").chain(all("annotations")) {
+        let (prefix, name) = key.rsplit_once('/').unwrap_or(("a", key));
+        if !word(name) || prefix.is_empty() || prefix.len() > 253 {
+            return invalid("metadata.labels", key, "must be a qualified name");
+        }
+    }
+    for (_, value) in all("labels") {
+        match value.as_str() {
+            Some(value) if value.is_empty() || word(value) => {}
+            _ => return invalid("metadata.labels", value, "a valid label"),
+        }
+    }
+    Ok(())
+}
+
+/// Keys of what a map holds.
+fn keys(data: &Value) -> Result<(), String> {
+    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let mut all = data.as_object().into_iter().flatten();
+    match all.find(|(key, _)| key.len() > 253 || !key.bytes().all(fine)) {
+        None => Ok(()),
+        Some((key, _)) => invalid("data", key, "a valid config key"),
+    }
+}
+
+fn webhook(hook: &Value) -> Result<(), String> {
+    let name = text(&hook["name"]);
+    if name.split('.').filter(|part| !part.is_empty()).count() < 3 {
+        return invalid(
+            "webhooks.name",
+            name,
+            "should be a domain with at least three segments",
+        );
+    }
+    if !["None", "NoneOnDryRun"].contains(&text(&hook["sideEffects"])) {
+        return Err("webhooks.sideEffects: Required value".to_owned());
+    }
+    if each(&hook["admissionReviewVersions"]).count() == 0 {
+        return Err("webhooks.admissionReviewVersions: Required value".to_owned());
+    }
+    let (url, service) = (
+        &hook["clientConfig"]["url"],
+        &hook["clientConfig"]["service"],
+    );
+    match (url.as_str(), service.is_object()) {
+        (Some(url), false) if url.starts_with("https://") => Ok(()),
+        (Some(url), false) => invalid(
+            "webhooks.clientConfig.url",
+            url,
+            "'https' is the only allowed URL scheme",
+        ),
+        (None, true) => by_service("webhooks.clientConfig.service", service),
+        _ => Err(
+            "webhooks.clientConfig: Required value: exactly one of url or service is required"
+                .to_owned(),
+        ),
+    }
+}
+
+fn api_service(name: &str, spec: &Value) -> Result<(), String> {
+    let is_named = name == format!("{}.{}", text(&spec["version"]), text(&spec["group"]));
+    if !is_named {
+        return invalid(
+            "metadata.name",
+            name,
+            "must be `spec.version+\".\"+spec.group`",
+        );
+    }
+    for field in ["groupPriorityMinimum", "versionPriority"] {
+        if !spec[field]
+            .as_i64()
+            .is_some_and(|priority| (1..=20_000).contains(&priority))
+        {
+            return invalid(
+                &format!("spec.{field}"),
+                &spec[field],
+                "must be positive and less than 20000",
+            );
+        }
+    }
+    by_service("spec.service", &spec["service"])
+}
+
+fn by_service(field: &str, service: &Value) -> Result<(), String> {
+    match text(&service["name"]).is_empty() || text(&service["namespace"]).is_empty() {
+        true => Err(format!("{field}: Required value: name, namespace")),
+        false => Ok(()),
     }
 }
 
@@ -55,13 +169,27 @@ fn slice(slice: &Value) -> Result<(), String> {
     }
     let mut names = std::collections::BTreeSet::new();
     for port in each(&slice["ports"]) {
+        if !port["port"].is_null()
+            && !port["port"]
+                .as_u64()
+                .is_some_and(|port| (1..65_536).contains(&port))
+        {
+            return invalid(
+                "ports.port",
+                &port["port"],
+                "must be between 1 and 65535, inclusive",
+            );
+        }
         if !names.insert(text(&port["name"])) {
             return Err(format!("ports.name: Duplicate value: {}", port["name"]));
         }
     }
     for endpoint in each(&slice["endpoints"]) {
-        if each(&endpoint["addresses"]).count() == 0 {
-            return Err("endpoints.addresses: Required value".to_owned());
+        // At most 100, each once.
+        let addresses: Vec<&str> = each(&endpoint["addresses"]).map(text).collect();
+        let distinct: std::collections::BTreeSet<&&str> = addresses.iter().collect();
+        if !(1..=100).contains(&addresses.len()) || distinct.len() < addresses.len() {
+            return Err("endpoints.addresses: Required value, at most 100, each once".to_owned());
         }
         for address in each(&endpoint["addresses"]).map(text) {
             let problem = match kind {
@@ -146,6 +274,16 @@ fn lease(spec: &Value) -> Result<(), String> {
             "must be greater than 0",
         );
     }
+    if spec["leaseTransitions"]
+        .as_i64()
+        .is_some_and(|count| count < 0)
+    {
+        return invalid(
+            "spec.leaseTransitions",
+            &spec["leaseTransitions"],
+            "must be greater than or equal to 0",
+        );
+    }
     is_micro_time("spec.renewTime", &spec["renewTime"])?;
     is_micro_time("spec.acquireTime", &spec["acquireTime"])
 }
@@ -188,6 +326,20 @@ fn service(spec: &Value) -> Result<(), String> {
     }
     if ports.len() > 1 && ports.iter().any(|port| text(&port["name"]).is_empty()) {
         return Err("spec.ports[0].name: Required value".to_owned());
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for port in ports {
+        let number = port["port"].as_u64();
+        if !number.is_some_and(|port| (1..65_536).contains(&port)) {
+            return invalid(
+                "spec.ports.port",
+                &port["port"],
+                "must be between 1 and 65535, inclusive",
+            );
+        }
+        if !seen.insert((number, port["protocol"].as_str().unwrap_or("TCP"))) {
+            return Err(format!("spec.ports: Duplicate value: {port}"));
+        }
     }
     Ok(())
 }
