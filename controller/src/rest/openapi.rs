@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
 use isobar_mesh_api::resource::{NodeSpec, ServiceSpec, WeightPolicySpec};
@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::kinds::{KINDS, KindRow};
 use super::{Rest, body, endpoints, errands, identity, node_actions, what_if};
+use crate::access;
 use crate::authority::keeper::AuthorityStatus;
 use crate::control_loop::PlanDifference;
 use crate::credentials::{Credential, CredentialAsked};
@@ -36,7 +37,10 @@ pub(super) fn routes() -> Router<Rest> {
 
 fn document() -> Value {
     let mut paths = Map::new();
-    let mut add = |path: &str, method: &str, operation: Value| {
+    let mut add = |path: &str, method: &str, mut operation: Value| {
+        if is_for_anybody(path, method) {
+            let_in(&mut operation);
+        }
         let at = paths.entry(path.to_owned()).or_insert_with(|| json!({}));
         at[method] = operation;
     };
@@ -62,6 +66,20 @@ fn document() -> Value {
             "schemas": schemas(),
         },
     })
+}
+
+/// Whether nobody is asked who they are.
+fn is_for_anybody(path: &str, method: &str) -> bool {
+    let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes());
+    method.is_ok_and(|method| access::deed(&method, path).is_none())
+}
+
+/// Takes the question who asks, and what is answered to the wrong ones, out of an operation.
+fn let_in(operation: &mut Value) {
+    operation["security"] = json!([]);
+    if let Some(responses) = operation["responses"].as_object_mut() {
+        responses.retain(|status, _| !OF_THE_GATE.contains(&status.as_str()));
+    }
 }
 
 /// The four operations of a kind.
@@ -197,6 +215,9 @@ fn refusals(path: &str, changes: bool) -> Vec<(u16, &'static str)> {
     }
     all
 }
+
+/// What only who is asked who they are can be answered.
+const OF_THE_GATE: [&str; 3] = ["401", "403", "429"];
 
 fn in_path(path: &str) -> impl Iterator<Item = &str> {
     let parts = path.split('/');

@@ -43,6 +43,36 @@ async fn every_path_of_the_document_is_there() {
     mesh.stop().await;
 }
 
+#[tokio::test]
+async fn who_is_asked_who_they_are_is_what_the_document_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config = config(directory.path());
+    config.rest_open = false;
+    config.rest_insecure = true;
+    let mesh = Mesh::start_with(directory, config).await;
+    let (_, document) = mesh.rest(Method::GET, "/openapi.json", "").await;
+    let mut open = BTreeSet::new();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            let method: Method = method.to_ascii_uppercase().parse().unwrap();
+            let plain = path.replace(['{', '}'], "");
+            let (status, _) = mesh.rest(method.clone(), &plain, "").await;
+            let is_asked = status == StatusCode::UNAUTHORIZED;
+            for answer in ["401", "403", "429"] {
+                let is_said = !operation["responses"][answer].is_null();
+                assert_eq!(is_said, is_asked, "{method} {path}: {answer}");
+            }
+            assert_eq!(operation["security"].is_null(), is_asked, "{method} {path}");
+            if !is_asked {
+                open.insert(path.as_str());
+            }
+        }
+    }
+    let wanted = ["/dashboard", "/livez", "/openapi.json", "/readyz"];
+    assert_eq!(open, BTreeSet::from(wanted));
+    mesh.stop().await;
+}
+
 /// The schemas that a document refers to.
 fn references(value: &Value) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
