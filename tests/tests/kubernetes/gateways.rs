@@ -494,7 +494,7 @@ async fn a_gateway_is_reached_at_the_load_balancer_before_the_proxies() {
     cluster
         .until_status("Gateway", tag, "edge", has("192.0.2.7"))
         .await;
-    let ingress = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.99"}, {"hostname": "edge.example"}]}}});
+    let ingress = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.99", "ipMode": "VIP"}, {"hostname": "edge.example"}]}}});
     let services = cluster.api("Service", tag);
     let merge = kube::api::Patch::Merge(&ingress);
     services
