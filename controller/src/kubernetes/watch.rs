@@ -168,8 +168,11 @@ fn cut_down(kind: Watched, version: &'static str, object: DynamicObject) -> Obje
             Watched::Service => Some("loadBalancer"),
             _ => None,
         };
-        let place =
-            place.and_then(|field| Some((field, fields.get("status")?.get(field)?.clone())));
+        let place = place.and_then(|field| {
+            let value = fields.get("status")?.get(field)?;
+            // A Service that nobody balances has an empty one.
+            (*value != json!({})).then(|| (field, value.clone()))
+        });
         if !kind.has_status() {
             fields.remove("status");
         }

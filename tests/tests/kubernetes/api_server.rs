@@ -60,7 +60,7 @@ struct Event {
     object: Value,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     version: u64,
     objects: BTreeMap<Place, Value>,
@@ -414,6 +414,13 @@ impl Shared {
                 StatusCode::OK,
                 json!({"major": "1", "minor": "36", "gitVersion": "v1.36.0"}),
             )),
+            _ if self.kinds_of(&path).is_some() => {
+                let kinds = self.kinds_of(&path);
+                Ok((
+                    StatusCode::OK,
+                    json!({"kind": "APIResourceList", "resources": kinds}),
+                ))
+            }
             _ if path.ends_with("/token") => {
                 let bytes = request.into_body().collect().await.unwrap().to_bytes();
                 self.state.lock().unwrap().account_token(&path, &bytes)
@@ -461,6 +468,15 @@ impl Shared {
             .header("content-type", "application/json")
             .body(Full::from(body.to_string()).boxed_unsync())
             .unwrap()
+    }
+
+    /// What a group has in a version, where a path names these and the server has any.
+    fn kinds_of(&self, path: &str) -> Option<Vec<Value>> {
+        let (group, version) = path.strip_prefix("/apis/")?.split_once('/')?;
+        let is = |one: &&Served| one.group == group && one.version == version;
+        let one = |one: &Served| json!({"name": one.plural, "kind": one.kind, "namespaced": one.is_namespaced});
+        let kinds: Vec<Value> = self.served.iter().filter(is).map(one).collect();
+        (!kinds.is_empty()).then_some(kinds)
     }
 
     /// What webhooks make of a new pod.
@@ -569,30 +585,11 @@ impl Shared {
 
     fn answer(&self, asked: &Asked, method: &Method, kind: &str, body: Value) -> Answer {
         let mut state = self.state.lock().unwrap();
-        let answer = match (method, &asked.name) {
-            (&Method::GET, None) => state.list(asked),
-            (&Method::GET, Some(name)) => state.get(asked, name).map(|o| (StatusCode::OK, o)),
-            (&Method::POST, _) if asked.served.plural.ends_with("reviews") => Ok((
-                StatusCode::CREATED,
-                state.review(&asked.served.plural, body),
-            )),
-            (&Method::POST, _) => state.create(asked, body),
-            (&Method::PUT, Some(name)) => match must_name_version(asked, &body) {
-                true => refuse(
-                    StatusCode::UNPROCESSABLE_ENTITY,
-                    "Invalid",
-                    "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update",
-                ),
-                false => state.update(asked, name, body),
-            },
-            (&Method::PATCH, Some(name)) => state.patch(asked, name, kind, body),
-            (&Method::DELETE, Some(name)) => state.delete(asked, name),
-            _ => refuse(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "MethodNotAllowed",
-                "not served here",
-            ),
-        };
+        // What is only tried out is done to something that nobody sees.
+        if asked.query.get("dryRun").is_some_and(|what| what == "All") {
+            return state.clone().answer(asked, method, kind, body);
+        }
+        let answer = state.answer(asked, method, kind, body);
         self.changed.send_replace(state.version);
         answer
     }
@@ -691,6 +688,32 @@ fn unescape(text: &str) -> String {
 }
 
 impl State {
+    fn answer(&mut self, asked: &Asked, method: &Method, kind: &str, body: Value) -> Answer {
+        match (method, &asked.name) {
+            (&Method::GET, None) => self.list(asked),
+            (&Method::GET, Some(name)) => self.get(asked, name).map(|o| (StatusCode::OK, o)),
+            (&Method::POST, _) if asked.served.plural.ends_with("reviews") => {
+                Ok((StatusCode::CREATED, self.review(&asked.served.plural, body)))
+            }
+            (&Method::POST, _) => self.create(asked, body),
+            (&Method::PUT, Some(name)) => match must_name_version(asked, &body) {
+                true => refuse(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "Invalid",
+                    "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update",
+                ),
+                false => self.update(asked, name, body),
+            },
+            (&Method::PATCH, Some(name)) => self.patch(asked, name, kind, body),
+            (&Method::DELETE, Some(name)) => self.delete(asked, name),
+            _ => refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "MethodNotAllowed",
+                "not served here",
+            ),
+        }
+    }
+
     fn list(&self, asked: &Asked) -> Answer {
         let limit = asked.query.get("limit").and_then(|l| l.parse().ok());
         let limit: usize = limit.filter(|l| *l > 0).unwrap_or(usize::MAX);

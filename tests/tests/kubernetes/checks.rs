@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::environment::{Cluster, say_skipped};
 
@@ -30,6 +30,41 @@ fn upgrade(cluster: &Cluster, arguments: &[&str]) -> (bool, String) {
     (said.status.success(), text)
 }
 
+/// What `isobar install` prints.
+fn manifests(arguments: &[&str]) -> Vec<Value> {
+    let printed = Command::new(env!("CARGO_BIN_EXE_isobar-e2e"))
+        .arg("install")
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(printed.stdout).unwrap();
+    let documents = text.trim_start_matches("---\n").split("\n---\n");
+    documents
+        .map(|document| serde_saphyr::from_str(&format!("{document}\n")).unwrap())
+        .collect()
+}
+
+/// Tried out, in the test's own namespace: nothing is installed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_manifest_is_taken_as_it_is_written() {
+    let cluster = Cluster::open().await;
+    for arguments in [&[][..], &["--single-node", "--external-metrics"]] {
+        let all = manifests(arguments);
+        assert!(all.len() > 15, "{} manifests", all.len());
+        for object in all {
+            let what = format!("{} {}", object["kind"], object["metadata"]["name"]);
+            // A kind that is not served, or a field that is not known, is said here.
+            let taken = cluster.would_apply(object.clone()).await;
+            let taken = taken.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(
+                taken.metadata.name.as_deref(),
+                object["metadata"]["name"].as_str()
+            );
+        }
+    }
+    cluster.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_an_upgrade_changes_is_said_before() {
     if !has_kubectl() {
@@ -46,13 +81,7 @@ async fn what_an_upgrade_changes_is_said_before() {
         !is_same && said.contains("+ StatefulSet isobar-controller"),
         "{said}"
     );
-    let printed = Command::new(env!("CARGO_BIN_EXE_isobar-e2e"))
-        .arg("install")
-        .output()
-        .unwrap();
-    let text = String::from_utf8(printed.stdout).unwrap();
-    for document in text.trim_start_matches("---\n").split("\n---\n") {
-        let object: serde_json::Value = serde_saphyr::from_str(&format!("{document}\n")).unwrap();
+    for object in manifests(&[]) {
         cluster.apply(object).await;
     }
     let (is_same, said) = upgrade(&cluster, &[]);
@@ -81,6 +110,37 @@ fn check(cluster: &Cluster, arguments: &[&str]) -> (bool, String) {
         .unwrap();
     let text = String::from_utf8(said.stdout).unwrap();
     (said.status.success(), text)
+}
+
+/// By kubectl and a kubeconfig, as an operator would.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_cluster_is_looked_at_before_anything_is_installed() {
+    if !has_kubectl() {
+        return;
+    }
+    let cluster = Cluster::open().await;
+    let node = cluster.name("n");
+    cluster.apply_node(&node, "45.0", "9.0").await;
+    let (_, said) = check(&cluster, &["--pre"]);
+    for line in [
+        "ok   K01 the API server is v1.",
+        "ok   K02 you may create",
+        "ok   K03",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let (is_well, said) = check(&cluster, &[]);
+    assert!(
+        said.contains("ok   K01") && !said.contains("FAIL K05"),
+        "{said}"
+    );
+    if cluster.is_own() {
+        assert!(
+            !is_well && said.contains("FAIL K06 isobar-controller is not installed"),
+            "{said}"
+        );
+    }
+    cluster.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

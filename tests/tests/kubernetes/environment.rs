@@ -124,6 +124,12 @@ async fn install(client: &Client) -> BTreeMap<String, String> {
     served
 }
 
+/// The file of `KUBECONFIG`, if there is one. Tests run in their crate's directory; who names a file is more likely in the workspace's.
+fn named_file() -> Option<PathBuf> {
+    let file = std::env::var_os("KUBECONFIG").filter(|file| !file.is_empty())?;
+    Some(root().join(file))
+}
+
 /// A client of the cluster that a kubeconfig names.
 async fn client_of(file: &Path) -> Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -187,9 +193,8 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn open() -> Cluster {
-        match std::env::var_os("KUBECONFIG") {
-            // Tests run in their crate's directory, who names a file is more likely in the workspace's.
-            Some(file) => Cluster::named(root().join(file)).await,
+        match named_file() {
+            Some(file) => Cluster::named(file).await,
             None => Cluster::ours().await,
         }
     }
@@ -197,7 +202,7 @@ impl Cluster {
     /// Ours, for what a cluster of others cannot be asked for. None where `KUBECONFIG` names one: then it is said that the test was skipped,
     /// and why.
     pub async fn own(why: &str) -> Option<Cluster> {
-        if std::env::var_os("KUBECONFIG").is_none() {
+        if named_file().is_none() {
             return Some(Cluster::ours().await);
         }
         say_skipped(why);
@@ -313,6 +318,19 @@ impl Cluster {
         object["metadata"]["labels"][MADE_BY] = json!(self.tag);
         let api = self.api(&kind, namespace.as_deref());
         let how = PatchParams::apply("isobar-tests").force();
+        api.patch(&name, &how, &Patch::Apply(&object)).await
+    }
+
+    /// What the server would say to an apply; nothing is kept of it.
+    pub async fn would_apply(&self, mut object: Value) -> Result<DynamicObject, kube::Error> {
+        let kind = object["kind"].as_str().unwrap().to_owned();
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        if object["metadata"]["namespace"].is_string() {
+            object["metadata"]["namespace"] = json!(self.tag);
+        }
+        let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
+        let api = self.api(&kind, namespace.as_deref());
+        let how = PatchParams::apply("isobar-tests").force().dry_run();
         api.patch(&name, &how, &Patch::Apply(&object)).await
     }
 
@@ -717,7 +735,7 @@ pub fn condition<'a>(conditions: &'a Value, kind: &str) -> &'a Value {
 /// What a run leaves of itself in a cluster that is not ours; here it is ours, told of by a file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_of_others_is_left_as_it_was() {
-    if std::env::var_os("KUBECONFIG").is_some() {
+    if named_file().is_some() {
         return say_skipped("it looks at the suite itself");
     }
     let server = ApiServer::start(customs()).await;
