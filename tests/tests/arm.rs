@@ -1,9 +1,11 @@
 //! The proxy as it is shipped for ARM, run by qemu: it enrols, forwards, takes what is moved to it, reports and drains.
 //!
-//! `k3s/build-arm.sh --target aarch64 proxy` makes it; `ISOBAR_ARM_PROXY` names another. Its image is made and read back as well.
+//! `k3s/build-arm.sh --target aarch64 proxy` makes it; `ISOBAR_ARM_PROXY` names another, for 64 or 32 bits. Its image is made and
+//! read back as well.
 
 #![allow(clippy::unwrap_used)] // A test that meets an error has failed; here is where.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -14,7 +16,11 @@ use isobar_tests::process::{PATIENCE, Process, wait_for};
 use serde_json::{Value, json};
 
 /// Runs programs for aarch64.
-const QEMU: &str = "qemu-aarch64-static";
+const QEMU_64: &str = "qemu-aarch64-static";
+/// Runs programs for armv7.
+const QEMU_32: &str = "qemu-arm-static";
+/// Where an ELF file says how wide its machine is, and what it says if that is 32 bits.
+const ELF_CLASS: (usize, u8) = (4, 1);
 /// Checks images.
 const SKOPEO: &str = "skopeo";
 /// Largest image of the proxy, in bytes.
@@ -25,11 +31,29 @@ fn root() -> PathBuf {
     tests.parent().unwrap().to_owned()
 }
 
+/// Whether the ARM proxy is for boards of 32 bits.
+fn is_narrow() -> bool {
+    let program = fs::read(named_proxy()).unwrap_or_default();
+    program.get(ELF_CLASS.0) == Some(&ELF_CLASS.1)
+}
+
+/// The qemu that runs the ARM proxy.
+fn qemu() -> &'static str {
+    match is_narrow() {
+        true => QEMU_32,
+        false => QEMU_64,
+    }
+}
+
+fn named_proxy() -> PathBuf {
+    let named = std::env::var_os("ISOBAR_ARM_PROXY").map(PathBuf::from);
+    named.unwrap_or_else(|| root().join("target/arm/out/aarch64/isobar-proxy"))
+}
+
 /// The ARM proxy, if it and the program that a test needs beside it are there. What is missing is said, and is a
 /// failure under `ISOBAR_TEST_REQUIRE=all`.
 fn arm_proxy(needed: &str) -> Option<PathBuf> {
-    let named = std::env::var_os("ISOBAR_ARM_PROXY").map(PathBuf::from);
-    let proxy = named.unwrap_or_else(|| root().join("target/arm/out/aarch64/isobar-proxy"));
+    let proxy = named_proxy();
     let runs = Command::new(needed)
         .arg("--version")
         .stdout(Stdio::null())
@@ -136,7 +160,7 @@ fn serve(stream: TcpStream, name: &str, gate: &(Mutex<Gate>, Condvar)) {
 }
 
 fn read_json(file: &Path) -> Option<Value> {
-    serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+    serde_json::from_slice(&fs::read(file).ok()?).ok()
 }
 
 fn address(value: &Value) -> SocketAddr {
@@ -154,13 +178,13 @@ fn write_files(dir: &Path, endpoint: &Endpoint) {
         {"kind": "WeightPolicy", "metadata": {"name": "all-to-arm"},
          "spec": {"algorithm": "static", "static_weights": {"home": {"arm": 1_000_000}}}},
     ]);
-    std::fs::write(dir.join("mesh.json"), resources.to_string()).unwrap();
+    fs::write(dir.join("mesh.json"), resources.to_string()).unwrap();
     let text = format!(
         "data_dir = '{0}/controller'\nrest_listen = '127.0.0.1:0'\nrest_open = true\nenrol_open = true\nstream_listen = '127.0.0.1:0'\nperiod_ms = 250\n\
          resources = ['{0}/mesh.json']\n",
         dir.display()
     );
-    std::fs::write(dir.join("controller.toml"), text).unwrap();
+    fs::write(dir.join("controller.toml"), text).unwrap();
 }
 
 fn write_proxy(dir: &Path, name: &str, controller: SocketAddr) -> PathBuf {
@@ -171,13 +195,13 @@ fn write_proxy(dir: &Path, name: &str, controller: SocketAddr) -> PathBuf {
         dir.display()
     );
     let file = dir.join(format!("{name}.toml"));
-    std::fs::write(&file, text).unwrap();
+    fs::write(&file, text).unwrap();
     file
 }
 
 #[test]
 fn an_arm_proxy_enrols_forwards_takes_moves_reports_and_drains() {
-    let Some(program) = arm_proxy(QEMU) else {
+    let Some(program) = arm_proxy(qemu()) else {
         return;
     };
     let directory = tempfile::tempdir().unwrap();
@@ -197,7 +221,12 @@ fn an_arm_proxy_enrols_forwards_takes_moves_reports_and_drains() {
     let (rest, stream) = (address(&told["rest"]), address(&told["stream"]));
 
     let config = write_proxy(dir, "arm", stream);
-    let mut arm = started(Command::new(QEMU).arg(&program).arg("--config").arg(config));
+    let mut arm = started(
+        Command::new(qemu())
+            .arg(&program)
+            .arg("--config")
+            .arg(config),
+    );
     let config = write_proxy(dir, "home", stream);
     let _home = started(Command::new(ours).args(["proxy", "--config"]).arg(config));
     let listens = |name: &str| {
@@ -252,6 +281,10 @@ fn the_image_is_small_reproducible_and_runs_as_nobody() {
     let Some(program) = arm_proxy(SKOPEO) else {
         return;
     };
+    let (platform, architecture) = match is_narrow() {
+        true => ("arm/v7", "arm"),
+        false => ("arm64", "arm64"),
+    };
     let directory = tempfile::tempdir().unwrap();
     let make = |file: &str| {
         let out = directory.path().join(file);
@@ -262,18 +295,18 @@ fn the_image_is_small_reproducible_and_runs_as_nobody() {
                 Path::new("isobar-proxy:test"),
                 Path::new("isobar-proxy"),
             ])
-            .arg(format!("arm64={}", program.display()))
+            .arg(format!("{platform}={}", program.display()))
             .arg(format!("amd64={native}"))
             .status();
         assert!(made.unwrap().success());
         out
     };
     let (one, two) = (make("one.tar"), make("two.tar"));
-    assert_eq!(std::fs::read(&one).unwrap(), std::fs::read(two).unwrap());
+    assert_eq!(fs::read(&one).unwrap(), fs::read(two).unwrap());
 
     let inspect = |arguments: &[&str]| -> Value {
         let said = Command::new(SKOPEO)
-            .args(["inspect", "--override-arch", "arm64"])
+            .args(["inspect", "--override-arch", architecture])
             .args(arguments)
             .arg(format!("oci-archive:{}", one.display()))
             .output()
@@ -283,10 +316,10 @@ fn the_image_is_small_reproducible_and_runs_as_nobody() {
         serde_json::from_slice(&said.stdout).unwrap()
     };
     let image = inspect(&[]);
-    assert_eq!(image["Architecture"], "arm64");
+    assert_eq!(image["Architecture"], architecture);
     assert_eq!(image["Layers"].as_array().unwrap().len(), 1);
     // What a node stores, unpacked; what it fetches is half of it.
-    let size = std::fs::metadata(&program).unwrap().len();
+    let size = fs::metadata(&program).unwrap().len();
     assert!(size <= IMAGE_LEN_MAX, "{size} bytes");
     let config = inspect(&["--config"]);
     assert_eq!(config["config"]["User"], "65532:65532");
