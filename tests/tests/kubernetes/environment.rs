@@ -25,7 +25,9 @@ const MADE_BY: &str = "tests.isobar.dev/made-by";
 /// What is as old as this was left behind by a run that was ended from outside.
 const LEFT_BEHIND: Duration = Duration::from_secs(3600);
 /// Kinds without a namespace that tests make. What is in a namespace goes with it.
-const CLUSTER_WIDE: [&str; 8] = [
+const CLUSTER_WIDE: [&str; 10] = [
+    "ClusterRoleBinding",
+    "ClusterRole",
     "MutatingWebhookConfiguration",
     "GatewayClass",
     "MeshNode",
@@ -131,7 +133,7 @@ fn named_file() -> Option<PathBuf> {
 }
 
 /// A client of the cluster that a kubeconfig names.
-async fn client_of(file: &Path) -> Client {
+pub async fn client_of(file: &Path) -> Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let read = kube::config::Kubeconfig::read_from(file).unwrap();
     let config = kube::Config::from_custom_kubeconfig(read, &Default::default()).await;
@@ -268,6 +270,18 @@ impl Cluster {
     /// The file that says where it is.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// A kubeconfig of whoever has a token, by the way that controllers take; a name for its file.
+    pub fn kubeconfig_with(&self, token: &str, name: &str) -> PathBuf {
+        let read = kube::config::Kubeconfig::read_from(&self.kubeconfig).unwrap();
+        let mut config = serde_json::to_value(&read).unwrap();
+        for user in config["users"].as_array_mut().unwrap() {
+            user["user"] = json!({"token": token});
+        }
+        let file = self.directory.path().join(name);
+        std::fs::write(&file, config.to_string()).unwrap();
+        file
     }
 
     /// A client that goes the way that controllers take.

@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
 use serde_json::{Value, json};
 
-use crate::environment::{Cluster, condition, until};
+use crate::environment::{Cluster, client_of, condition, until};
 
 /// Verb and resource of every rule for the controller.
 fn granted() -> BTreeSet<(String, String)> {
@@ -109,6 +110,176 @@ async fn settle(cluster: &Cluster) {
             })
             .await;
     }
+}
+
+/// What `k3s/base/rbac.yaml` grants, to an account of the test's namespace, under names of the test. What is in `kube-system` stays out: it is
+/// for the front proxy alone.
+async fn grant(cluster: &Cluster) {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = tests.parent().unwrap().join("k3s/base/rbac.yaml");
+    let text = std::fs::read_to_string(file).unwrap();
+    for document in text.split("\n---\n") {
+        let mut object: Value = serde_saphyr::from_str(&format!("{document}\n")).unwrap();
+        let namespace = object["metadata"]["namespace"].as_str().map(str::to_owned);
+        match namespace.as_deref() {
+            Some("kube-system") => continue,
+            Some(_) => object["metadata"]["namespace"] = json!(cluster.tag),
+            None => {
+                let name = object["metadata"]["name"].as_str().unwrap();
+                let name = json!(cluster.name(name));
+                if object["kind"] == "ClusterRoleBinding" {
+                    object["roleRef"]["name"] = name.clone();
+                }
+                object["metadata"]["name"] = name;
+            }
+        }
+        for subject in object["subjects"].as_array_mut().into_iter().flatten() {
+            subject["namespace"] = json!(cluster.tag);
+        }
+        cluster.apply(object).await;
+    }
+}
+
+/// One object of every kind that has a status, under names of the test: kind, namespace, name.
+async fn fill_by_name(cluster: &Cluster) -> Vec<(&'static str, bool, String)> {
+    let (node, class) = (cluster.name("n"), cluster.name("class"));
+    let services = json!([format!("{}/cart", cluster.tag)]);
+    cluster
+        .apply(json!({"kind": "Node", "metadata": {"name": node}}))
+        .await;
+    cluster
+        .apply_service("cart", &[("10.1.0.1".to_owned(), node.clone())])
+        .await;
+    let parents = json!([{"name": "edge"}]);
+    let rules = json!([{"backendRefs": [{"name": "cart", "port": 80}]}]);
+    let route = json!({"parentRefs": parents, "rules": rules});
+    let listeners = json!([{"name": "http", "protocol": "HTTP", "port": 7410}, {"name": "db", "protocol": "TCP", "port": 5432}]);
+    let all = [
+        ("MeshNode", false, node, json!({})),
+        (
+            "WeightPolicy",
+            false,
+            cluster.name("w"),
+            json!({"services": services}),
+        ),
+        (
+            "TrafficPolicy",
+            false,
+            cluster.name("t"),
+            json!({"services": services}),
+        ),
+        (
+            "AccessPolicy",
+            false,
+            cluster.name("a"),
+            json!({"services": services}),
+        ),
+        (
+            "GatewayClass",
+            false,
+            class.clone(),
+            json!({"controllerName": "isobar.dev/controller"}),
+        ),
+        (
+            "Gateway",
+            true,
+            "edge".to_owned(),
+            json!({"gatewayClassName": class, "listeners": listeners}),
+        ),
+        ("HTTPRoute", true, "r".to_owned(), route.clone()),
+        ("GRPCRoute", true, "r".to_owned(), route.clone()),
+        ("TCPRoute", true, "r".to_owned(), route),
+    ];
+    let mut made = Vec::new();
+    for (kind, is_namespaced, name, spec) in all {
+        let mut object = json!({"kind": kind, "metadata": {"name": name}, "spec": spec});
+        if is_namespaced {
+            object["metadata"]["namespace"] = json!(cluster.tag);
+        }
+        cluster.apply(object).await;
+        made.push((kind, is_namespaced, name));
+    }
+    made
+}
+
+/// On a cluster that asks who may: with exactly these permissions the controller does all its work, and none of its watches fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_manifests_grant_is_enough() {
+    let cluster = Cluster::open().await;
+    grant(&cluster).await;
+    let made = fill_by_name(&cluster).await;
+    let token = cluster.account_token("isobar-controller", None, None).await;
+    let kubeconfig = cluster.kubeconfig_with(&token, "account");
+    // A role is heard of by those who ask about it a moment after it is written.
+    let reviews = kube::Api::<SelfSubjectAccessReview>::all(client_of(&kubeconfig).await);
+    for (namespace, verb, resource) in [
+        ("", "watch", "services"),
+        (cluster.tag.as_str(), "create", "secrets"),
+    ] {
+        let attributes = json!({"namespace": namespace, "verb": verb, "resource": resource});
+        let review = json!({"metadata": {}, "spec": {"resourceAttributes": attributes}});
+        let review: SelfSubjectAccessReview = serde_json::from_value(review).unwrap();
+        until("the account's permissions", async || {
+            let answer = reviews.create(&Default::default(), &review).await;
+            match answer.map_err(|error| json!(error.to_string()))?.status {
+                Some(status) if status.allowed => Ok(()),
+                status => Err(json!(status)),
+            }
+        })
+        .await;
+    }
+    let controller = cluster
+        .controller_with(0, |kubernetes| kubernetes.kubeconfig = Some(kubeconfig))
+        .await;
+    for (kind, is_namespaced, name) in &made {
+        let namespace = is_namespaced.then_some(cluster.tag.as_str());
+        let is = |status: &Value| {
+            let of_route = &status["parents"][0]["conditions"];
+            let of = if of_route.is_null() {
+                &status["conditions"]
+            } else {
+                of_route
+            };
+            condition(of, "Accepted")["status"] == "True"
+        };
+        cluster.until_status(kind, namespace, name, is).await;
+    }
+    // Proxies can enrol, operators are told, and callers are asked who they are.
+    for (kind, name) in [
+        ("ConfigMap", "isobar-roots"),
+        ("Secret", "isobar-enrolment"),
+    ] {
+        let api = cluster.api(kind, Some(&cluster.tag));
+        until(name, async || {
+            let found = api.get(name).await;
+            found.map(|_| ()).map_err(|error| json!(error.to_string()))
+        })
+        .await;
+    }
+    let (events, node) = (cluster.api("Event", Some("default")), cluster.name("n"));
+    until("an event", async || {
+        let all = events.list(&Default::default()).await;
+        let all = all.map_err(|error| json!(error.to_string()))?.items;
+        let is_told = all
+            .iter()
+            .any(|event| event.data["regarding"]["name"] == node);
+        is_told.then_some(()).ok_or(json!(all.len()))
+    })
+    .await;
+    let path = format!("/load/{}/cart", cluster.tag);
+    for (token, wanted) in [(token.as_str(), 403), ("eyJ.made.up", 401)] {
+        let header = format!("authorization: Bearer {token}\r\n");
+        let (status, answer) = controller.call(("GET", &path), &header, b"", None).await;
+        assert_eq!(status, wanted, "{answer}");
+    }
+    let metrics = controller.get("/metrics").await;
+    let failures = metrics.as_str().unwrap().lines();
+    let failures = failures
+        .filter(|line| line.starts_with("isobar_controller_kubernetes_watch_failures_total"));
+    let failures: Vec<&str> = failures.filter(|line| !line.ends_with(" 0")).collect();
+    assert!(failures.is_empty(), "{failures:?}");
+    controller.end().await;
+    cluster.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
