@@ -5,7 +5,7 @@
 //!                         └────▶ Trust: whom to believe, who is revoked ─▶ every control stream
 //! ```
 //!
-//! - [`certificates`]: what certificates look like; [`request`]: what a proxy may ask for;
+//! - [`certificates`]: what certificates look like; [`request`]: what a proxy may ask for; [`peer`]: whom one that is shown names;
 //! - [`seal`]: keys at rest; [`kept`]: what the store has;
 //! - [`rotation`]: when a root follows another; [`change`]: the steps of it, importing and revoking;
 //! - [`keeper`]: the task that takes due steps, and what metrics say of them.
@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use isobar_mesh_api::identity::{IdentityError, SpiffeId, Subject};
+use isobar_mesh_api::identity::{SpiffeId, Subject, is_reserved, node_name};
 use isobar_mesh_api::message::{Certificate, Revoked, Trust};
-use isobar_mesh_api::names::NodeId;
+use isobar_mesh_api::names::{AccountName, NodeId};
 use isobar_mesh_api::validity::Validity;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -34,12 +34,14 @@ pub mod certificates;
 pub mod change;
 pub mod keeper;
 pub mod kept;
+pub mod peer;
 pub mod request;
 pub mod rotation;
 pub mod seal;
 
 use certificates::Algorithm;
 use kept::{Kept, Signing};
+pub use peer::{PeerError, peer_identity};
 use seal::Seal;
 
 /// How far back a certificate's validity begins, for edge servers whose clock is late: so far clocks may differ.
@@ -100,6 +102,17 @@ pub enum AuthorityError {
     /// The certificate request asks for what it may not have.
     #[error("{0}")]
     RequestAsks(&'static str),
+    /// A node that a workload's certificate cannot name.
+    #[error(
+        "cannot be named in a workload's certificate: {0:?} must be a name that DNS takes, with parts of at most 63 bytes and at \
+         most 253 in all"
+    )]
+    NodeName(String),
+    /// The account whose identity is the controllers' own.
+    #[error(
+        "the identity of the account {0} is the controllers' own; run the workload as another account"
+    )]
+    Reserved(AccountName),
     /// An authority that is brought does not fit.
     #[error("{0}")]
     Import(&'static str),
@@ -257,7 +270,44 @@ impl Authority {
         now: SystemTime,
     ) -> Result<Certificate, AuthorityError> {
         let id = SpiffeId::node(self.trust_domain(), node);
-        let key = request::key(csr_pem, &id)?;
+        let key = request::key(csr_pem, &id, node)?;
+        Ok(self.issue(&id, &[], &key, now)?.1)
+    }
+
+    /// A certificate for a workload whose proxy is that node, for the proxy's own key.
+    ///
+    /// # Errors
+    /// As [`Authority::issue_node`]; [`AuthorityError::NodeName`], [`AuthorityError::Reserved`].
+    pub fn issue_workload(
+        &self,
+        node: &NodeId,
+        account: &AccountName,
+        csr_pem: &str,
+        now: SystemTime,
+    ) -> Result<Certificate, AuthorityError> {
+        if is_reserved(account) {
+            return Err(AuthorityError::Reserved(account.clone()));
+        }
+        let id = SpiffeId::workload(self.trust_domain(), account);
+        let name = node_name(self.trust_domain(), node);
+        let key = request::key(csr_pem, &id, node)?;
+        let names = std::slice::from_ref(&name);
+        let (leaf, certificate) = self.issue(&id, names, &key, now)?;
+        // What nobody can read in it is worth nothing to its holder.
+        let holder = peer_identity(&leaf, self.trust_domain());
+        match holder.is_ok_and(|holder| holder.node.as_ref() == Some(node)) {
+            true => Ok(certificate),
+            false => Err(AuthorityError::NodeName(name)),
+        }
+    }
+
+    fn issue(
+        &self,
+        id: &SpiffeId,
+        names: &[String],
+        key: &rcgen::PublicKey,
+        now: SystemTime,
+    ) -> Result<(CertificateDer<'static>, Certificate), AuthorityError> {
         let (signing, crossed, roots_pem) = self.read(|inner| {
             let crossed = match inner.kept.roots.len() {
                 1 => None,
@@ -265,15 +315,16 @@ impl Authority {
             };
             Ok::<_, AuthorityError>((inner.signing.clone(), crossed, inner.kept.roots_pem()))
         })?;
-        let leaf = certificates::leaf(&id, &[], &key, &signing.issuer, now)?;
+        let leaf = certificates::leaf(id, names, key, &signing.issuer, now)?;
         let mut chain_pem = kept::pem(&leaf);
         chain_pem.extend(signing.above.iter().map(kept::pem));
         chain_pem.extend(crossed);
-        Ok(Certificate {
+        let certificate = Certificate {
             chain_pem,
             roots_pem,
             renewal: None,
-        })
+        };
+        Ok((leaf, certificate))
     }
 
     /// A new key and certificate for the controller itself, for these DNS names and IP addresses.
@@ -288,7 +339,7 @@ impl Authority {
         names: &[String],
         now: SystemTime,
     ) -> Result<Identity, AuthorityError> {
-        self.issue_own(self.controller_id(), names, now)
+        self.issue_own(SpiffeId::controller(self.trust_domain()), names, now)
     }
 
     /// A new key and certificate for this controller towards the others.
@@ -301,17 +352,6 @@ impl Authority {
             subject: Subject::Controller(name.clone()),
         };
         self.issue_own(id, &[], now)
-    }
-
-    /// Who every controller is to proxies, and to other controllers that ask it.
-    pub fn controller_id(&self) -> SpiffeId {
-        SpiffeId {
-            trust_domain: self.trust_domain().to_owned(),
-            subject: Subject::Workload {
-                namespace: "isobar".to_owned(),
-                account: "controller".to_owned(),
-            },
-        }
     }
 
     fn issue_own(
@@ -415,44 +455,9 @@ impl Inner {
     }
 }
 
-/// Who a verified peer certificate says its holder is.
-///
-/// # Errors
-/// Not exactly one URI among its names (SPIFFE X.509-SVID, section 2), not an identity of this
-/// mesh, or of another trust domain.
-pub fn peer_identity(leaf: &CertificateDer<'_>, trust_domain: &str) -> Result<SpiffeId, PeerError> {
-    let certificate = webpki::EndEntityCert::try_from(leaf).map_err(PeerError::Certificate)?;
-    let mut uris = certificate.valid_uri_names();
-    let (Some(uri), None) = (uris.next(), uris.next()) else {
-        return Err(PeerError::NotOneUri);
-    };
-    let id = SpiffeId::parse(uri)?;
-    if id.trust_domain != trust_domain {
-        return Err(PeerError::TrustDomain(id.trust_domain));
-    }
-    Ok(id)
-}
-
 /// When a certificate begins, seconds since 1970; 0 when it does not say so.
 pub fn begins_s(leaf: &CertificateDer<'_>) -> u64 {
     Validity::read(leaf).map_or(0, |validity| seconds(validity.not_before))
-}
-
-/// Why a peer's certificate names nobody.
-#[derive(Debug, thiserror::Error)]
-pub enum PeerError {
-    /// It does not parse.
-    #[error("the client certificate does not parse")]
-    Certificate(#[source] webpki::Error),
-    /// None, or several.
-    #[error("the client certificate must carry exactly one URI")]
-    NotOneUri,
-    /// The URI is not an identity.
-    #[error("the client certificate carries no identity of this mesh")]
-    Identity(#[from] IdentityError),
-    /// An identity of another mesh.
-    #[error("the client certificate is of trust domain {0:?}")]
-    TrustDomain(String),
 }
 
 /// Random bytes.

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use isobar_mesh_api::names::{NodeId, SiteName};
+use isobar_mesh_api::identity::SpiffeId;
+use isobar_mesh_api::names::{AccountName, NodeId, SiteName};
 use serde::{Deserialize, Serialize};
 
 use crate::authority::certificates::LEAF_VALID;
@@ -44,6 +45,18 @@ struct Kept {
     previous: Option<SecretHash>,
     issued_s: u64,
     site: Option<SiteName>,
+    /// The workload that the node is the proxy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    account: Option<AccountName>,
+}
+
+/// What a node is given a certificate as.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// The site that it is bound to from now on, if it was not yet.
+    pub site: Option<SiteName>,
+    /// The account, when the certificate is one of a workload.
+    pub account: Option<AccountName>,
 }
 
 /// All nodes that have enrolled.
@@ -103,15 +116,14 @@ impl Enrolled {
         }
     }
 
-    /// A node gets a certificate. Returns the credential to go with it. `site` binds the node, if it was not yet; `shown`
-    /// is the credential that it came with, which stays good beside the new one until that is used.
+    /// A node gets a certificate. Returns the credential to go with it; `shown` is the credential that it came with, which stays good beside the new one until that is used.
     ///
     /// # Errors
     /// The store fails.
     pub async fn issue(
         &self,
         node: &NodeId,
-        site: Option<SiteName>,
+        given: Given,
         shown: Option<Claim<'_>>,
         now: SystemTime,
     ) -> Result<String, RenewalError> {
@@ -125,7 +137,8 @@ impl Enrolled {
             current: hash,
             previous,
             issued_s: seconds(now),
-            site: site.or_else(|| before.and_then(|kept| kept.site)),
+            site: given.site.or_else(|| before.and_then(|kept| kept.site)),
+            account: given.account,
         };
         let mut batch = vec![Write::put(Tree::Enrolled, node.as_str(), &kept)?];
         let oldest = self.oldest_if_full(node);
@@ -160,6 +173,20 @@ impl Enrolled {
         self.lock().get(node).and_then(|kept| kept.site.clone())
     }
 
+    /// The account of the workload that a node is the proxy of, as it last enrolled.
+    pub fn account(&self, node: &NodeId) -> Option<AccountName> {
+        self.lock().get(node).and_then(|kept| kept.account.clone())
+    }
+
+    /// Whom a node's certificate names, as it last enrolled; `None` for one that has not.
+    pub fn identity(&self, node: &NodeId, trust_domain: &str) -> Option<SpiffeId> {
+        let all = self.lock();
+        Some(match &all.get(node)?.account {
+            Some(account) => SpiffeId::workload(trust_domain, account),
+            None => SpiffeId::node(trust_domain, node),
+        })
+    }
+
     fn oldest_if_full(&self, node: &NodeId) -> Option<NodeId> {
         let all = self.lock();
         if all.len() < ENROLLED_MAX || all.contains_key(node) {
@@ -189,23 +216,43 @@ mod tests {
         let all = Enrolled::open(store.clone(), grace).await.unwrap();
         let (a, b) = (NodeId::new("a").unwrap(), NodeId::new("b").unwrap());
         let now = SystemTime::now();
-        let first = all
-            .issue(&a, Some(SiteName::new("x").unwrap()), None, now)
+        let given = Given {
+            site: Some(SiteName::new("x").unwrap()),
+            account: Some(AccountName::new("shop/front").unwrap()),
+        };
+        let (account, nothing) = (given.account.clone(), Given::default);
+        let first = all.issue(&a, given, None, now).await.unwrap();
+        let claim = |text| Claim::read(KIND, text).unwrap();
+        assert_eq!(all.account(&a), account);
+        let identity = |all: &Enrolled| all.identity(&a, "isobar.local").map(|id| id.to_string());
+        let workload = "spiffe://isobar.local/ns/shop/sa/front".to_owned();
+        assert_eq!(identity(&all), Some(workload));
+        let lost = all
+            .issue(&a, nothing(), Some(claim(&first)), now)
             .await
             .unwrap();
-        let claim = |text| Claim::read(KIND, text).unwrap();
-        let lost = all.issue(&a, None, Some(claim(&first)), now).await.unwrap();
         // The answer with `lost` never arrived; the node asks again with what it has.
         assert!(all.check(claim(&first), &a, now).is_ok());
-        let third = all.issue(&a, None, Some(claim(&first)), now).await.unwrap();
+        let third = all
+            .issue(&a, nothing(), Some(claim(&first)), now)
+            .await
+            .unwrap();
         assert!(all.check(claim(&first), &a, now).is_ok());
         assert!(all.check(claim(&lost), &a, now).is_err());
-        let fourth = all.issue(&a, None, Some(claim(&third)), now).await.unwrap();
+        let fourth = all
+            .issue(&a, nothing(), Some(claim(&third)), now)
+            .await
+            .unwrap();
         assert!(all.check(claim(&first), &a, now).is_err());
         let all = Enrolled::open(store, grace).await.unwrap();
         assert!(all.check(claim(&fourth), &a, now).is_ok());
         assert!(all.check(claim(&fourth), &b, now).is_err());
         assert_eq!(all.site(&a), Some(SiteName::new("x").unwrap()));
+        // The site stays; whose proxy it is says each certificate anew.
+        assert_eq!(all.account(&a), None);
+        let own = "spiffe://isobar.local/node/a".to_owned();
+        assert_eq!(identity(&all), Some(own));
+        assert_eq!(all.identity(&b, "isobar.local"), None);
         let in_time = now + LEAF_VALID + grace - Duration::from_secs(2);
         assert!(all.check(claim(&fourth), &a, in_time).is_ok());
         let late = all.check(claim(&fourth), &a, now + LEAF_VALID + grace);

@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use isobar_mesh_api::names::NodeId;
+use isobar_mesh_api::names::{AccountName, NodeId};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -48,6 +48,8 @@ pub const LINK_WINDOW: u32 = 8 << 20;
 
 /// The node whose certificate was shown.
 const FOR_NODE: HeaderName = HeaderName::from_static("isobar-for-node");
+/// The account, when that certificate is a workload's.
+const FOR_ACCOUNT: HeaderName = HeaderName::from_static("isobar-for-account");
 /// When that certificate begins, seconds since 1970.
 const FOR_BEGINS: HeaderName = HeaderName::from_static("isobar-for-begins-s");
 /// Where the request came from.
@@ -90,6 +92,8 @@ pub enum LinkError {
 pub struct Behalf {
     /// The node in the certificate that was shown; `None` for a stranger or an operator.
     pub node: Option<NodeId>,
+    /// The account, when that certificate is one of a workload.
+    pub account: Option<AccountName>,
     /// When that certificate begins, seconds since 1970.
     pub begins_s: u64,
     /// Where it came from.
@@ -99,13 +103,13 @@ pub struct Behalf {
 impl Behalf {
     /// Writes the headers, over what may be there under their names.
     pub fn write(&self, headers: &mut HeaderMap) {
-        headers.remove(&FOR_NODE);
-        if let Some(Ok(node)) = self
-            .node
-            .as_ref()
-            .map(|n| HeaderValue::from_str(n.as_str()))
-        {
-            headers.insert(FOR_NODE, node);
+        let node = self.node.as_ref().map(NodeId::as_str);
+        let account = self.account.as_ref().map(AccountName::as_str);
+        for (name, value) in [(FOR_NODE, node), (FOR_ACCOUNT, account)] {
+            headers.remove(&name);
+            if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
+                headers.insert(name, value);
+            }
         }
         headers.insert(FOR_BEGINS, HeaderValue::from(self.begins_s));
         if let Ok(address) = HeaderValue::from_str(&self.address.to_string()) {
@@ -120,6 +124,7 @@ impl Behalf {
         let address = text(&FOR_ADDRESS).and_then(|text| text.parse().ok());
         Behalf {
             node: text(&FOR_NODE).and_then(|text| NodeId::new(text).ok()),
+            account: text(&FOR_ACCOUNT).and_then(|text| AccountName::new(text).ok()),
             begins_s: number.unwrap_or(0),
             address: address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
         }
@@ -303,6 +308,7 @@ mod tests {
     fn on_whose_behalf_is_read_as_written_and_cannot_be_forged_by_a_client() {
         let behalf = Behalf {
             node: Some(NodeId::new("edge-1").unwrap()),
+            account: Some(AccountName::new("shop/front").unwrap()),
             begins_s: 7,
             address: "10.0.0.1".parse().unwrap(),
         };
@@ -312,6 +318,7 @@ mod tests {
         // What a client sent under these names is overwritten or gone.
         let stranger = Behalf {
             node: None,
+            account: None,
             begins_s: 0,
             ..behalf
         };

@@ -112,7 +112,7 @@ pub struct Holder {
     pub identity: Option<String>,
     /// The name that [`RestClient::subject`] may fit.
     pub subject: Option<String>,
-    /// The node of this mesh, and when its certificate begins: it may be revoked meanwhile.
+    /// The node of this mesh, or where the workload's proxy is, and when the certificate begins: it may be revoked meanwhile.
     pub node: Option<(isobar_mesh_api::names::NodeId, u64)>,
     /// When the certificate ends, seconds since 1970.
     pub ends_s: u64,
@@ -238,12 +238,12 @@ impl OperatorTls {
         let validity = Validity::read(leaf)?;
         let ends_s = seconds(validity.not_after);
         if self.mesh().verify_client_cert(leaf, above, since).is_ok() {
-            let id = peer_identity(leaf, self.authority.trust_domain()).ok()?;
+            let holder = peer_identity(leaf, self.authority.trust_domain()).ok()?;
             let begins_s = seconds(validity.not_before);
             return Some(Holder {
-                identity: Some(id.to_string()),
+                identity: Some(holder.id.to_string()),
                 subject: None,
-                node: id.as_node().map(|node| (node.clone(), begins_s)),
+                node: holder.node.map(|node| (node, begins_s)),
                 ends_s,
             });
         }

@@ -26,9 +26,9 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use isobar_mesh_api::enrol::ENROL_PATH;
-use isobar_mesh_api::identity::SpiffeId;
+use isobar_mesh_api::identity::Holder;
 use isobar_mesh_api::message::STREAM_PATH;
-use isobar_mesh_api::names::NodeId;
+use isobar_mesh_api::names::{AccountName, NodeId};
 use rustls::server::Acceptor;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -58,7 +58,7 @@ pub(crate) mod relay;
 mod session;
 
 pub use admission::Admission;
-pub use enrol::{AccountError, Accounts, BoxedNode, Guessed};
+pub use enrol::{AccountError, Accounts, BoxedPod, Guessed, OfPod};
 
 /// Most connections at a time; further ones are closed at once.
 pub const CONNECTIONS_MAX: usize = 20_000;
@@ -147,6 +147,8 @@ impl http_body::Body for Streamed {
 struct Peer {
     /// The node in its certificate; `None` for a stranger.
     node: Option<NodeId>,
+    /// The account, when that certificate is one of a workload.
+    account: Option<AccountName>,
     /// The controller in its certificate: it speaks on behalf of others.
     controller: Option<NodeId>,
     /// When that certificate begins, seconds since 1970.
@@ -186,10 +188,12 @@ impl StreamPort {
             return;
         };
         let serving = match self.identify(&tls) {
-            Ok((id, begins_s)) => {
+            Ok((holder, begins_s)) => {
+                let controller = holder.as_ref().and_then(|h| h.id.as_controller().cloned());
                 let peer = Peer {
-                    node: id.as_ref().and_then(|id| id.as_node().cloned()),
-                    controller: id.as_ref().and_then(|id| id.as_controller().cloned()),
+                    account: holder.as_ref().and_then(Holder::account),
+                    node: holder.and_then(|holder| holder.node),
+                    controller,
                     begins_s,
                     address,
                     kill: CancellationToken::new(),
@@ -231,13 +235,13 @@ impl StreamPort {
     fn identify(
         &self,
         tls: &TlsStream<TcpStream>,
-    ) -> Result<(Option<SpiffeId>, u64), crate::authority::PeerError> {
+    ) -> Result<(Option<Holder>, u64), crate::authority::PeerError> {
         let (_, session) = tls.get_ref();
         let Some(leaf) = session.peer_certificates().and_then(<[_]>::first) else {
             return Ok((None, 0));
         };
-        let id = peer_identity(leaf, self.authority.trust_domain())?;
-        Ok((Some(id), begins_s(leaf)))
+        let holder = peer_identity(leaf, self.authority.trust_domain())?;
+        Ok((Some(holder), begins_s(leaf)))
     }
 
     /// Answers what comes over a connection until it ends. No `async fn`: its arguments would be kept beside what became of
@@ -349,6 +353,7 @@ impl StreamPort {
             }
             peer = Arc::new(Peer {
                 node: behalf.node,
+                account: behalf.account,
                 controller: peer.controller.clone(),
                 begins_s: behalf.begins_s,
                 address: behalf.address,

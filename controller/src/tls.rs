@@ -184,9 +184,9 @@ impl ClientCertVerifier for Peers {
             return Err(CertificateError::BadEncoding.into());
         }
         let verified = self.current().verify_client_cert(leaf, above, now)?;
-        let id = peer_identity(leaf, self.authority.trust_domain());
-        let node = id.as_ref().ok().and_then(|id| id.as_node());
-        match node.is_some_and(|node| self.authority.is_revoked(node, begins_s(leaf))) {
+        let holder = peer_identity(leaf, self.authority.trust_domain());
+        let node = holder.ok().and_then(|holder| holder.node);
+        match node.is_some_and(|node| self.authority.is_revoked(&node, begins_s(leaf))) {
             true => Err(CertificateError::Revoked.into()),
             false => Ok(verified),
         }

@@ -1,7 +1,7 @@
 //! Enrolment tokens: what lets a proxy without a certificate have one.
 //!
 //! A token is good for so many enrolments until so long, and may be bound to a node's name, a site or a label of the
-//! declared node. Its text ends with the root's fingerprint, by which a proxy knows the controller. The store has its hash.
+//! declared node. It may be for the proxy of a workload, which then has a workload's certificate. Its text ends with the root's fingerprint, by which a proxy knows the controller. The store has its hash.
 //!
 //! **Invariant**: a use is counted and on the disk before its certificate is given out.
 
@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use isobar_mesh_api::names::{NodeId, SiteName};
+use isobar_mesh_api::identity::is_reserved;
+use isobar_mesh_api::names::{AccountName, NodeId, SiteName};
 use serde::{Deserialize, Serialize};
 
 use crate::authority::{AuthorityError, random, seconds};
@@ -96,6 +97,9 @@ pub struct Bound {
     /// Nodes that are declared with these labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// Whoever enrols with it is the proxy beside this workload, `namespace/account`, and has its certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<AccountName>,
 }
 
 /// What is asked for.
@@ -112,6 +116,8 @@ pub struct TokenAsked {
     pub site: Option<SiteName>,
     /// Nodes that are declared with these labels alone.
     pub labels: BTreeMap<String, String>,
+    /// For the proxy beside this workload, `namespace/account`: its certificate is the workload's.
+    pub workload: Option<AccountName>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -340,6 +346,9 @@ impl TokenAsked {
         if self.labels.len() > isobar_mesh_api::resource::LABELS_MAX {
             return wrong("labels", "has too many entries".to_owned());
         }
+        if self.workload.as_ref().is_some_and(is_reserved) {
+            return wrong("workload", "is the controllers' own account".to_owned());
+        }
         Ok(Token {
             id,
             uses: 0,
@@ -350,6 +359,7 @@ impl TokenAsked {
                 node: self.node,
                 site: self.site,
                 labels: self.labels,
+                workload: self.workload,
             },
         })
     }
@@ -424,6 +434,7 @@ mod tests {
             node: Some(node.clone()),
             site: Some(site.clone()),
             labels: labels.clone(),
+            workload: None,
         };
         assert!(bound.check(&node, Some(&site), &labels).is_ok());
         assert!(
@@ -438,7 +449,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_by_field() {
-        let cases: [(&str, &str); 4] = [
+        let cases: [(&str, &str); 5] = [
+            ("workload = 'isobar/controller'", "workload"),
             ("uses_max = 0", "uses_max"),
             ("uses_max = 100001", "uses_max"),
             ("lasts_s = 0", "lasts_s"),

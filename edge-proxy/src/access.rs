@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A request is judged where it enters the mesh, by all that is known of it there. Where it is served it came from a node
-//! whose certificate was checked; there only deny rules count, and what is not known of the client does not fit them.
+//! whose certificate was checked; there only deny rules count, and what is not known of the client does not fit them. What comes
+//! from the proxy of a workload is judged there in full, as that workload's, for that proxy is no more trusted than the workload.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -65,6 +66,9 @@ struct Compiled {
 pub struct Caller<'a> {
     /// From its certificate, or by its address; `None`: it has not shown who it is.
     pub identity: Option<&'a SpiffeId>,
+    /// It entered the mesh at a workload's proxy elsewhere, which alone knows in which region and at which port: an `allow` rule
+    /// takes these two on its word.
+    pub is_elsewhere: bool,
     /// The node where the call enters the mesh.
     pub node: Option<&'a NodeId>,
     /// That node's region.
@@ -145,7 +149,7 @@ impl Guard {
         self.issuers.iter().any(|issuer| issuer.required)
     }
 
-    /// Judges a call that enters the mesh here.
+    /// Judges a call that enters the mesh here, or at a workload's proxy elsewhere.
     pub fn judge(&self, caller: &Caller<'_>, called: &Called<'_>) -> Verdict {
         let refused = self.enforced.judge(caller, called);
         let watched = self.watched.as_ref();
@@ -163,7 +167,7 @@ impl Guard {
         matches!(mode, Some((MtlsMode::Permissive, _)))
     }
 
-    /// Judges a call that entered elsewhere: whether a deny rule fits.
+    /// Judges a call that entered at another node: whether a deny rule fits.
     pub fn judge_moved(&self, caller: &Caller<'_>, called: &Called<'_>) -> Option<Arc<str>> {
         self.enforced.denies(caller, called)
     }
@@ -216,7 +220,9 @@ impl Side {
         if let Some(policy) = self.denies(caller, called) {
             return Some(policy);
         }
-        if self.allow.iter().any(|rule| rule.fits(caller, called)) {
+        let is_known = !caller.is_elsewhere;
+        let mut allow = self.allow.iter();
+        if allow.any(|rule| rule.fits(caller, called, is_known)) {
             return None;
         }
         match &self.default {
@@ -226,7 +232,10 @@ impl Side {
     }
 
     fn denies(&self, caller: &Caller<'_>, called: &Called<'_>) -> Option<Arc<str>> {
-        let rule = self.deny.iter().find(|rule| rule.fits(caller, called));
+        let rule = self
+            .deny
+            .iter()
+            .find(|rule| rule.fits(caller, called, true));
         rule.map(|rule| Arc::clone(&rule.policy))
     }
 }
@@ -246,15 +255,17 @@ impl Compiled {
         }
     }
 
-    fn fits(&self, caller: &Caller<'_>, called: &Called<'_>) -> bool {
+    /// Where it `is_known` where the call entered, region and port must fit; else they do.
+    fn fits(&self, caller: &Caller<'_>, called: &Called<'_>, is_known: bool) -> bool {
         let Rule { from, to } = &self.rule;
         let mut who = from.iter().zip(&self.ranges);
-        (from.is_empty() || who.any(|(who, ranges)| is_from(who, ranges, caller)))
-            && (to.is_empty() || to.iter().any(|what| is_to(what, called)))
+        let is_from = |(who, ranges)| is_from(who, ranges, caller, is_known);
+        (from.is_empty() || who.any(is_from))
+            && (to.is_empty() || to.iter().any(|what| is_to(what, called, is_known)))
     }
 }
 
-fn is_from(who: &Who, ranges: &Sources, caller: &Caller<'_>) -> bool {
+fn is_from(who: &Who, ranges: &Sources, caller: &Caller<'_>, is_known: bool) -> bool {
     listed(&who.identities, caller.identity, |text, id| {
         starred(text, &id.to_string())
     }) && listed(&who.namespaces, caller.identity, |text, id| {
@@ -263,7 +274,7 @@ fn is_from(who: &Who, ranges: &Sources, caller: &Caller<'_>) -> bool {
             Subject::Node(_) | Subject::Controller(_) => false,
         }
     }) && listed(&who.nodes, caller.node, |one, node| one == node)
-        && listed(&who.regions, caller.region, |one, region| one == region)
+        && (!is_known || listed(&who.regions, caller.region, |one, region| one == region))
         && (ranges.is_empty() || caller.address.is_some_and(|ip| ranges.contain(ip)))
         && who
             .token
@@ -271,7 +282,7 @@ fn is_from(who: &Who, ranges: &Sources, caller: &Caller<'_>) -> bool {
             .is_none_or(|asked| caller.claims.is_some_and(|claims| says(asked, claims)))
 }
 
-fn is_to(what: &What, called: &Called<'_>) -> bool {
+fn is_to(what: &What, called: &Called<'_>, is_known: bool) -> bool {
     let of_http = !(what.hosts.is_empty()
         && what.paths.is_empty()
         && what.methods.is_empty()
@@ -289,7 +300,8 @@ fn is_to(what: &What, called: &Called<'_>) -> bool {
                     .all(|(name, value)| has_header(&head.headers, name, value))
         })
     };
-    listed(&what.ports, called.port, |one, port| *one == port) && (!of_http || http())
+    (!is_known || listed(&what.ports, called.port, |one, port| *one == port))
+        && (!of_http || http())
 }
 
 /// Whether an empty list, or one of its entries, fits what is known.

@@ -75,6 +75,14 @@ impl Answer {
         Answer::Limited { limit, wait_us: 0 }
     }
 
+    /// Whether it is about the call itself, wherever it is served: a peer passes it on.
+    pub fn is_judgement(self) -> bool {
+        matches!(
+            self,
+            Answer::Denied | Answer::Unauthenticated | Answer::Path
+        )
+    }
+
     /// Whether nobody was given the request, so that somebody else may be.
     pub fn was_not_tried(self) -> bool {
         match self {

@@ -54,64 +54,25 @@ pub(crate) fn request(
         return Ok(());
     };
     let proxy = &downstream.worker.proxy;
-    let refuse = |answer| {
-        Refused {
-            proxy,
-            route,
-            address,
-        }
-        .with(answer)
-    };
-    make_plain(head)?;
-    for name in &guard.claim_headers {
-        head.headers.remove(name);
-    }
-    let claims = match token(proxy, guard, &head.headers) {
-        Ok(claims) => claims,
-        Err(reason) => {
-            refuse(&reason);
-            return Err(Answer::Unauthenticated);
-        }
-    };
-    let identity = downstream.caller();
     let caller = Caller {
-        identity,
+        identity: downstream.caller(),
         node: Some(&proxy.config.node),
         region: proxy.config.region.as_ref(),
         address: Some(address),
-        claims: claims.as_deref(),
+        ..Caller::default()
     };
-    let called = Called {
-        host: headers::host(&head.uri, &head.headers),
-        path: Some(head.uri.path()),
-        port: Some(downstream.ends.destination.port()),
-        head: Some(head),
-    };
-    let verdict = guard.judge(&caller, &called);
-    let refused = Refused {
+    let port = downstream.ends.destination.port();
+    let judging = Judging {
         proxy,
         route,
+        guard,
         address,
-    }
-    .verdict(&verdict, identity);
-    if !refused && guard.counts_plain(&caller, &called) {
-        route.live.plain.count(address);
-    }
-    if refused {
-        // Who showed no token may do better with one.
-        let may_show = !guard.issuers.is_empty() && claims.is_none();
-        return Err(match may_show {
-            true => Answer::Unauthenticated,
-            false => Answer::Denied,
-        });
-    }
-    if let Some(claims) = claims {
-        tell(guard, &claims, &mut head.headers);
-    }
-    Ok(())
+    };
+    judging.request(caller, Some(port), head)
 }
 
-/// Judges a request that entered at a peer: only what is refused to that node, or to everybody.
+/// Judges a request or connection that entered at a peer. At a node: only what is refused to that node, or to everybody. At a
+/// workload's proxy, which is no more trusted than the workload: all of it, as that workload's.
 ///
 /// # Errors
 /// What to answer instead.
@@ -119,12 +80,42 @@ pub(crate) fn moved(
     worker: &Worker,
     peer: &Peer,
     route: &ServiceRoute,
-    head: Option<&Parts>,
+    head: Option<&mut Parts>,
 ) -> Result<(), Answer> {
     let Some(guard) = &route.guard else {
         return Ok(());
     };
     let proxy = &worker.proxy;
+    let Some(workload) = &peer.workload else {
+        return of_node(proxy, peer, route, guard, head.as_deref());
+    };
+    let caller = Caller {
+        identity: Some(&workload.id),
+        node: Some(&peer.home),
+        address: Some(workload.address),
+        is_elsewhere: true,
+        ..Caller::default()
+    };
+    let judging = Judging {
+        proxy,
+        route,
+        guard,
+        address: workload.address,
+    };
+    match head {
+        Some(head) => judging.request(caller, None, head),
+        None if judging.connection(&caller, None) => Ok(()),
+        None => Err(Answer::Denied),
+    }
+}
+
+fn of_node(
+    proxy: &Proxy,
+    peer: &Peer,
+    route: &ServiceRoute,
+    guard: &Guard,
+    head: Option<&Parts>,
+) -> Result<(), Answer> {
     let plain = head.map(|head| path::plain(head.uri.path())).transpose();
     let plain = plain.map_err(|_| Answer::Path)?;
     let identity = SpiffeId::node(&proxy.config.trust_domain, &peer.home);
@@ -168,34 +159,127 @@ pub(crate) fn tcp(
         node: Some(&proxy.config.node),
         region: proxy.config.region.as_ref(),
         address: Some(address),
-        claims: None,
+        ..Caller::default()
     };
-    let called = Called {
-        head: None,
-        host: None,
-        path: None,
-        port: Some(port),
-    };
-    let verdict = guard.judge(&caller, &called);
-    if verdict.refused.is_none() && guard.counts_plain(&caller, &called) {
-        route.live.plain.count(address);
-    }
-    let needs_token = guard.needs_token();
-    if needs_token {
-        Refused {
-            proxy,
-            route,
-            address,
-        }
-        .with(&"a TCP connection can show no token");
-    }
-    !Refused {
+    let judging = Judging {
         proxy,
         route,
+        guard,
         address,
+    };
+    judging.connection(&caller, Some(port))
+}
+
+/// A call before the guard of its service.
+struct Judging<'a> {
+    proxy: &'a Proxy,
+    route: &'a ServiceRoute,
+    guard: &'a Guard,
+    /// Where the log says that it comes from.
+    address: IpAddr,
+}
+
+impl Judging<'_> {
+    /// Of a request; its claims are looked at here.
+    fn request(
+        &self,
+        caller: Caller<'_>,
+        port: Option<u16>,
+        head: &mut Parts,
+    ) -> Result<(), Answer> {
+        let guard = self.guard;
+        make_plain(head)?;
+        for name in &guard.claim_headers {
+            head.headers.remove(name);
+        }
+        let claims = match token(self.proxy, guard, &head.headers) {
+            Ok(claims) => claims,
+            Err(reason) => {
+                self.without_token(&reason);
+                return Err(Answer::Unauthenticated);
+            }
+        };
+        let caller = Caller {
+            claims: claims.as_deref(),
+            ..caller
+        };
+        let called = Called {
+            host: headers::host(&head.uri, &head.headers),
+            path: Some(head.uri.path()),
+            port,
+            head: Some(head),
+        };
+        if self.is_refused(&caller, &called) {
+            // Who showed no token may do better with one.
+            let may_show = !guard.issuers.is_empty() && claims.is_none();
+            return Err(match may_show {
+                true => Answer::Unauthenticated,
+                false => Answer::Denied,
+            });
+        }
+        if let Some(claims) = claims {
+            tell(guard, &claims, &mut head.headers);
+        }
+        Ok(())
     }
-    .verdict(&verdict, identity)
-        && !needs_token
+
+    /// Of a connection. Returns whether it is let in.
+    fn connection(&self, caller: &Caller<'_>, port: Option<u16>) -> bool {
+        let called = Called {
+            head: None,
+            host: None,
+            path: None,
+            port,
+        };
+        let needs_token = self.guard.needs_token();
+        if needs_token {
+            self.without_token(&"a TCP connection can show no token");
+        }
+        !self.is_refused(caller, &called) && !needs_token
+    }
+
+    /// Asks the policies; counts and logs what they say.
+    fn is_refused(&self, caller: &Caller<'_>, called: &Called<'_>) -> bool {
+        let verdict = self.guard.judge(caller, called);
+        if verdict.refused.is_none() && self.guard.counts_plain(caller, called) {
+            self.route.live.plain.count(self.address);
+        }
+        self.told(&verdict, caller.identity)
+    }
+
+    /// For want of a token.
+    fn without_token(&self, reason: &dyn std::fmt::Display) {
+        self.proxy.access.unauthenticated.fetch_add(1, Relaxed);
+        if self.proxy.access.may_log() {
+            let (service, address) = (self.service(), self.address);
+            tracing::warn!(target: "isobar_proxy::access", %service, %address, %reason, "a call was refused");
+        }
+    }
+
+    /// Whether a policy refuses it.
+    fn told(&self, verdict: &Verdict, identity: Option<&SpiffeId>) -> bool {
+        let counts = &self.proxy.access;
+        let (service, address) = (self.service(), self.address);
+        let identity = || identity.map(ToString::to_string).unwrap_or_default();
+        if let Some(policy) = &verdict.would_refuse {
+            counts.watched.fetch_add(1, Relaxed);
+            if counts.may_log() {
+                tracing::info!(target: "isobar_proxy::access", %service, %address, identity = identity(), policy = &**policy, "a call would be refused");
+            }
+        }
+        let Some(policy) = &verdict.refused else {
+            return false;
+        };
+        counts.denied.fetch_add(1, Relaxed);
+        if counts.may_log() {
+            tracing::warn!(target: "isobar_proxy::access", %service, %address, identity = identity(), policy = &**policy, "a call was refused");
+        }
+        true
+    }
+
+    fn service(&self) -> &ServiceName {
+        &self.route.live.service
+    }
 }
 
 /// What a rule compares is what the endpoint gets.
@@ -255,49 +339,6 @@ fn tell(guard: &Guard, claims: &Claims, headers: &mut HeaderMap) {
         if let (Ok(name), Ok(value), true) = (name, value, text.len() <= CLAIM_LEN_MAX) {
             headers.insert(name, value);
         }
-    }
-}
-
-/// Counts and logs refusals.
-struct Refused<'a> {
-    proxy: &'a Proxy,
-    route: &'a ServiceRoute,
-    address: IpAddr,
-}
-
-impl Refused<'_> {
-    /// For want of a token.
-    fn with(&self, reason: &dyn std::fmt::Display) {
-        self.proxy.access.unauthenticated.fetch_add(1, Relaxed);
-        if self.proxy.access.may_log() {
-            let (service, address) = (self.service(), self.address);
-            tracing::warn!(target: "isobar_proxy::access", %service, %address, %reason, "a call was refused");
-        }
-    }
-
-    /// By a policy. Returns whether it is.
-    fn verdict(&self, verdict: &Verdict, identity: Option<&SpiffeId>) -> bool {
-        let counts = &self.proxy.access;
-        let (service, address) = (self.service(), self.address);
-        let identity = || identity.map(ToString::to_string).unwrap_or_default();
-        if let Some(policy) = &verdict.would_refuse {
-            counts.watched.fetch_add(1, Relaxed);
-            if counts.may_log() {
-                tracing::info!(target: "isobar_proxy::access", %service, %address, identity = identity(), policy = &**policy, "a call would be refused");
-            }
-        }
-        let Some(policy) = &verdict.refused else {
-            return false;
-        };
-        counts.denied.fetch_add(1, Relaxed);
-        if counts.may_log() {
-            tracing::warn!(target: "isobar_proxy::access", %service, %address, identity = identity(), policy = &**policy, "a call was refused");
-        }
-        true
-    }
-
-    fn service(&self) -> &ServiceName {
-        &self.route.live.service
     }
 }
 

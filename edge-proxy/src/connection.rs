@@ -12,23 +12,20 @@
 //! ```
 //!
 //! - [`Stream`]: one type for what is read and written, with or without TLS;
-//! - [`Downstream`]: what is known of the client, for every request of its connection;
+//! - [`Downstream`]: what is known of the client, for every request of its connection; [`known`]: who it is, and who a peer is;
 //! - [`http`] and [`crate::http1`]: serving HTTP/2 and HTTP/1.1 on it; [`crate::tcp`]: serving anything else;
 //! - [`counts`]: what happened on a listener.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ::http::header::ALT_SVC;
 use ::http::{HeaderValue, Response};
 use bytes::BytesMut;
 use isobar_mesh_api::identity::SpiffeId;
-use isobar_mesh_api::names::NodeId;
-use isobar_mesh_api::validity::Validity;
-use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -39,9 +36,8 @@ use crate::detect::{self, Protocol};
 use crate::forwarded::Client;
 use crate::golden::Direction;
 use crate::http1;
-use crate::identity::verify::{begins_s, spiffe_id};
 use crate::listener::Listener;
-use crate::proxy::{Proxy, Worker};
+use crate::proxy::Worker;
 use crate::proxy_protocol::{self, Begin, Ends};
 use crate::tcp;
 use crate::tls::Termination;
@@ -49,11 +45,13 @@ use crate::tls::Termination;
 mod connect;
 pub mod counts;
 pub mod http;
+pub mod known;
 mod look;
 pub(crate) mod pace;
 mod stream;
 
 use counts::{Detected, Refusal};
+pub use known::{Known, Peer};
 use look::{Seen, look};
 pub use stream::Stream;
 
@@ -114,67 +112,6 @@ impl Downstream {
     }
 }
 
-/// Who a client is.
-#[derive(Debug, Clone)]
-pub struct Known {
-    /// Its identity.
-    pub id: Arc<SpiffeId>,
-    /// When the certificate begins and ends that it showed, seconds since 1970; `None` for a workload that is known by the
-    /// address it comes from.
-    pub certificate: Option<(u64, u64)>,
-}
-
-impl Known {
-    /// By the certificate that it showed and the verifier of the handshake has seen, else by the address that it comes from, as the
-    /// system saw it: nobody writes that.
-    pub(crate) fn of(
-        proxy: &Proxy,
-        shown: Option<&CertificateDer<'_>>,
-        ip: IpAddr,
-    ) -> Option<Known> {
-        // A certificate says more than an address.
-        shown.and_then(Known::by_certificate).or_else(|| {
-            Some(Known {
-                id: proxy.in_force.load().workload(ip)?,
-                certificate: None,
-            })
-        })
-    }
-
-    fn by_certificate(leaf: &CertificateDer<'_>) -> Option<Known> {
-        let validity = Validity::read(leaf)?;
-        Some(Known {
-            id: Arc::new(spiffe_id(leaf)?),
-            certificate: Some((
-                crate::skew::seconds(validity.not_before),
-                crate::skew::seconds(validity.not_after),
-            )),
-        })
-    }
-
-    fn holds(&self, proxy: &Proxy) -> bool {
-        let Some((begins_s, ends_s)) = self.certificate else {
-            return true;
-        };
-        let identity = proxy.identity.get();
-        let is_revoked = self
-            .id
-            .as_node()
-            .zip(identity)
-            .is_some_and(|(node, identity)| identity.revoked.contain(node, begins_s));
-        !is_revoked && crate::skew::seconds(SystemTime::now()) <= ends_s
-    }
-}
-
-/// A peer, as its certificate says.
-#[derive(Debug)]
-pub struct Peer {
-    /// Its node: the home of what it sends.
-    pub home: NodeId,
-    /// When its certificate begins, seconds since 1970.
-    pub begins_s: u64,
-}
-
 /// Why a connection ended, when it did not end as it should.
 type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -205,7 +142,7 @@ pub async fn run(
 ) -> Result<(), ConnectionError> {
     stream.set_nodelay(true)?;
     match way {
-        Way::Mesh => mesh(worker, stream).await,
+        Way::Mesh => mesh(worker, stream, peer).await,
         Way::Front(listener) => front(worker, stream, peer, listener).await,
     }
 }
@@ -237,7 +174,9 @@ async fn front(
     };
     // What stands in a request was written by its source, not by the proxy that told of the source.
     let is_trusted = listener.trusted_sources.contain(ends.source.ip());
-    let identity = Known::of(&worker.proxy, purpose.stream().shown(), peer.ip());
+    let (proxy, came) = (&worker.proxy, purpose.stream());
+    let identity = Known::of(proxy, came.shown(), peer.ip())
+        .or_else(|| Known::beside(proxy, listener, came.tcp(), peer.ip()));
     let downstream = |is_tls| {
         Arc::new(Downstream {
             worker: Arc::clone(worker),
@@ -451,7 +390,11 @@ async fn by_server_name(
     Ok(Purpose::Tcp(Stream::Tcp(stream), target))
 }
 
-async fn mesh(worker: &Arc<Worker>, stream: TcpStream) -> Result<(), ConnectionError> {
+async fn mesh(
+    worker: &Arc<Worker>,
+    stream: TcpStream,
+    from: SocketAddr,
+) -> Result<(), ConnectionError> {
     let Some(identity) = worker.proxy.identity.get() else {
         return Err("a peer came before this proxy has a certificate".into());
     };
@@ -461,20 +404,13 @@ async fn mesh(worker: &Arc<Worker>, stream: TcpStream) -> Result<(), ConnectionE
         () = worker.proxy.drain.idle_over() => return Ok(()),
     };
     let stream = accepted??;
-    // The verifier has seen this certificate; who it names counts for the whole connection.
+    // The verifier has seen this certificate; whom it names counts for the whole connection.
     let certificates = stream.get_ref().1.peer_certificates();
     let leaf = certificates.and_then(|chain| chain.first());
-    let begins_s = leaf.map_or(0, begins_s);
-    let id = leaf.and_then(spiffe_id);
-    let Some(home) = id.and_then(|id| id.as_node().cloned()) else {
+    let Some(peer) = leaf.and_then(|leaf| Peer::of(leaf, from.ip())) else {
         return Err("a peer without a node's name".into());
     };
-    http::mesh(
-        worker,
-        Arc::new(Peer { home, begins_s }),
-        Stream::Tls(Box::new(stream)),
-    )
-    .await?;
+    http::mesh(worker, Arc::new(peer), Stream::Tls(Box::new(stream))).await?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
-use isobar_mesh_api::identity::{SpiffeId, Subject};
+use isobar_mesh_api::identity::SpiffeId;
 use isobar_mesh_api::message::Trust;
 use isobar_mesh_api::names::NodeId;
 use isobar_mesh_api::validity::Validity;
@@ -29,8 +29,6 @@ use verify::{Expected, PinVerifier, Revocations, SpiffeVerifier};
 
 /// HTTP/2, the only protocol between programs of the mesh.
 const ALPN_H2: &[u8] = b"h2";
-/// The namespace and account of the controller's own certificate.
-pub const CONTROLLER: (&str, &str) = ("isobar", "controller");
 
 /// Why a proxy has no identity, or not the one that was offered.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +63,8 @@ pub enum IdentityError {
 /// A key with its certificate, and whom it trusts.
 #[derive(Debug)]
 pub struct Identity {
-    /// This node, as the certificate says.
-    pub id: SpiffeId,
+    /// Who the certificate says this is: the node, or the workload beside it.
+    pub id: Arc<SpiffeId>,
     /// When the certificate holds.
     pub validity: Validity,
     /// For the mesh port.
@@ -128,9 +126,9 @@ impl Identity {
         let revoked = Arc::new(Revocations::new(trust));
         let verifier = SpiffeVerifier::new(&roots, trust_domain, Expected::AnyNode, &revoked);
         let now = rustls::pki_types::UnixTime::now();
-        let id = verifier.verify(leaf, above, now, verify::Side::Client)?;
-        if id != SpiffeId::node(trust_domain, node) {
-            return Err(IdentityError::NotOurs(id));
+        let holder = verifier.verify(leaf, above, now, verify::Side::Client)?;
+        if holder.node.as_ref() != Some(node) {
+            return Err(IdentityError::NotOurs(holder.id));
         }
         let is_superseded = match trust {
             Some(trust) => !is_below(leaf, above, roots_pem, &trust.signs, now),
@@ -142,7 +140,7 @@ impl Identity {
         let key = Arc::new(CertifiedKey::new(chain, key));
         key.keys_match()?;
         Ok(Identity {
-            id,
+            id: Arc::new(holder.id),
             validity,
             server: Arc::new(server_config(verifier, Arc::clone(&key))?),
             callers: Arc::new(SpiffeVerifier::new(
@@ -158,12 +156,17 @@ impl Identity {
         })
     }
 
+    /// The workload beside this proxy, if the certificate is one of a workload.
+    pub fn workload(&self) -> Option<&Arc<SpiffeId>> {
+        Some(&self.id).filter(|id| id.as_workload().is_some())
+    }
+
     /// For a connection to the proxy of `node`: nobody else is believed.
     ///
     /// # Errors
     /// Only when the TLS library refuses its own defaults.
     pub fn client_to_node(&self, node: &NodeId) -> Result<Arc<ClientConfig>, rustls::Error> {
-        self.client_to(SpiffeId::node(&self.id.trust_domain, node))
+        self.client_to(Expected::Node(node.clone()))
     }
 
     /// For a connection to the controller.
@@ -171,13 +174,13 @@ impl Identity {
     /// # Errors
     /// Only when the TLS library refuses its own defaults.
     pub fn client_to_controller(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
-        self.client_to(controller_id(&self.id.trust_domain))
+        let controller = SpiffeId::controller(&self.id.trust_domain);
+        self.client_to(Expected::Exactly(controller))
     }
 
-    fn client_to(&self, id: SpiffeId) -> Result<Arc<ClientConfig>, rustls::Error> {
-        let trust_domain = id.trust_domain.clone();
-        let expected = Expected::Exactly(id);
-        let verifier = SpiffeVerifier::new(&self.roots, &trust_domain, expected, &self.revoked);
+    fn client_to(&self, expected: Expected) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let trust_domain = &self.id.trust_domain;
+        let verifier = SpiffeVerifier::new(&self.roots, trust_domain, expected, &self.revoked);
         client_config(verifier, Some(Arc::clone(&self.key)))
     }
 
@@ -200,7 +203,7 @@ pub fn client_without_certificate(
     roots: &Roots,
     trust_domain: &str,
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let expected = Expected::Exactly(controller_id(trust_domain));
+    let expected = Expected::Exactly(SpiffeId::controller(trust_domain));
     let nobody = Arc::new(Revocations::default());
     let verifier = SpiffeVerifier::new(roots, trust_domain, expected, &nobody);
     client_config(verifier, None)
@@ -211,7 +214,10 @@ pub fn client_without_certificate(
 /// # Errors
 /// Only when the TLS library refuses its own defaults.
 pub fn client_by_pin(pin: &str, trust_domain: &str) -> Result<Arc<ClientConfig>, rustls::Error> {
-    client_config(PinVerifier::new(pin, controller_id(trust_domain)), None)
+    client_config(
+        PinVerifier::new(pin, SpiffeId::controller(trust_domain)),
+        None,
+    )
 }
 
 /// Whether the root of that fingerprint alone makes the certificate believed.
@@ -225,16 +231,6 @@ fn is_below(
     let roots = certificates(roots_pem, "the file of roots").unwrap_or_default();
     let root = roots.iter().find(|root| verify::fingerprint(root) == print);
     root.is_some_and(|root| verify::verify_chain(leaf, above, root, now))
-}
-
-fn controller_id(trust_domain: &str) -> SpiffeId {
-    SpiffeId {
-        trust_domain: trust_domain.to_owned(),
-        subject: Subject::Workload {
-            namespace: CONTROLLER.0.to_owned(),
-            account: CONTROLLER.1.to_owned(),
-        },
-    }
 }
 
 fn server_config(

@@ -244,8 +244,7 @@ async fn take_in(
     body: RequestBody,
     story: Option<&Arc<Story>>,
 ) -> Served {
-    let identity = worker.proxy.identity.get();
-    if identity.is_none_or(|own| own.revoked.contain(&peer.home, peer.begins_s)) {
+    if !peer.holds(&worker.proxy) {
         return Answer::ForeignHome.response().into();
     }
     if bench::is_for(head.uri.path()) {
@@ -272,7 +271,12 @@ async fn take_in(
 }
 
 /// Whether a moved request is taken: it is who it says, it may, and there is credit.
-fn take(worker: &Worker, peer: &Peer, route: &ServiceRoute, head: &Parts) -> Result<(), Answer> {
+fn take(
+    worker: &Worker,
+    peer: &Peer,
+    route: &ServiceRoute,
+    head: &mut Parts,
+) -> Result<(), Answer> {
     let home = &peer.home;
     let said = |name| head.headers.get(name).map(HeaderValue::as_bytes);
     if said(headers::HOME) != Some(home.as_str().as_bytes()) || said(headers::HOP) != Some(b"1") {
@@ -327,8 +331,8 @@ impl<'a> Exchange<'a> {
         if head.uri.path() == hop::PROBE_PATH {
             return self.probed();
         }
-        if let Err(instead) = take(worker, peer, route, &head) {
-            return answer(instead);
+        if let Err(instead) = take(worker, peer, route, &mut head) {
+            return self.with_load(instead.to(self.grpc && instead.is_judgement()));
         }
         let counters = route.moved_in(&peer.home);
         if head.method == Method::CONNECT {

@@ -56,3 +56,5 @@ mod traces;
 mod upgrade;
 #[path = "proxy/wire.rs"]
 mod wire;
+#[path = "proxy/workload.rs"]
+mod workload;

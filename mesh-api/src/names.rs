@@ -43,9 +43,11 @@ pub enum NameError {
         /// Where it stands.
         at: usize,
     },
-    /// A service without exactly one slash.
-    #[error("service {name:?} must be written namespace/name")]
+    /// A service or account without exactly one slash.
+    #[error("{what} {name:?} must be written namespace/name")]
     NotNamespaced {
+        /// Which kind of name was being read.
+        what: &'static str,
         /// The text, cut to 64 characters.
         name: String,
     },
@@ -82,30 +84,9 @@ fn shorten(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
-macro_rules! name {
-    ($(#[$doc:meta])* $type:ident, $what:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $type(Arc<str>);
-
-        impl $type {
-            /// Checks a text: 1 to [`NAME_LEN_MAX`] bytes of `a-z 0-9 - .`,
-            /// beginning and ending with a letter or digit.
-            ///
-            /// # Errors
-            /// Says which character is wrong, and where.
-            pub fn new(text: &str) -> Result<Self, NameError> {
-                check($what, text)?;
-                Ok(Self(text.into()))
-            }
-
-            /// The text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
+/// What every type of a checked text has.
+macro_rules! text {
+    ($type:ident) => {
         impl TryFrom<String> for $type {
             type Error = NameError;
             fn try_from(text: String) -> Result<Self, NameError> {
@@ -140,6 +121,34 @@ macro_rules! name {
     };
 }
 
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            /// Checks a text: 1 to [`NAME_LEN_MAX`] bytes of `a-z 0-9 - .`,
+            /// beginning and ending with a letter or digit.
+            ///
+            /// # Errors
+            /// Says which character is wrong, and where.
+            pub fn new(text: &str) -> Result<Self, NameError> {
+                check($what, text)?;
+                Ok(Self(text.into()))
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        text!($type);
+    };
+}
+
 name!(
     /// One edge server with one edge proxy.
     NodeId,
@@ -156,77 +165,65 @@ name!(
     "region name"
 );
 
-/// What clients ask for, written `namespace/name`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ServiceName(Arc<str>);
+macro_rules! namespaced {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $part:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(Arc<str>);
 
-impl ServiceName {
-    /// Checks `namespace/name`; each part follows the rules of [`NodeId::new`].
-    ///
-    /// # Errors
-    /// No or more than one slash, or a part that is not a name.
-    pub fn new(text: &str) -> Result<Self, NameError> {
-        let parts = text.split_once('/').filter(|(_, name)| !name.contains('/'));
-        let Some((namespace, name)) = parts else {
-            return Err(NameError::NotNamespaced {
-                name: shorten(text),
-            });
-        };
-        check("namespace", namespace)?;
-        check("service name", name)?;
-        Ok(Self(text.into()))
-    }
+        impl $type {
+            /// Checks `namespace/name`; each part follows the rules of [`NodeId::new`].
+            ///
+            /// # Errors
+            /// No or more than one slash, or a part that is not a name.
+            pub fn new(text: &str) -> Result<Self, NameError> {
+                let parts = text.split_once('/').filter(|(_, name)| !name.contains('/'));
+                let Some((namespace, name)) = parts else {
+                    return Err(NameError::NotNamespaced {
+                        what: $what,
+                        name: shorten(text),
+                    });
+                };
+                check("namespace", namespace)?;
+                check($part, name)?;
+                Ok(Self(text.into()))
+            }
 
-    /// The whole text, `namespace/name`.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+            /// The whole text, `namespace/name`.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
 
-    /// The part before the slash.
-    pub fn namespace(&self) -> &str {
-        self.0
-            .split_once('/')
-            .map_or("", |(namespace, _)| namespace)
-    }
+            /// The part before the slash.
+            pub fn namespace(&self) -> &str {
+                self.0
+                    .split_once('/')
+                    .map_or("", |(namespace, _)| namespace)
+            }
 
-    /// The part after the slash.
-    pub fn name(&self) -> &str {
-        self.0.split_once('/').map_or("", |(_, name)| name)
-    }
+            /// The part after the slash.
+            pub fn name(&self) -> &str {
+                self.0.split_once('/').map_or("", |(_, name)| name)
+            }
+        }
+
+        text!($type);
+    };
 }
 
-impl TryFrom<String> for ServiceName {
-    type Error = NameError;
-    fn try_from(text: String) -> Result<Self, NameError> {
-        Self::new(&text)
-    }
-}
-
-impl std::str::FromStr for ServiceName {
-    type Err = NameError;
-    fn from_str(text: &str) -> Result<Self, NameError> {
-        Self::new(text)
-    }
-}
-
-impl From<ServiceName> for String {
-    fn from(name: ServiceName) -> String {
-        name.0.as_ref().to_owned()
-    }
-}
-
-impl fmt::Display for ServiceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for ServiceName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
-    }
-}
+namespaced!(
+    /// What clients ask for, written `namespace/name`.
+    ServiceName,
+    "service",
+    "service name"
+);
+namespaced!(
+    /// What an application runs as, written `namespace/account`: in Kubernetes the service account of its pod.
+    AccountName,
+    "account",
+    "account name"
+);
 
 #[cfg(test)]
 mod tests {
@@ -260,6 +257,27 @@ mod tests {
         assert_eq!((name.namespace(), name.name()), ("shop", "cart"));
         for bad in ["cart", "a/b/c", "/cart", "shop/", "Shop/cart", ""] {
             assert!(ServiceName::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn accounts_have_two_parts_too() {
+        let account = AccountName::new("shop/front").unwrap();
+        assert_eq!((account.namespace(), account.name()), ("shop", "front"));
+        let odd = [
+            "front",
+            "shop/front/x",
+            "shop/../x",
+            "shop/f:g",
+            "shop/f%2fg",
+            "shop/\u{fc}",
+        ];
+        for bad in odd {
+            let error = AccountName::new(bad).unwrap_err().to_string();
+            assert!(
+                error.contains("account") || error.contains("namespace"),
+                "{error}"
+            );
         }
     }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use crate::names::{NodeId, RegionName, ServiceName, SiteName};
+use crate::names::{AccountName, NodeId, RegionName, ServiceName, SiteName};
 use crate::resource::Span;
 use crate::resource::weight_policy::{TimeOfDay, Timestamp};
 
@@ -27,6 +27,7 @@ macro_rules! text {
 }
 
 text!(
+    AccountName,
     TimeOfDay,
     Timestamp,
     NodeId,

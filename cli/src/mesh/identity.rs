@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use http::Method;
-use isobar_mesh_api::names::{NodeId, SiteName};
+use isobar_mesh_api::names::{AccountName, NodeId, SiteName};
 use serde_json::{Value, json};
 
 use super::client::Client;
@@ -28,7 +28,7 @@ pub struct TokenArguments {
 pub enum TokenAction {
     /// Make a token and print it, once
     #[command(
-        after_help = "Examples:\n  isobar token create --node north-7 > token\n  isobar token create --uses 20 --site harbour --lasts 86400"
+        after_help = "Examples:\n  isobar token create --node north-7 > token\n  isobar token create --uses 20 --site harbour --lasts 86400\n  isobar token create --node till-3 --workload shop/till > token"
     )]
     Create {
         /// How many nodes may enrol with it
@@ -46,6 +46,9 @@ pub enum TokenAction {
         /// For nodes that are declared with this label alone; may be repeated
         #[arg(long = "label", value_name = "KEY=VALUE", value_parser = pair)]
         labels: Vec<(String, String)>,
+        /// For the proxy beside this workload, whose certificate it then has
+        #[arg(long, value_name = "NAMESPACE/ACCOUNT")]
+        workload: Option<AccountName>,
     },
     /// List tokens, without their secrets
     #[command(after_help = "Example:\n  isobar token list")]
@@ -167,10 +170,12 @@ pub async fn token(client: &Client, format: Format, action: &TokenAction) -> Out
             node,
             site,
             labels,
+            workload,
         } => {
             let labels: std::collections::BTreeMap<_, _> = labels.iter().cloned().collect();
             let asked = json!({
                 "uses_max": uses, "lasts_s": lasts, "node": node, "site": site, "labels": labels,
+                "workload": workload,
             });
             let made = client.send(Method::POST, PATH, Some(&asked)).await?.value;
             secret(
@@ -183,7 +188,15 @@ pub async fn token(client: &Client, format: Format, action: &TokenAction) -> Out
         TokenAction::List => {
             let all = client.get(PATH).await?;
             format.print(&all, || {
-                let columns = ["id", "uses", "uses_max", "expires_s", "node", "site"];
+                let columns = [
+                    "id",
+                    "uses",
+                    "uses_max",
+                    "expires_s",
+                    "node",
+                    "site",
+                    "workload",
+                ];
                 table(&all["items"], columns)
             })
         }

@@ -1,6 +1,7 @@
-//! What a certificate request may ask: a key of its own, and no more than its node's own name.
+//! What a certificate request may ask: a key of its own, and no more than its holder's own names.
 
-use isobar_mesh_api::identity::SpiffeId;
+use isobar_mesh_api::identity::{SpiffeId, node_name};
+use isobar_mesh_api::names::NodeId;
 use rcgen::{
     CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, PublicKey, PublicKeyData,
     SanType,
@@ -8,20 +9,24 @@ use rcgen::{
 
 use super::AuthorityError;
 
-/// Reads a request for `id` and returns the key in it.
+/// Reads a request for `id` at `node` and returns the key in it.
 ///
 /// # Errors
 /// [`AuthorityError::Request`]: no request, or not signed by its own key. [`AuthorityError::RequestAsks`]: another
 /// name, an authority's rights, or a weak key.
-pub fn key(csr_pem: &str, id: &SpiffeId) -> Result<PublicKey, AuthorityError> {
+pub fn key(csr_pem: &str, id: &SpiffeId, node: &NodeId) -> Result<PublicKey, AuthorityError> {
     let request =
         CertificateSigningRequestParams::from_pem(csr_pem).map_err(AuthorityError::Request)?;
     let params = &request.params;
-    let own = id.to_string();
-    let is_own = |san: &SanType| matches!(san, SanType::URI(uri) if uri.as_str() == own);
+    let (own, at) = (id.to_string(), node_name(&id.trust_domain, node));
+    let is_own = |san: &SanType| match san {
+        SanType::URI(uri) => uri.as_str() == own,
+        SanType::DnsName(name) => id.as_workload().is_some() && name.as_str() == at,
+        _ => false,
+    };
     if !params.subject_alt_names.iter().all(is_own) {
         return Err(AuthorityError::RequestAsks(
-            "asks for a name that is not the node's own; leave names away",
+            "asks for a name that is not its holder's own; leave names away",
         ));
     }
     if matches!(params.is_ca, IsCa::Ca(_)) {

@@ -136,8 +136,12 @@ async fn leaves_say_who_and_for_how_long() {
     let issued = authority.issue_node(&node("edge-1"), &request(|_| {}), now);
     let issued = issued.unwrap();
     let leaf = CertificateDer::from_pem_slice(issued.chain_pem.as_bytes()).unwrap();
-    let id = peer_identity(&leaf, TD).unwrap();
-    assert_eq!(id.to_string(), "spiffe://isobar.local/node/edge-1");
+    let holder = peer_identity(&leaf, TD).unwrap();
+    assert_eq!(holder.id.to_string(), "spiffe://isobar.local/node/edge-1");
+    assert_eq!(
+        (holder.node, holder.id.as_workload()),
+        (Some(node("edge-1")), None)
+    );
     assert!(matches!(
         peer_identity(&leaf, "other.example"),
         Err(PeerError::TrustDomain(_))
@@ -151,6 +155,69 @@ async fn leaves_say_who_and_for_how_long() {
     assert!(matches!(late, Err(webpki::Error::CertExpired { .. })));
     let early = believed(chain, roots, now - CLOCK_SKEW - second);
     assert!(matches!(early, Err(webpki::Error::CertNotValidYet { .. })));
+}
+
+#[tokio::test]
+async fn a_workloads_leaf_says_who_it_is_and_at_which_node() {
+    let place = Place::new().await;
+    let authority = place.open(options()).await.unwrap();
+    let now = SystemTime::now();
+    let front = AccountName::new("shop/front").unwrap();
+    let own_uri = "spiffe://isobar.local/ns/shop/sa/front";
+    let asking = |uris: &[&str], names: &[&str]| {
+        let uris = uris
+            .iter()
+            .map(|name| SanType::URI((*name).try_into().unwrap()));
+        let names = names
+            .iter()
+            .map(|name| SanType::DnsName((*name).try_into().unwrap()));
+        let all = uris.chain(names).collect();
+        request(|params| params.subject_alt_names = all)
+    };
+    for csr in [
+        asking(&[], &[]),
+        asking(&[own_uri], &["p-1.shop.node.isobar.local"]),
+    ] {
+        let issued = authority.issue_workload(&node("p-1.shop"), &front, &csr, now);
+        let issued = issued.unwrap();
+        let leaf = CertificateDer::from_pem_slice(issued.chain_pem.as_bytes()).unwrap();
+        let holder = peer_identity(&leaf, TD).unwrap();
+        assert_eq!(holder.id.to_string(), own_uri);
+        assert_eq!(holder.node, Some(node("p-1.shop")));
+        assert_eq!(holder.account(), Some(front.clone()));
+        believed(&issued.chain_pem, &issued.roots_pem, now).unwrap();
+    }
+    let others = [
+        asking(&["spiffe://isobar.local/ns/shop/sa/admin"], &[]),
+        asking(&["spiffe://isobar.local/node/p-1.shop"], &[]),
+        asking(&[own_uri], &["p-2.shop.node.isobar.local"]),
+        asking(&[], &["localhost"]),
+    ];
+    for csr in others {
+        let refused = authority.issue_workload(&node("p-1.shop"), &front, &csr, now);
+        assert!(matches!(refused, Err(AuthorityError::RequestAsks(_))));
+    }
+    // A node asks for no workload's name either.
+    let csr = asking(&[], &["a.node.isobar.local"]);
+    let refused = authority.issue_node(&node("a"), &csr, now);
+    assert!(matches!(refused, Err(AuthorityError::RequestAsks(_))));
+    // What a DNS name cannot say, and whose identity is not to be had.
+    let sound = asking(&[], &[]);
+    let (long, dots) = ("a".repeat(64), "a..b");
+    for name in [long.as_str(), dots] {
+        let refused = authority.issue_workload(&node(name), &front, &sound, now);
+        assert!(
+            matches!(refused, Err(AuthorityError::NodeName(_))),
+            "{name}"
+        );
+    }
+    let controller = AccountName::new("isobar/controller").unwrap();
+    let refused = authority.issue_workload(&node("a"), &controller, &sound, now);
+    assert!(matches!(refused, Err(AuthorityError::Reserved(_))));
+    // The controller's own certificate names no node, whatever names its operator gives it.
+    let names = ["a.node.isobar.local".to_owned()];
+    let own = authority.issue_controller(&names, now).unwrap();
+    assert_eq!(peer_identity(&own.chain[0], TD).unwrap().node, None);
 }
 
 #[tokio::test]

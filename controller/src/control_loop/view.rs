@@ -134,6 +134,9 @@ pub struct NodeStatus {
     pub presence: Presence,
     /// Whether its stream is open.
     pub connected: bool,
+    /// Whom its certificate names, its own or its workload's; not known to the loop, and filled in where it is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     /// Its program's version.
     pub version: Option<String>,
     /// Age of its last word, milliseconds, as of the last tick.
@@ -167,6 +170,7 @@ impl ControlLoop {
             declared,
             presence: node.presence(),
             connected: node.stream.connected,
+            identity: None,
             version: node.hello.as_ref().map(|hello| hello.version.clone()),
             age_ms: age.map(|age| age.as_millis() as u64),
             position: node.own_position(),

@@ -3,13 +3,13 @@
 //! ```text
 //! client certificate of the API server's front proxy ─▶ let in: the API server has asked and authorised the caller
 //! bearer token ─▶ TokenReview: whose is it? ─▶ SubjectAccessReview: may they? ─▶ let in
-//! a proxy's token (audience isobar) ─▶ TokenReview: which pod is it of? ─▶ a certificate for that pod's name
+//! a proxy's token (audience isobar) ─▶ TokenReview: of which pod and account? ─▶ a certificate for these
 //! ```
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use isobar_mesh_api::names::NodeId;
+use isobar_mesh_api::names::{AccountName, NodeId};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::load;
 use crate::authority::crypto;
 use crate::injection::AUDIENCE;
-use crate::stream::{AccountError, Accounts, BoxedNode};
+use crate::stream::{AccountError, Accounts, BoxedPod, OfPod};
 
 /// Longest wait for one answer of the API server.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -245,21 +245,84 @@ fn common_name(leaf: &CertificateDer<'_>) -> Option<String> {
 }
 
 impl Accounts for Callers {
-    /// The pod's name and namespace, as the proxy in it calls itself.
-    fn node_of<'a>(&'a self, token: &'a str) -> BoxedNode<'a> {
+    /// The pod's name and namespace, as the proxy in it calls itself, and the account in that namespace.
+    fn pod_of<'a>(&'a self, token: &'a str) -> BoxedPod<'a> {
         Box::pin(async move {
             let user = self.review(token, Some(AUDIENCE)).await;
             let user = user.map_err(|_| AccountError::Away)?;
             let user = user.ok_or(AccountError::Wrong)?;
-            let name = user.username.unwrap_or_default();
-            let account = name
-                .strip_prefix(ACCOUNT)
-                .and_then(|name| name.split_once(':'));
-            let (namespace, _) = account.ok_or(AccountError::NotOfPod)?;
-            let pods = user.extra.unwrap_or_default().remove(POD_NAME);
-            let pod = pods.and_then(|pods| pods.into_iter().next());
-            let pod = pod.ok_or(AccountError::NotOfPod)?;
-            NodeId::new(&format!("{pod}.{namespace}")).map_err(|_| AccountError::NotOfPod)
+            pod_of_user(user)
         })
+    }
+}
+
+fn pod_of_user(user: UserInfo) -> Result<OfPod, AccountError> {
+    let name = user.username.unwrap_or_default();
+    let account = name
+        .strip_prefix(ACCOUNT)
+        .and_then(|name| name.split_once(':'));
+    let (namespace, account) = account.ok_or(AccountError::NotOfPod)?;
+    let pods = user.extra.unwrap_or_default().remove(POD_NAME);
+    let pod = pods.and_then(|pods| pods.into_iter().next());
+    let pod = pod.ok_or(AccountError::NotOfPod)?;
+    let account = AccountName::new(&format!("{namespace}/{account}"));
+    let node = NodeId::new(&format!("{pod}.{namespace}"));
+    match (node, account) {
+        (Ok(node), Ok(account)) => Ok(OfPod { node, account }),
+        _ => Err(AccountError::Odd),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_a_pods_account_is_and_what_is_no_account() {
+        let of = |username: &str, pod: Option<&str>| {
+            let pods = pod.map(|pod| (POD_NAME.to_owned(), vec![pod.to_owned()]));
+            pod_of_user(UserInfo {
+                username: Some(username.to_owned()),
+                extra: Some(pods.into_iter().collect()),
+                ..UserInfo::default()
+            })
+        };
+        let front = of("system:serviceaccount:shop:front", Some("p-1")).unwrap();
+        assert_eq!(
+            (front.node.as_str(), front.account.as_str()),
+            ("p-1.shop", "shop/front")
+        );
+        let odd = [
+            ("system:serviceaccount:shop:front:admin", "p-1"),
+            ("system:serviceaccount:shop:../../node/a", "p-1"),
+            ("system:serviceaccount:shop/sa:front", "p-1"),
+            ("system:serviceaccount:shop:Front", "p-1"),
+            ("system:serviceaccount:shop:fr%6fnt", "p-1"),
+            ("system:serviceaccount:shop:fr\u{f6}nt", "p-1"),
+            ("system:serviceaccount:shop:front\n", "p-1"),
+            ("system:serviceaccount::front", "p-1"),
+            ("system:serviceaccount:shop:", "p-1"),
+            ("system:serviceaccount:shop:front", "p/1"),
+        ];
+        for (username, pod) in odd {
+            assert_eq!(
+                of(username, Some(pod)),
+                Err(AccountError::Odd),
+                "{username:?} {pod}"
+            );
+        }
+        let others = [
+            ("system:serviceaccount:shop:front", None),
+            ("system:node:edge-1", Some("p-1")),
+            ("alice", Some("p-1")),
+            ("", Some("p-1")),
+        ];
+        for (username, pod) in others {
+            assert_eq!(
+                of(username, pod),
+                Err(AccountError::NotOfPod),
+                "{username:?}"
+            );
+        }
     }
 }

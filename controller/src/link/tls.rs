@@ -30,7 +30,7 @@ pub(super) fn client_config(
     let own = authority.issue_peer(name, SystemTime::now())?;
     let verifier = Controllers {
         roots: authority.roots()?,
-        id: authority.controller_id(),
+        id: SpiffeId::controller(authority.trust_domain()),
     };
     let mut config = ClientConfig::builder_with_provider(Arc::new(crypto()))
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -72,7 +72,7 @@ impl ServerCertVerifier for Controllers {
             .verify_for_usage(algorithms, &anchors, above, now, usage, None, None)
             .map_err(unknown)?;
         match peer_identity(leaf, &self.id.trust_domain) {
-            Ok(id) if id == self.id => Ok(ServerCertVerified::assertion()),
+            Ok(holder) if holder.id == self.id => Ok(ServerCertVerified::assertion()),
             _ => Err(CertificateError::NotValidForName.into()),
         }
     }

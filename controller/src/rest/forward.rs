@@ -82,6 +82,7 @@ async fn pass(rest: &Rest, request: Request) -> Result<Response, Problem> {
     }
     let behalf = Behalf {
         node: None,
+        account: None,
         begins_s: 0,
         address,
     };

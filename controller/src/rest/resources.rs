@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::call::Call;
 use super::paging::Items;
 use super::{Rest, body, what_if};
-use crate::control_task::{Asked, Change, Etag, Outcome, Shown};
+use crate::control_task::{Asked, Change, Etag, Outcome, Shown, Status};
 use crate::problem::{FieldProblem, Problem, status_of};
 use crate::resource_text::{Declared, Key, Kind, decode, is_of_cluster};
 use crate::store::{Answer, StoreError};
@@ -26,8 +26,9 @@ pub(super) async fn list(rest: &Rest, kind: Kind, call: &Call) -> Result<Respons
     let asked = rest.pager.asked(kind.as_str(), &parameters)?;
     let page = rest.control.list(kind, asked.after, asked.limit).await?;
     let token = |last: String| rest.pager.token(kind.as_str(), &last);
+    let items = page.items.into_iter().map(|one| identified(rest, one));
     let items = Items {
-        items: page.items,
+        items: items.collect(),
         after: page.last.map(token),
     };
     Ok(body::json(StatusCode::OK, &items))
@@ -37,9 +38,20 @@ pub(super) async fn list(rest: &Rest, kind: Kind, call: &Call) -> Result<Respons
 pub(super) async fn get(rest: &Rest, key: Key, call: &Call) -> Result<Response, Problem> {
     call.parameters(&[])?;
     match rest.control.get(key.clone()).await? {
-        Some(found) => Ok(shown(StatusCode::OK, &found)),
+        Some(found) => Ok(shown(StatusCode::OK, &identified(rest, found))),
         None => Err(not_found(&key)),
     }
+}
+
+/// Says of a node that has enrolled whom its certificate names.
+fn identified(rest: &Rest, mut shown: Shown) -> Shown {
+    if let Some(Status::Node(status)) = &mut shown.status
+        && let Ok(node) = NodeId::new(&shown.resource.metadata().name)
+    {
+        let identity = rest.enrolled.identity(&node, rest.authority.trust_domain());
+        status.identity = identity.map(|id| id.to_string());
+    }
+    shown
 }
 
 /// Creates (201) or replaces (200); answered when the change is on the disk. A dry run answers (200) with

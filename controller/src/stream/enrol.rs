@@ -7,7 +7,8 @@
 //! | its last re-enrolment credential (`renewal_…`) | it is within the grace period |
 //! | a token of its pod's service account, where the controller follows a cluster | the API server says that it is that pod's |
 //!
-//! Either way the certificate is for the node it asked for and for no other. Ten wrong secrets for one token from one
+//! Either way the certificate is for the node it asked for and for no other. It is a workload's where the token is one of a pod's
+//! account or bound to a workload, and stays that workload's when it is renewed; no request says whose. Ten wrong secrets for one token from one
 //! address, and that address is not heard about that token for a while.
 
 use std::collections::BTreeMap;
@@ -23,18 +24,18 @@ use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use isobar_mesh_api::enrol::{ENROL_LEN_MAX, EnrolRequest};
 use isobar_mesh_api::message::Certificate;
-use isobar_mesh_api::names::{NodeId, SiteName};
+use isobar_mesh_api::names::{AccountName, NodeId};
 
 use super::{Body, Peer, StreamPort};
 use crate::authority::AuthorityError;
-use crate::enrolled::{self, RenewalError};
+use crate::enrolled::{self, Given, RenewalError};
 use crate::guesses::Guesses;
 use crate::problem::{FieldProblem, Problem, status_of};
 use crate::refusals::Door;
 use crate::resource_text::{Key, Kind};
 use crate::secret::Claim;
 use crate::store::StoreError;
-use crate::tokens::{self, TokenError};
+use crate::tokens::{self, Bound, TokenError};
 
 /// Who was wrong about which token.
 pub struct Guessed {
@@ -65,13 +66,22 @@ impl Guessed {
     }
 }
 
+/// Whose an account's token is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfPod {
+    /// The one node that a proxy with this token may be: that of the pod.
+    pub node: NodeId,
+    /// The account that the pod runs as.
+    pub account: AccountName,
+}
+
 /// The answer about an account's token.
-pub type BoxedNode<'a> = Pin<Box<dyn Future<Output = Result<NodeId, AccountError>> + Send + 'a>>;
+pub type BoxedPod<'a> = Pin<Box<dyn Future<Output = Result<OfPod, AccountError>> + Send + 'a>>;
 
 /// Who vouches for tokens of the platform's own accounts.
 pub trait Accounts: Send + Sync {
-    /// The one node that a proxy with this token may be.
-    fn node_of<'a>(&'a self, token: &'a str) -> BoxedNode<'a>;
+    /// Which pod this token is of, and which account it runs as.
+    fn pod_of<'a>(&'a self, token: &'a str) -> BoxedPod<'a>;
 }
 
 /// Why an account's token is not taken.
@@ -83,6 +93,9 @@ pub enum AccountError {
     /// It is somebody's and not a pod's.
     #[error("the account's token is bound to no pod; mount a projected serviceAccountToken")]
     NotOfPod,
+    /// Its namespace or name is none that an identity can have.
+    #[error("the account's or its pod's name is not one that a certificate can have")]
+    Odd,
     /// Nobody can say.
     #[error("the Kubernetes API does not say now whose token it is; it is tried again")]
     Away,
@@ -93,10 +106,21 @@ const ACCOUNT: &str = "account";
 
 /// What a proxy has shown.
 enum Shown<'a> {
-    Account,
-    Certificate,
-    Token(Claim<'a>, Option<SiteName>),
-    Renewal(Claim<'a>),
+    Account(AccountName),
+    Certificate(Option<AccountName>),
+    Token(Claim<'a>, Bound),
+    Renewal(Claim<'a>, Option<AccountName>),
+}
+
+impl Shown<'_> {
+    /// The workload that the certificate is for; `None`: it is the node's own.
+    fn account(&self) -> Option<&AccountName> {
+        match self {
+            Shown::Account(account) => Some(account),
+            Shown::Certificate(account) | Shown::Renewal(_, account) => account.as_ref(),
+            Shown::Token(_, bound) => bound.workload.as_ref(),
+        }
+    }
 }
 
 /// Answers one enrolment.
@@ -117,12 +141,13 @@ pub(super) async fn enrol(
         port.refused(Door::Enrolment, peer, what, problem);
     })?;
     let by = match shown {
-        Shown::Certificate => "its certificate",
-        Shown::Account => "its pod's account",
+        Shown::Certificate(_) => "its certificate",
+        Shown::Account(_) => "its pod's account",
         Shown::Token(..) => "a token",
-        Shown::Renewal(_) => "its re-enrolment credential",
+        Shown::Renewal(..) => "its re-enrolment credential",
     };
-    tracing::info!(node = %ask.node, by, "a certificate was issued");
+    let account = shown.account().map(AccountName::as_str);
+    tracing::info!(node = %ask.node, account, by, "a certificate was issued");
     answer(&certificate)
 }
 
@@ -135,7 +160,11 @@ async fn grant<'a>(
 ) -> Result<(Certificate, Shown<'a>), Problem> {
     let shown = shown(port, ask, peer, now).await?;
     // Before the token is used: a request that cannot be signed costs no use.
-    let issued = port.authority.issue_node(&ask.node, &ask.csr_pem, now);
+    let (authority, csr) = (&port.authority, &ask.csr_pem);
+    let issued = match shown.account() {
+        Some(account) => authority.issue_workload(&ask.node, account, csr, now),
+        None => authority.issue_node(&ask.node, csr, now),
+    };
     let mut certificate = issued.map_err(unsound)?;
     certificate.renewal = Some(register(port, ask, &shown, now).await?);
     Ok((certificate, shown))
@@ -149,7 +178,10 @@ async fn shown<'a>(
     now: SystemTime,
 ) -> Result<Shown<'a>, Problem> {
     if ask.token.is_empty() && peer.node.as_ref() == Some(&ask.node) {
-        return Ok(Shown::Certificate);
+        // What was a workload's stays it, also where a controller passed on no more than the node.
+        let account = peer.account.clone();
+        let account = account.or_else(|| port.enrolled.account(&ask.node));
+        return Ok(Shown::Certificate(account));
     }
     let no = |detail: String| Problem::new(StatusCode::FORBIDDEN, detail);
     if let Some(claim) = Claim::read(enrolled::KIND, &ask.token) {
@@ -158,7 +190,7 @@ async fn shown<'a>(
             let is_wrong = matches!(checked, Err(RenewalError::Wrong));
             (checked.map_err(|error| no(error.to_string())), is_wrong)
         })?;
-        return Ok(Shown::Renewal(claim));
+        return Ok(Shown::Renewal(claim, port.enrolled.account(&ask.node)));
     }
     if let Some(accounts) = port.accounts.as_deref().filter(|_| is_jwt(&ask.token)) {
         return of_account(port, accounts, ask, peer).await;
@@ -179,7 +211,7 @@ async fn shown<'a>(
     };
     let checked = bound.check(&ask.node, ask.site.as_ref(), &labels);
     checked.map_err(|error| no(error.to_string()))?;
-    Ok(Shown::Token(claim, bound.site))
+    Ok(Shown::Token(claim, bound))
 }
 
 /// Three parts with points between, the first the beginning of a JSON object in base64.
@@ -198,10 +230,10 @@ async fn of_account<'a>(
         let detail = "too many wrong tokens from this address; wait a minute";
         return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
     }
-    match accounts.node_of(ask.token.trim()).await {
-        Ok(node) if node == ask.node => Ok(Shown::Account),
-        Ok(node) => {
-            let detail = format!("the account's token is for the node {node}");
+    match accounts.pod_of(ask.token.trim()).await {
+        Ok(pod) if pod.node == ask.node => Ok(Shown::Account(pod.account)),
+        Ok(pod) => {
+            let detail = format!("the account's token is for the node {}", pod.node);
             Err(Problem::new(StatusCode::FORBIDDEN, detail))
         }
         Err(error @ AccountError::Away) => Err(Problem::new(
@@ -257,20 +289,25 @@ async fn register(
     shown: &Shown<'_>,
     now: SystemTime,
 ) -> Result<String, Problem> {
-    let (site, renewal) = match shown {
-        Shown::Token(claim, site) => {
+    let mut given = Given {
+        account: shown.account().cloned(),
+        ..Given::default()
+    };
+    let renewal = match shown {
+        Shown::Token(claim, bound) => {
             let redeemed = port.tokens.redeem(*claim, now).await;
             redeemed.map_err(|error| match error {
                 TokenError::Store(cause) => not_stored(&cause),
                 TokenError::Random(_) => failed(&error),
                 refused => Problem::new(StatusCode::FORBIDDEN, refused.to_string()),
             })?;
-            (site.clone(), None)
+            given.site = bound.site.clone();
+            None
         }
-        Shown::Renewal(claim) => (None, Some(*claim)),
-        Shown::Certificate | Shown::Account => (None, None),
+        Shown::Renewal(claim, _) => Some(*claim),
+        Shown::Certificate(_) | Shown::Account(_) => None,
     };
-    let issued = port.enrolled.issue(&ask.node, site, renewal, now).await;
+    let issued = port.enrolled.issue(&ask.node, given, renewal, now).await;
     issued.map_err(|error| match error {
         RenewalError::Store(cause) => not_stored(&cause),
         error => failed(&error),
@@ -315,6 +352,8 @@ fn unsound(error: AuthorityError) -> Problem {
         AuthorityError::Request(_) | AuthorityError::RequestAsks(_) => {
             FieldProblem::new("#/csr_pem", error.to_string()).into()
         }
+        AuthorityError::NodeName(_) => FieldProblem::new("#/node", error.to_string()).into(),
+        AuthorityError::Reserved(_) => Problem::new(StatusCode::FORBIDDEN, error.to_string()),
         error => failed(&error),
     }
 }

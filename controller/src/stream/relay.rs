@@ -308,6 +308,7 @@ fn post(path: &'static str, body: LinkBody, peer: &Peer) -> Request<LinkBody> {
     *request.uri_mut() = http::Uri::from_static(path);
     let behalf = Behalf {
         node: peer.node.clone(),
+        account: peer.account.clone(),
         begins_s: peer.begins_s,
         address: peer.address,
     };

@@ -20,7 +20,8 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Either};
 use hyper::body::{Body as HttpBody, Frame, Incoming};
 use isobar_mesh_api::message::{
-    Down, Hello, LineBuffer, LineError, PROTOCOL_VERSION, Trust, Up, decode_up, encode_line,
+    Down, Hello, LineBuffer, LineError, LocalService, PROTOCOL_VERSION, Trust, Up, decode_up,
+    encode_line,
 };
 use isobar_mesh_api::names::NodeId;
 use tokio::sync::{mpsc, watch};
@@ -142,6 +143,7 @@ pub(super) async fn first(
     let mut lines = LineReader::new(request.into_body(), port.metrics.clone());
     let hello = read_hello(&mut lines).await?;
     check(&hello, &node)?;
+    check_services(&hello, peer)?;
     Ok((hello, lines, claim))
 }
 
@@ -164,6 +166,25 @@ fn check(hello: &Hello, node: &NodeId) -> Result<(), Problem> {
     }
     check_hello(hello)?;
     Ok(())
+}
+
+/// A workload's proxy draws load to no service but those of the workload's own namespace.
+fn check_services(hello: &Hello, peer: &Peer) -> Result<(), Problem> {
+    let Some(account) = &peer.account else {
+        return Ok(());
+    };
+    let is_foreign = |local: &&LocalService| local.service.namespace() != account.namespace();
+    match hello.services.iter().find(is_foreign) {
+        None => Ok(()),
+        Some(local) => Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            format!(
+                "the proxy of the workload {account} has endpoints of services of {} alone, not of {}",
+                account.namespace(),
+                local.service
+            ),
+        )),
+    }
 }
 
 /// A node whose token bound it to a site is of no other.

@@ -1,10 +1,15 @@
 //! Who gets a certificate, and who gets in with it.
 
 use http::{Method, StatusCode};
+use isobar_controller::authority::peer_identity;
 use isobar_controller::guesses::WRONG_MAX;
 use isobar_mesh_api::enrol::{ENROL_LEN_MAX, ENROL_PATH};
+use isobar_mesh_api::message::Certificate;
 use isobar_mesh_api::message::{Down, Up};
-use isobar_mesh_api::names::SiteName;
+use isobar_mesh_api::names::{NodeId, ServiceName, SiteName};
+use rcgen::SanType;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use crate::mesh::{Door, Mesh};
@@ -321,5 +326,108 @@ async fn a_rotation_waits_for_nodes_and_is_seen() {
     a.stream(&door, a.hello()).await.unwrap();
     let b = Proxy::enrolled(&mesh.door(), "b").await;
     b.stream(&mesh.door(), b.hello()).await.unwrap();
+    mesh.stop().await;
+}
+
+/// Who a certificate says that it is, and at which node.
+fn named(certificate: &Certificate) -> (String, Option<NodeId>) {
+    let leaf = CertificateDer::from_pem_slice(certificate.chain_pem.as_bytes()).unwrap();
+    let holder = peer_identity(&leaf, "isobar.local").unwrap();
+    (holder.id.to_string(), holder.node)
+}
+
+#[tokio::test]
+async fn the_proxy_of_a_workload_has_its_certificate_and_keeps_it() {
+    let mesh = Mesh::start().await;
+    let door = mesh.door();
+    let (text, _) = token(&mesh, json!({"workload": "shop/front", "uses_max": 9})).await;
+    let node = |name: &str| NodeId::new(name).unwrap();
+    let front = (
+        "spiffe://isobar.local/ns/shop/sa/front".to_owned(),
+        Some(node("till-3")),
+    );
+    let mut proxy = Proxy::stranger("till-3");
+    let first = proxy.enrol(&door, &proxy.ask("till-3", &text)).await;
+    let first = first.unwrap();
+    assert_eq!(named(&first), front);
+    // By its re-enrolment credential, as when the certificate has ended.
+    let renewal = first.renewal.clone().unwrap();
+    let again = proxy.enrol(&door, &proxy.ask("till-3", &renewal)).await;
+    assert_eq!(named(&again.unwrap()), front);
+    // By its certificate; for itself alone.
+    proxy.certificate = Some(first);
+    let renewed = proxy.enrol(&door, &proxy.ask("till-3", "")).await.unwrap();
+    assert_eq!(named(&renewed), front);
+    proxy.certificate = Some(renewed);
+    let other = proxy.enrol(&door, &proxy.ask("till-4", "")).await;
+    assert_eq!(other.unwrap_err().0, StatusCode::FORBIDDEN);
+    // A request for more than it is.
+    for name in ["ns/shop/sa/admin", "node/till-3", "ns/isobar/sa/controller"] {
+        let mut params = rcgen::CertificateParams::default();
+        let uri = format!("spiffe://isobar.local/{name}");
+        params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().unwrap())];
+        for token in ["", &text] {
+            let mut ask = proxy.ask("till-3", token);
+            ask.csr_pem = params.serialize_request(&proxy.key).unwrap().pem().unwrap();
+            let (status, problem) = proxy.enrol(&door, &ask).await.unwrap_err();
+            assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{problem}");
+            assert!(problem.to_string().contains("#/csr_pem"), "{problem}");
+        }
+    }
+    // A node whose name no DNS name can say.
+    let long = "a".repeat(64);
+    let (status, problem) = proxy
+        .enrol(&door, &proxy.ask(&long, &text))
+        .await
+        .unwrap_err();
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{problem}");
+    assert!(problem.to_string().contains("#/node"), "{problem}");
+    // An operator sees who it is.
+    let stream = proxy.stream(&door, proxy.hello()).await.unwrap();
+    let (status, shown) = mesh.rest(Method::GET, "/v1/nodes/till-3", "").await;
+    assert_eq!(
+        (status, &shown["status"]["identity"]),
+        (StatusCode::OK, &json!(front.0))
+    );
+    drop(stream);
+    let (_, all) = mesh.rest(Method::GET, "/v1/tokens", "").await;
+    let of = |token: &Value| token["workload"] == "shop/front";
+    assert!(all["items"].as_array().unwrap().iter().any(of), "{all}");
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn the_proxy_of_a_workload_speaks_for_its_node_and_namespace_alone() {
+    let mesh = Mesh::start().await;
+    let door = mesh.door();
+    let (text, _) = token(&mesh, json!({"workload": "shop/front"})).await;
+    let mut proxy = Proxy::stranger("till-3");
+    let certificate = proxy.enrol(&door, &proxy.ask("till-3", &text)).await;
+    proxy.certificate = Some(certificate.unwrap());
+    let refused = async |hello, word: &str| {
+        let (status, problem) = proxy.stream(&door, hello).await.err().unwrap();
+        assert_eq!(status, StatusCode::FORBIDDEN, "{problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(word), "{problem}");
+    };
+    // As another node, and as one that has what another namespace serves.
+    refused(Proxy::stranger("till-4").hello(), "till-4").await;
+    let mut hello = proxy.hello_at(9.0, 100.0);
+    hello.services[0].service = ServiceName::new("bank/pay").unwrap();
+    refused(hello, "bank/pay").await;
+    let mut stream = proxy
+        .stream(&door, proxy.hello_at(9.0, 100.0))
+        .await
+        .unwrap();
+    // It is revoked as every node is, on a stream that stands too.
+    let (status, _) = mesh.rest(Method::PUT, "/v1/revocations/till-3", "").await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+    while stream.next().await.is_some() {}
+    let opened = proxy.open(&door, proxy.hello(), 1 << 20).await;
+    assert!(opened.is_err(), "a revoked workload got in");
+    // Nobody is the controller.
+    let asked = json!({"workload": "isobar/controller"}).to_string();
+    let (status, problem) = mesh.rest(Method::POST, "/v1/tokens", &asked).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{problem}");
     mesh.stop().await;
 }

@@ -86,6 +86,7 @@ fn who_and_what() {
         region: Some(&region),
         address: Some("10.1.2.3".parse().unwrap()),
         claims: Some(&claims),
+        is_elsewhere: false,
     };
     let nobody = Caller::default();
     // What fits the caller above and never somebody of whom nothing is known.
@@ -173,6 +174,68 @@ fn tcp_fits_by_its_port_alone_and_moved_calls_by_deny_rules() {
         r#"{"deny":[{"from":[{"addresses":["0.0.0.0/0"]}]}]}"#
     ));
     assert!(!moved(r#"{"default":"deny"}"#));
+}
+
+#[test]
+fn who_entered_elsewhere_is_judged_by_all_but_region_and_port() {
+    let web = SpiffeId::parse("spiffe://isobar.local/ns/web/sa/front").unwrap();
+    let node = NodeId::new("p-1.web").unwrap();
+    let head = head("GET", "/a");
+    let called = Called {
+        head: Some(&head),
+        host: None,
+        path: Some("/a"),
+        port: None,
+    };
+    let elsewhere = Caller {
+        identity: Some(&web),
+        node: Some(&node),
+        is_elsewhere: true,
+        ..Caller::default()
+    };
+    let refused = |json: &str, caller: &Caller<'_>| {
+        let verdict = guard(&[json]).unwrap().judge(caller, &called);
+        verdict.refused.is_some()
+    };
+    let cases = [
+        (r#"{"allow":[{"from":[{"namespaces":["web"]}]}]}"#, false),
+        (r#"{"allow":[{"from":[{"namespaces":["mail"]}]}]}"#, true),
+        (r#"{"allow":[{"from":[{"nodes":["p-1.web"]}]}]}"#, false),
+        (
+            r#"{"allow":[{"from":[{"addresses":["10.0.0.0/8"]}]}]}"#,
+            true,
+        ),
+        // Its home's word, but only to let it in where all else fits.
+        (
+            r#"{"allow":[{"from":[{"regions":["north"]}],"to":[{"ports":[80]}]}]}"#,
+            false,
+        ),
+        (
+            r#"{"allow":[{"from":[{"regions":["north"],"namespaces":["mail"]}]}]}"#,
+            true,
+        ),
+        (
+            r#"{"allow":[{"to":[{"ports":[80],"paths":["/b"]}]}]}"#,
+            true,
+        ),
+        (r#"{"deny":[{"from":[{"regions":["north"]}]}]}"#, false),
+        (r#"{"deny":[{"to":[{"ports":[80]}]}]}"#, false),
+        (r#"{"deny":[{"from":[{"namespaces":["web"]}]}]}"#, true),
+        (r#"{"mtls":{"mode":"strict"}}"#, false),
+        (r#"{"default":"deny"}"#, true),
+    ];
+    for (json, expected) in cases {
+        assert_eq!(refused(json, &elsewhere), expected, "{json}");
+    }
+    // Where it is known where a call enters, an unknown region fits nothing.
+    let here = Caller {
+        is_elsewhere: false,
+        ..elsewhere
+    };
+    assert!(refused(
+        r#"{"allow":[{"from":[{"regions":["north"]}]}]}"#,
+        &here
+    ));
 }
 
 #[test]

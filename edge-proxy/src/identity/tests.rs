@@ -71,6 +71,57 @@ fn whose_certificate_is_taken() {
 }
 
 #[test]
+fn whose_workload_certificate_is_taken() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let front = "spiffe://isobar.local/ns/shop/sa/front";
+    let at_a = "a.node.isobar.local";
+    let cases: [(&Authority, &str, &[&str], bool); 12] = [
+        (&ours, front, &[at_a], true),
+        (&theirs, front, &[at_a], false),
+        (&ours, front, &[], false),
+        (&ours, front, &["b.node.isobar.local"], false),
+        (&ours, front, &["a.node.other.local"], false),
+        (&ours, front, &["a"], false),
+        (&ours, front, &["A.node.isobar.local"], false),
+        (&ours, front, &["*.node.isobar.local"], false),
+        (&ours, front, &[at_a, "b.node.isobar.local"], false),
+        (
+            &ours,
+            "spiffe://other.local/ns/shop/sa/front",
+            &[at_a],
+            false,
+        ),
+        (
+            &ours,
+            "spiffe://isobar.local/ns/isobar/sa/controller",
+            &[at_a],
+            false,
+        ),
+        (&ours, "spiffe://isobar.local/node/b", &[at_a], false),
+    ];
+    let node = NodeId::new("a").unwrap();
+    let roots = &ours.roots_pem;
+    for (authority, uri, names, good) in cases {
+        let (key, chain) = authority.issue_as(&[uri], |params| with_names(params, names));
+        let identity = Identity::new("isobar.local", &node, &key, &chain, roots, None);
+        assert_eq!(
+            identity.is_ok(),
+            good,
+            "{uri} {names:?}: {:?}",
+            identity.err()
+        );
+        if let Ok(identity) = identity {
+            assert_eq!(identity.workload().unwrap().to_string(), uri);
+        }
+    }
+}
+
+fn with_names(params: &mut CertificateParams, names: &[&str]) {
+    let names = names.iter().map(|name| (*name).try_into().unwrap());
+    params.subject_alt_names.extend(names.map(SanType::DnsName));
+}
+
+#[test]
 fn a_key_that_does_not_fit_is_refused() {
     let authority = Authority::new();
     let uri = ["spiffe://isobar.local/node/a"];
@@ -122,6 +173,8 @@ fn hostile_certificates_are_refused_by_name() {
     let uri = ["spiffe://isobar.local/node/a"];
     let year = |year| rcgen::date_time_ymd(year, 1, 1);
     let good = authority.issue(&uri);
+    let front = ["spiffe://isobar.local/ns/shop/sa/front"];
+    let workload = authority.issue_as(&front, |p| with_names(p, &["a.node.isobar.local"]));
     let expired = authority.issue_as(&uri, |p| p.not_after = year(2020));
     let early = authority.issue_as(&uri, |p| p.not_before = year(2400));
     let is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -148,6 +201,7 @@ fn hostile_certificates_are_refused_by_name() {
         (&server, None, E::BadEncoding),
         (&long, None, E::BadEncoding),
         (&good, Some(&revoked), E::Revoked),
+        (&workload, Some(&revoked), E::Revoked),
     ];
     let read = |(key, chain): &(String, String), trust: Option<&Trust>| {
         Identity::new(
@@ -204,7 +258,7 @@ fn a_pin_is_the_root_and_nothing_else() {
     let believes = |uri: &str, signer: &Authority, shown: &[&str]| {
         let leaf = der(&signer.issue(&[uri]).1);
         let above: Vec<_> = shown.iter().map(|pem| der(pem)).collect();
-        let verifier = PinVerifier::new(&pin, controller_id("isobar.local"));
+        let verifier = PinVerifier::new(&pin, SpiffeId::controller("isobar.local"));
         let name = ServerName::try_from("localhost").unwrap();
         let now = UnixTime::now();
         verifier

@@ -1,5 +1,5 @@
 //! Whom to believe: a chain to one of our roots, and exactly one SPIFFE name
-//! of our trust domain that is the expected one.
+//! of our trust domain that is the expected one. Which node somebody is [`Holder`] says.
 //!
 //! Host names play no part; an address can be anybody's.
 
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use isobar_mesh_api::identity::SpiffeId;
+use isobar_mesh_api::identity::{Holder, SpiffeId};
 use isobar_mesh_api::message::Trust;
 use isobar_mesh_api::names::NodeId;
 use isobar_mesh_api::validity::Validity;
@@ -26,8 +26,10 @@ pub const CHAIN_LEN_MAX: usize = 10;
 /// Whose certificate is expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expected {
-    /// Any proxy of the trust domain.
+    /// Any proxy of the trust domain: a node, or a workload's at a node.
     AnyNode,
+    /// The proxy of this node, with a node's certificate or a workload's.
+    Node(NodeId),
     /// Any proxy or workload of the trust domain.
     Anybody,
     /// This one.
@@ -109,15 +111,15 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::clone(PROVIDER.get_or_init(make))
 }
 
-/// The one SPIFFE name in a certificate. Does not check who signed it.
-pub fn spiffe_id(certificate: &CertificateDer<'_>) -> Option<SpiffeId> {
+/// Whom a certificate names; `None` without exactly one SPIFFE name. Does not check who signed it.
+pub fn holder(certificate: &CertificateDer<'_>) -> Option<Holder> {
     let certificate = EndEntityCert::try_from(certificate).ok()?;
     let mut names = certificate.valid_uri_names();
-    let name = names.next()?;
-    match names.next() {
-        Some(_) => None,
-        None => SpiffeId::parse(name).ok(),
-    }
+    let (Some(name), None) = (names.next(), names.next()) else {
+        return None;
+    };
+    let id = SpiffeId::parse(name).ok()?;
+    Some(Holder::new(id, certificate.valid_dns_names()))
 }
 
 impl SpiffeVerifier {
@@ -136,7 +138,7 @@ impl SpiffeVerifier {
         }
     }
 
-    /// Checks a certificate and the chain above it; who it is.
+    /// Checks a certificate and the chain above it; whom it names.
     ///
     /// # Errors
     /// No chain to a root, outside its validity, not for this side of a connection, not exactly
@@ -147,7 +149,7 @@ impl SpiffeVerifier {
         above: &[CertificateDer<'_>],
         now: UnixTime,
         side: Side,
-    ) -> Result<SpiffeId, Error> {
+    ) -> Result<Holder, Error> {
         if above.len() >= CHAIN_LEN_MAX {
             return Err(CertificateError::BadEncoding.into());
         }
@@ -164,17 +166,21 @@ impl SpiffeVerifier {
             })
             .map_err(certificate_error)?;
         let wrong_name = CertificateError::ApplicationVerificationFailure;
-        let id = spiffe_id(leaf).ok_or(wrong_name.clone())?;
+        let holder = holder(leaf).ok_or(wrong_name.clone())?;
+        let is_ours = holder.id.trust_domain == self.trust_domain;
         let expected = match &self.expected {
-            Expected::AnyNode => id.trust_domain == self.trust_domain && id.as_node().is_some(),
-            Expected::Anybody => id.trust_domain == self.trust_domain,
-            Expected::Exactly(expected) => id == *expected,
+            Expected::AnyNode => is_ours && holder.node.is_some(),
+            Expected::Node(node) => is_ours && holder.node.as_ref() == Some(node),
+            Expected::Anybody => is_ours,
+            Expected::Exactly(expected) => holder.id == *expected,
         };
         let begins_s = begins_s(leaf);
         let is_revoked = |node: &NodeId| self.revoked.contain(node, begins_s);
         match expected {
-            true if id.as_node().is_some_and(is_revoked) => Err(CertificateError::Revoked.into()),
-            true => Ok(id),
+            true if holder.node.as_ref().is_some_and(is_revoked) => {
+                Err(CertificateError::Revoked.into())
+            }
+            true => Ok(holder),
             false => Err(wrong_name.into()),
         }
     }

@@ -28,7 +28,7 @@ use crate::support::{
 };
 
 const LATE: u64 = 4_102_444_800;
-const ISSUER: &str = "https://issuer.example";
+pub const ISSUER: &str = "https://issuer.example";
 
 /// The snapshot's service guarded by these policies.
 pub fn guarded(mut snapshot: Snapshot, policies: &[Value]) -> Snapshot {
@@ -71,13 +71,13 @@ async fn assert_metric(proxy: &TestProxy, line: &str) {
 }
 
 /// Signs tokens by ES256.
-struct Issuer {
+pub struct Issuer {
     key: EcdsaKeyPair,
     kid: &'static str,
 }
 
 impl Issuer {
-    fn new(kid: &'static str) -> Issuer {
+    pub fn new(kid: &'static str) -> Issuer {
         let (random, scheme) = (SystemRandom::new(), &ECDSA_P256_SHA256_FIXED_SIGNING);
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(scheme, &random).unwrap();
         let key = EcdsaKeyPair::from_pkcs8(scheme, pkcs8.as_ref(), &random).unwrap();
@@ -90,7 +90,7 @@ impl Issuer {
         json!({"kty": "EC", "crv": "P-256", "kid": self.kid, "x": part(&point[1..33]), "y": part(&point[33..])})
     }
 
-    fn bearer(&self, claims: Value) -> String {
+    pub fn bearer(&self, claims: Value) -> String {
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let header = json!({"alg": "ES256", "kid": self.kid});
         let message = format!("{}.{}", part(&header), part(&claims));
@@ -102,11 +102,11 @@ impl Issuer {
     }
 }
 
-fn claims(sub: &str) -> Value {
+pub fn claims(sub: &str) -> Value {
     json!({"iss": ISSUER, "aud": "shop", "sub": sub, "exp": LATE, "role": ["reader"]})
 }
 
-fn jwks(issuers: &[&Issuer]) -> String {
+pub fn jwks(issuers: &[&Issuer]) -> String {
     let keys: Vec<Value> = issuers.iter().map(|issuer| issuer.jwk()).collect();
     json!({ "keys": keys }).to_string()
 }

@@ -189,7 +189,21 @@ async fn a_peer_speaks_for_itself_alone() {
     let authority = Authority::new();
     let receiver = takes_from(takes_from(snapshot("b", &b, 8), "a"), "c");
     let receiver = TestProxy::with_snapshot(&receiver, &authority).await;
-    let (key, chain) = authority.issue("node/a");
+    let of_node = authority.issue("node/a");
+    let of_workload = authority.issue_at("ns/shop/sa/front", &["a.node.isobar.local"]);
+    for shown in [of_node, of_workload] {
+        speaks_for_itself_alone(&receiver, &authority, shown).await;
+    }
+    assert_eq!(b.served(), 2, "a refused request was served");
+    receiver.end().await;
+}
+
+/// A peer of node a, with this key and chain.
+async fn speaks_for_itself_alone(
+    receiver: &TestProxy,
+    authority: &Authority,
+    (key, chain): (String, String),
+) {
     let roots = &authority.roots_pem;
     let identity = Identity::new("isobar.local", &node("a"), &key, &chain, roots, None).unwrap();
     let stream = TcpStream::connect(receiver.addresses.mesh).await.unwrap();
@@ -231,7 +245,6 @@ async fn a_peer_speaks_for_itself_alone() {
     assert_eq!(response.status(), StatusCode::NO_CONTENT);
     let hint = LoadHint::parse(response.headers()["isobar-load"].to_str().unwrap()).unwrap();
     assert_eq!((hint.in_flight, hint.workers), (0, 8));
-    receiver.end().await;
 }
 
 #[tokio::test]
@@ -241,10 +254,20 @@ async fn without_a_certificate_there_is_no_way_in() {
     let receiver = takes_from(snapshot("b", &b, 8), "a");
     let receiver = TestProxy::with_snapshot(&receiver, &authority).await;
     let stranger = Authority::new();
-    // As a workload of the mesh, and as a node of another one.
-    let (workload, other) = ("ns/isobar/sa/controller", "node/a");
-    for (authority, path) in [(&authority, workload), (&stranger, other)] {
-        let (key, chain) = authority.issue(path);
+    let (at_a, front) = ("a.node.isobar.local", "ns/shop/sa/front");
+    let cases: [(&Authority, &str, &[&str]); 7] = [
+        // As the controller, and as a node or a workload of another mesh.
+        (&authority, "ns/isobar/sa/controller", &[at_a]),
+        (&stranger, "node/a", &[]),
+        (&stranger, front, &[at_a]),
+        // As a workload at no node, at one of another mesh, at one of two; as somebody else at a node.
+        (&authority, front, &[]),
+        (&authority, front, &["a.node.other.local"]),
+        (&authority, front, &[at_a, "c.node.isobar.local"]),
+        (&authority, "controller/c", &[at_a]),
+    ];
+    for (authority, path, names) in cases {
+        let (key, chain) = authority.issue_at(path, names);
         let chain = CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
         let provider = isobar_edge_proxy::identity::verify::provider();
@@ -261,7 +284,7 @@ async fn without_a_certificate_there_is_no_way_in() {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         // TLS 1.3 tells the client of the refusal only when it reads.
         if let Ok(mut tls) = connector.connect(anyone, stream).await {
-            assert!(tls.read_u8().await.is_err());
+            assert!(tls.read_u8().await.is_err(), "{path} {names:?} got in");
         }
     }
     assert_eq!(b.served(), 0);

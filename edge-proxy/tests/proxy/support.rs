@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -305,8 +306,16 @@ impl Authority {
 
     /// Key and chain, PEM, for `spiffe://isobar.local/<path>`.
     pub fn issue(&self, path: &str) -> (String, String) {
+        self.issue_at(path, &[])
+    }
+
+    /// The same with these DNS names: a workload's says at which node its proxy is.
+    pub fn issue_at(&self, path: &str, names: &[&str]) -> (String, String) {
         let key = KeyPair::generate().unwrap();
-        let chain = Authority::params(path).signed_by(&key, &self.issuer);
+        let mut params = Authority::params(path);
+        let names = names.iter().map(|name| (*name).try_into().unwrap());
+        params.subject_alt_names.extend(names.map(SanType::DnsName));
+        let chain = params.signed_by(&key, &self.issuer);
         (key.serialize_pem(), chain.unwrap().pem())
     }
 
@@ -319,8 +328,18 @@ impl Authority {
 
     /// Writes an identity into a proxy's data directory.
     pub fn enrol(&self, dir: &TempDir, path: &str) {
-        let (key, chain) = self.issue(path);
-        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        self.keep(dir.path(), self.issue(path));
+    }
+
+    /// The same for the proxy of a workload, `namespace/account`, at a node.
+    pub fn enrol_beside(&self, dir: &Path, account: &str, node: &str) {
+        let path = format!("ns/{}", account.replace('/', "/sa/"));
+        let name = format!("{node}.node.isobar.local");
+        self.keep(dir, self.issue_at(&path, &[&name]));
+    }
+
+    fn keep(&self, dir: &Path, (key, chain): (String, String)) {
+        let write = |name: &str, text: &str| std::fs::write(dir.join(name), text).unwrap();
         write(files::KEY_FILE, &key);
         write(files::CHAIN_FILE, &chain);
         write(files::ROOTS_FILE, &self.roots_pem);

@@ -1,5 +1,7 @@
 //! The admission webhook, by whom the API server knows it, and pods' proxies that enrol with their accounts.
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -206,7 +208,7 @@ async fn a_proxy_in_a_pod_enrols_with_its_account_and_as_itself_alone() {
         let config = isobar_edge_proxy::config::Config::parse("proxy.toml", &text).unwrap();
         let stop = CancellationToken::new();
         let running = tokio::spawn(isobar_edge_proxy::program::run(config, stop.clone()));
-        (stop, running)
+        (stop, running, directory)
     };
     let refusals = [
         proxy(&other, &of_pod),
@@ -226,14 +228,22 @@ async fn a_proxy_in_a_pod_enrols_with_its_account_and_as_itself_alone() {
     .await;
     let path = format!("/v1/nodes/{own}");
     assert!(controller.get(&path).await.is_null());
-    for (stop, running) in refusals {
+    for (stop, running, _) in refusals {
         stop.cancel();
         running.await.unwrap().unwrap();
     }
-    let (stop, running) = proxy(&own, &of_pod);
+    let (stop, running, directory) = proxy(&own, &of_pod);
     let is_there = |node: &Value| node["status"]["connected"] == true;
     let seen = controller.until(&path, is_there).await;
     assert_eq!(seen["status"]["site"], json!(node));
+    // Its certificate is its account's, at this one node.
+    let identity = format!("spiffe://isobar.local/ns/{}/sa/cart", cluster.tag);
+    assert_eq!(seen["status"]["identity"], json!(identity));
+    let chain = std::fs::read_to_string(directory.join("node-chain.pem")).unwrap();
+    let leaf = CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
+    let holder = isobar_edge_proxy::identity::verify::holder(&leaf).unwrap();
+    assert_eq!(holder.id.to_string(), identity);
+    assert_eq!(holder.node.unwrap().as_str(), own);
     stop.cancel();
     running.await.unwrap().unwrap();
     controller.end().await;

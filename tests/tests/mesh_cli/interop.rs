@@ -30,6 +30,7 @@ fn free_ports<const N: usize>() -> [u16; N] {
 struct Site {
     directory: tempfile::TempDir,
     rest: String,
+    stream: String,
     proxy: Value,
     _programs: Vec<Process>,
 }
@@ -95,6 +96,7 @@ impl Site {
         let proxy = start("proxy", &config);
         let site = Site {
             rest: said["rest"].as_str().unwrap().to_owned(),
+            stream: said["stream"].as_str().unwrap().to_owned(),
             proxy: addresses(&root.join("proxy")),
             directory,
             _programs: vec![proxy, controller],
@@ -176,6 +178,48 @@ impl Site {
             .unwrap();
         let text = [output.stdout, output.stderr].concat();
         String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// The certificate of a workload, for a key and a request that openssl makes: `workload.pem`, `workload-key.pem`.
+    fn enrol_workload(&self) {
+        let made = Command::new("openssl")
+            .args([
+                "req",
+                "-new",
+                "-newkey",
+                "ec",
+                "-nodes",
+                "-subj",
+                "/CN=front",
+            ])
+            .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
+            .args(["-keyout", "workload-key.pem", "-out", "workload.csr"])
+            .current_dir(self.directory.path())
+            .output();
+        assert!(made.unwrap().status.success());
+        let (code, token) = self.isobar("token create --node till-3 --workload shop/front");
+        assert_eq!(code, Some(0), "{token}");
+        let token = token.lines().find(|line| line.starts_with("enrol_"));
+        let asked = json!({
+            "node": "till-3", "token": token.unwrap(),
+            "csr_pem": std::fs::read_to_string(self.path("workload.csr")).unwrap(),
+        });
+        std::fs::write(self.path("asked.json"), asked.to_string()).unwrap();
+        let url = format!("https://{}/v1/enrol", self.stream);
+        let words = [
+            "--http2",
+            "--cacert",
+            "controller/ca.pem",
+            "--data",
+            "@asked.json",
+        ];
+        let (_, said) = self.curl(&[&words[..], &[&url]].concat());
+        let body = said
+            .strip_suffix(" 200")
+            .unwrap_or_else(|| panic!("{said}"));
+        let issued: Value = serde_json::from_str(body).unwrap();
+        let chain = issued["chain_pem"].as_str().unwrap();
+        std::fs::write(self.path("workload.pem"), chain).unwrap();
     }
 
     /// Another certificate of this name, by nobody that the mesh believes.
@@ -363,6 +407,79 @@ fn openssl_curl_and_nginx_speak_mutual_tls_with_the_mesh() {
         site.curl(&[&direct[..], &shown].concat())
             .1
             .ends_with(" 200")
+    );
+}
+
+#[test]
+fn openssl_curl_and_nginx_take_a_workloads_certificate() {
+    if !has(&[
+        ("openssl", "version"),
+        ("curl", "--version"),
+        ("nginx", "-v"),
+    ]) {
+        return;
+    }
+    let ports @ [endpoint, asks, _] = free_ports();
+    let site = Site::start(endpoint);
+    site.enrol_workload();
+    let own = site.port(&site.proxy["listeners"]["own"]);
+    let _nginx = nginx(&site, ports, own);
+    let shown = ["--cert", "workload.pem", "--key", "workload-key.pem"];
+
+    // openssl reads who it is and at which node, and is believed at the mesh port.
+    let read = Command::new("openssl")
+        .args([
+            "x509",
+            "-in",
+            "workload.pem",
+            "-noout",
+            "-ext",
+            "subjectAltName",
+        ])
+        .current_dir(site.directory.path())
+        .output();
+    let read = String::from_utf8(read.unwrap().stdout).unwrap();
+    let names = "URI:spiffe://isobar.local/ns/shop/sa/front, DNS:till-3.node.isobar.local";
+    assert!(read.contains(names), "{read}");
+    let ours = [
+        "-cert",
+        "workload.pem",
+        "-cert_chain",
+        "workload.pem",
+        "-key",
+        "workload-key.pem",
+    ];
+    let said = site.s_client(&[&ours[..], &["-verify_return_error"]].concat());
+    assert!(said.contains("Verify return code: 0 (ok)"), "{said}");
+
+    // nginx, which knows the mesh by its root, takes it from curl.
+    let url = format!("https://127.0.0.1:{asks}/");
+    let to_nginx = ["--insecure", url.as_str()];
+    let said = site.curl(&[&to_nginx[..], &shown].concat()).1;
+    assert_eq!(said, "nginx SUCCESS 200");
+
+    // A policy lets it in by its identity, and the node's not.
+    let policy = site.path("front.yaml");
+    let text = "kind: AccessPolicy\nmetadata: { name: all }\n\
+                spec: { allow: [{ from: [{ identities: ['spiffe://isobar.local/ns/shop/sa/front'] }] }] }\n";
+    std::fs::write(&policy, text).unwrap();
+    let (code, said) = site.isobar(&format!("policy apply -f {}", policy.display()));
+    assert_eq!(code, Some(0), "{said}");
+    let direct = format!("https://127.0.0.1:{own}/");
+    let direct = ["--insecure", "-H", "Host: cart.example", direct.as_str()];
+    site.curl_until(&direct, " 403");
+    let said = site.curl(&[&direct[..], &shown].concat()).1;
+    assert_eq!(said, "endpoint 200");
+    let node = [
+        "--cert",
+        "proxy/node-chain.pem",
+        "--key",
+        "proxy/node-key.pem",
+    ];
+    assert!(
+        site.curl(&[&direct[..], &node].concat())
+            .1
+            .ends_with(" 403")
     );
 }
 
