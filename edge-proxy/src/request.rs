@@ -24,7 +24,6 @@ use crate::authorise;
 use crate::bench;
 use crate::body::{RequestBody, ResponseBody};
 use crate::connection::{Downstream, Peer};
-use crate::credit::Admission;
 use crate::deadline::{self, Deadline};
 use crate::endpoint::EndpointLive;
 use crate::forwarded::Client;
@@ -54,8 +53,10 @@ pub const NEIGHBOURS_TRIED_MAX: usize = 2;
 
 mod at_home;
 mod send;
+mod take;
 
 pub(crate) use send::is_answer_to_call;
+use take::take;
 
 /// A request and where it is going.
 pub(crate) struct Exchange<'a> {
@@ -268,31 +269,6 @@ async fn take_in(
     let response = exchange.moved_in(peer, head, body).await;
     let of = Some((route, arrived_us));
     Served { response, of }
-}
-
-/// Whether a moved request is taken: it is who it says, it may, and there is credit.
-fn take(
-    worker: &Worker,
-    peer: &Peer,
-    route: &ServiceRoute,
-    head: &mut Parts,
-) -> Result<(), Answer> {
-    let home = &peer.home;
-    let said = |name| head.headers.get(name).map(HeaderValue::as_bytes);
-    if said(headers::HOME) != Some(home.as_str().as_bytes()) || said(headers::HOP) != Some(b"1") {
-        return Err(Answer::ForeignHome);
-    }
-    let is_http = head.method != Method::CONNECT;
-    authorise::moved(worker, peer, route, is_http.then_some(head))?;
-    let load = route.home_load();
-    let admission = route.credits.admit(home, load, worker.proxy.clock.now_us());
-    let refusal = match admission {
-        Admission::Take => return Ok(()),
-        Admission::BeyondCredit => Answer::RefusedCredit,
-        Admission::Full => Answer::RefusedFull,
-    };
-    route.moved_in(home).refused.fetch_add(1, Relaxed);
-    Err(refusal)
 }
 
 impl<'a> Exchange<'a> {
