@@ -28,11 +28,12 @@ use isobar_mesh_api::names::{AccountName, NodeId};
 
 use super::{Body, Peer, StreamPort};
 use crate::authority::AuthorityError;
+use crate::control_task;
 use crate::enrolled::{self, Given, RenewalError};
 use crate::guesses::Guesses;
 use crate::problem::{FieldProblem, Problem, status_of};
 use crate::refusals::Door;
-use crate::resource_text::{Key, Kind};
+use crate::resource_text::{Key, Kind, is_of_cluster};
 use crate::secret::Claim;
 use crate::store::StoreError;
 use crate::tokens::{self, Bound, TokenError};
@@ -231,7 +232,20 @@ async fn of_account<'a>(
         return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
     }
     match accounts.pod_of(ask.token.trim()).await {
-        Ok(pod) if pod.node == ask.node => Ok(Shown::Account(pod.account)),
+        Ok(pod) if pod.node == ask.node => {
+            // Names of machines may have points in them; a pod is none of them.
+            let found = declared(port, ask).await?;
+            match found.is_some_and(|node| is_of_cluster(&node.resource)) {
+                false => Ok(Shown::Account(pod.account)),
+                true => {
+                    let detail = format!(
+                        "{} is the name of a node of the cluster; name the pod or its namespace otherwise",
+                        ask.node
+                    );
+                    Err(Problem::new(StatusCode::FORBIDDEN, detail))
+                }
+            }
+        }
         Ok(pod) => {
             let detail = format!("the account's token is for the node {}", pod.node);
             Err(Problem::new(StatusCode::FORBIDDEN, detail))
@@ -272,14 +286,22 @@ async fn labels(
     port: &StreamPort,
     ask: &EnrolRequest,
 ) -> Result<BTreeMap<String, String>, Problem> {
+    let found = declared(port, ask).await?;
+    Ok(found.map_or_else(BTreeMap::new, |node| {
+        node.resource.metadata().labels.clone()
+    }))
+}
+
+/// The node that is asked for, as it is declared or describes itself.
+async fn declared(
+    port: &StreamPort,
+    ask: &EnrolRequest,
+) -> Result<Option<control_task::Shown>, Problem> {
     let key = Key {
         kind: Kind::Node,
         name: ask.node.to_string(),
     };
-    let found = port.control.get(key).await?;
-    Ok(found.map_or_else(BTreeMap::new, |node| {
-        node.resource.metadata().labels.clone()
-    }))
+    Ok(port.control.get(key).await?)
 }
 
 /// Uses the token up and makes the next re-enrolment credential.

@@ -13,6 +13,7 @@ use isobar_mesh_api::validity::Validity;
 use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 
+use crate::identity::Identity;
 use crate::identity::verify::holder;
 use crate::listener::Listener;
 use crate::proxy::Proxy;
@@ -48,10 +49,9 @@ impl Shown {
         })
     }
 
-    fn is_revoked(&self, proxy: &Proxy) -> bool {
-        let own = proxy.identity.get();
-        let mut both = self.node.iter().zip(own);
-        both.any(|(node, own)| own.revoked.contain(node, self.begins_s))
+    fn is_revoked(&self, own: &Identity) -> bool {
+        let node = self.node.as_ref();
+        node.is_some_and(|node| own.revoked.contain(node, self.begins_s))
     }
 
     fn has_ended(&self) -> bool {
@@ -105,8 +105,11 @@ impl Known {
 
     /// Whether it still is who it was.
     pub(super) fn holds(&self, proxy: &Proxy) -> bool {
-        let shown = self.certificate.as_ref();
-        shown.is_none_or(|shown| !shown.has_ended() && !shown.is_revoked(proxy))
+        let Some(shown) = &self.certificate else {
+            return true;
+        };
+        let own = proxy.identity.get();
+        !shown.has_ended() && !own.is_some_and(|own| shown.is_revoked(&own))
     }
 }
 
@@ -145,6 +148,7 @@ impl Peer {
     /// Whether it still is who it was: not revoked, and a workload's certificate has not ended.
     pub(crate) fn holds(&self, proxy: &Proxy) -> bool {
         let has_ended = self.workload.is_some() && self.shown.has_ended();
-        proxy.identity.get().is_some() && !has_ended && !self.shown.is_revoked(proxy)
+        let own = proxy.identity.get();
+        !has_ended && own.is_some_and(|own| !self.shown.is_revoked(&own))
     }
 }

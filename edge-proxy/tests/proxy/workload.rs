@@ -15,7 +15,8 @@ use tokio::net::TcpStream;
 use crate::access::{ISSUER, Issuer, claims, guarded, jwks, start};
 use crate::listeners::listener;
 use crate::support::{
-    Authority, HOST, TestEndpoint, TestProxy, config, full, moves_to, send, snapshot, takes_from,
+    Authority, HOST, TestEndpoint, TestProxy, config, connect_http2, full, moves_to, send,
+    snapshot, takes_from,
 };
 use crate::tcp::{Greeter, database, talk, to_database, with_plan};
 use crate::wire::Wire;
@@ -81,11 +82,21 @@ async fn a_receiver_lets_in_by_the_identity_of_the_certificate() {
             !told.contains("policy-0") && !told.contains("front"),
             "{told}"
         );
+        if expected == StatusCode::FORBIDDEN {
+            // A gRPC client is told in its own words.
+            let mut client = connect_http2(home.addresses.ingress).await;
+            let call = Request::post(format!("http://{HOST}/shop.Cart/Get"));
+            let call = call.header("content-type", "application/grpc");
+            let answer = client.send_request(call.body(full("")).unwrap()).await;
+            let answer = answer.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK);
+            assert_eq!(answer.headers()["grpc-status"], "7");
+        }
         home.end().await;
     }
     assert_eq!((endpoint.served(), unused.served()), (1, 0));
     receiver
-        .metric("isobar_proxy_access_refused_total{cause=\"policy\"} 2")
+        .metric("isobar_proxy_access_refused_total{cause=\"policy\"} 4")
         .await;
     // A node is believed to have judged.
     let home = TestProxy::with_snapshot(&sends_all("a", &unused, &receiver), &authority).await;

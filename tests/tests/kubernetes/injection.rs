@@ -181,13 +181,23 @@ async fn a_proxy_in_a_pod_enrols_with_its_account_and_as_itself_alone() {
     let account =
         json!({"kind": "ServiceAccount", "metadata": {"name": "cart", "namespace": cluster.tag}});
     cluster.apply(account).await;
-    // No kubelet is asked to run it.
-    cluster
-        .apply(json!({"kind": "Pod", "metadata": {"name": "cart-1", "namespace": cluster.tag},
-                      "spec": {"serviceAccountName": "cart", "automountServiceAccountToken": false, "containers": [{"name": "cart", "image": "cart:1"}]}}))
+    // No kubelet is asked to run them.
+    for name in ["cart-1", "cart-3"] {
+        cluster
+            .apply(json!({"kind": "Pod", "metadata": {"name": name, "namespace": cluster.tag},
+                          "spec": {"serviceAccountName": "cart", "automountServiceAccountToken": false, "containers": [{"name": "cart", "image": "cart:1"}]}}))
+            .await;
+    }
+    // A machine whose name is that of a pod.
+    let machine = format!("cart-3.{}", cluster.tag);
+    cluster.apply_node(&machine, "45.0", "9.0").await;
+    let path = format!("/v1/nodes/{machine}");
+    controller
+        .until(&path, |node| node["status"]["declared"] == true)
         .await;
     let token = async |pod, audience| cluster.account_token("cart", pod, audience).await;
     let of_pod = token(Some("cart-1"), Some("isobar")).await;
+    let of_namesake = token(Some("cart-3"), Some("isobar")).await;
     let of_api = token(Some("cart-1"), None).await;
     let of_none = token(None, Some("isobar")).await;
     let own = format!("cart-1.{}", cluster.tag);
@@ -214,6 +224,7 @@ async fn a_proxy_in_a_pod_enrols_with_its_account_and_as_itself_alone() {
         proxy(&other, &of_pod),
         proxy(&own, &of_api),
         proxy(&own, &of_none),
+        proxy(&machine, &of_namesake),
     ];
     until("refusals", async || {
         let metrics = controller.get("/metrics").await;
@@ -223,7 +234,20 @@ async fn a_proxy_in_a_pod_enrols_with_its_account_and_as_itself_alone() {
         let refused = line
             .and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .unwrap_or_default();
-        (refused >= 3.0).then_some(()).ok_or(json!(refused))
+        (refused >= 4.0).then_some(()).ok_or(json!(refused))
+    })
+    .await;
+    // Each for its own reason.
+    let reasons = [
+        "is for the node",
+        "has expired",
+        "bound to no pod",
+        "a node of the cluster",
+    ];
+    until("reasons", async || {
+        let said = controller.get("/v1/audit/refused").await.to_string();
+        let missing = reasons.iter().find(|reason| !said.contains(**reason));
+        missing.map_or(Ok(()), |reason| Err(json!([reason, said])))
     })
     .await;
     let path = format!("/v1/nodes/{own}");
