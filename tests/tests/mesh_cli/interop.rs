@@ -79,9 +79,9 @@ impl Site {
         );
         let config = root.join("proxy.toml");
         let text = format!(
-            "node = 'north-1'\ndata_dir = {:?}\ncontroller = {}\nca_file = {:?}\ntoken_file = {:?}\n\
+            "node = 'north-1'\nsite = 'hall'\nlocation = {{ lat_deg = 45.0, lon_deg = 9.0 }}\ndata_dir = {:?}\ncontroller = {}\nca_file = {:?}\ntoken_file = {:?}\n\
              listen = '127.0.0.1:0'\nmesh_listen = '127.0.0.1:0'\nadmin_listen = '127.0.0.1:0'\nworkers = 1\n\
-             [[services]]\nservice = 'shop/cart'\nhosts = ['cart.example']\n\
+             [[services]]\nservice = 'shop/cart'\nhosts = ['cart.example']\ncapacity_rps = 1000.0\n\
              endpoints = [{{ address = '127.0.0.1:{endpoint}', workers = 4 }}]\n\
              [[listeners]]\nname = 'own'\naddress = '127.0.0.1:0'\nprotocol = 'https'\nmesh_callers = true\n\
              certificates = [{{ chain_file = {:?}, key_file = {:?}, default = true }}]\n",
@@ -180,6 +180,33 @@ impl Site {
         String::from_utf8_lossy(&text).into_owned()
     }
 
+    /// A token for the proxy of a workload at a node.
+    fn token(&self, node: &str, account: &str) -> String {
+        let (code, said) = self.isobar(&format!("token create --node {node} --workload {account}"));
+        assert_eq!(code, Some(0), "{said}");
+        let token = said.lines().find(|line| line.starts_with("enrol_"));
+        token.unwrap().to_owned()
+    }
+
+    /// The proxy beside a workload at a node, without endpoints, in one place with north-1; where its clients come in.
+    fn beside(&self, node: &str, account: &str) -> (Process, String) {
+        let data = self.path(node);
+        let (config, token) = (
+            self.path(&format!("{node}.toml")),
+            self.path(&format!("{node}-token")),
+        );
+        std::fs::write(&token, self.token(node, account)).unwrap();
+        let text = format!(
+            "node = '{node}'\nsite = 'hall'\nlocation = {{ lat_deg = 45.0, lon_deg = 9.0 }}\ndata_dir = {data:?}\ncontroller = '{}'\ntoken_file = {token:?}\n\
+             listen = '127.0.0.1:0'\nmesh_listen = '127.0.0.1:0'\nadmin_listen = '127.0.0.1:0'\nworkers = 1\n",
+            self.stream
+        );
+        std::fs::write(&config, text).unwrap();
+        let proxy = start("proxy", &config);
+        let ingress = self.port(&addresses(&data)["ingress"]);
+        (proxy, format!("http://127.0.0.1:{ingress}/"))
+    }
+
     /// The certificate of a workload, for a key and a request that openssl makes: `workload.pem`, `workload-key.pem`.
     fn enrol_workload(&self) {
         let made = Command::new("openssl")
@@ -197,11 +224,9 @@ impl Site {
             .current_dir(self.directory.path())
             .output();
         assert!(made.unwrap().status.success());
-        let (code, token) = self.isobar("token create --node till-3 --workload shop/front");
-        assert_eq!(code, Some(0), "{token}");
-        let token = token.lines().find(|line| line.starts_with("enrol_"));
+        let token = self.token("till-3", "shop/front");
         let asked = json!({
-            "node": "till-3", "token": token.unwrap(),
+            "node": "till-3", "token": token,
             "csr_pem": std::fs::read_to_string(self.path("workload.csr")).unwrap(),
         });
         std::fs::write(self.path("asked.json"), asked.to_string()).unwrap();
@@ -220,6 +245,16 @@ impl Site {
         let issued: Value = serde_json::from_str(body).unwrap();
         let chain = issued["chain_pem"].as_str().unwrap();
         std::fs::write(self.path("workload.pem"), chain).unwrap();
+    }
+
+    /// A policy that lets in one workload alone, by its identity.
+    fn allow_front(&self) {
+        let policy = self.path("front.yaml");
+        let text = "kind: AccessPolicy\nmetadata: { name: all }\n\
+                    spec: { allow: [{ from: [{ identities: ['spiffe://isobar.local/ns/shop/sa/front'] }] }] }\n";
+        std::fs::write(&policy, text).unwrap();
+        let (code, said) = self.isobar(&format!("policy apply -f {}", policy.display()));
+        assert_eq!(code, Some(0), "{said}");
     }
 
     /// Another certificate of this name, by nobody that the mesh believes.
@@ -459,12 +494,7 @@ fn openssl_curl_and_nginx_take_a_workloads_certificate() {
     assert_eq!(said, "nginx SUCCESS 200");
 
     // A policy lets it in by its identity, and the node's not.
-    let policy = site.path("front.yaml");
-    let text = "kind: AccessPolicy\nmetadata: { name: all }\n\
-                spec: { allow: [{ from: [{ identities: ['spiffe://isobar.local/ns/shop/sa/front'] }] }] }\n";
-    std::fs::write(&policy, text).unwrap();
-    let (code, said) = site.isobar(&format!("policy apply -f {}", policy.display()));
-    assert_eq!(code, Some(0), "{said}");
+    site.allow_front();
     let direct = format!("https://127.0.0.1:{own}/");
     let direct = ["--insecure", "-H", "Host: cart.example", direct.as_str()];
     site.curl_until(&direct, " 403");
@@ -480,6 +510,36 @@ fn openssl_curl_and_nginx_take_a_workloads_certificate() {
         site.curl(&[&direct[..], &node].concat())
             .1
             .ends_with(" 403")
+    );
+}
+
+/// The whole way: a token, a certificate, a plan, a moved call, and a policy that knows whose it is.
+#[test]
+fn a_call_is_its_workloads_from_its_proxy_to_the_endpoint() {
+    if !has(&[
+        ("openssl", "version"),
+        ("curl", "--version"),
+        ("nginx", "-v"),
+    ]) {
+        return;
+    }
+    let ports @ [endpoint, _, _] = free_ports();
+    let site = Site::start(endpoint);
+    let own = site.port(&site.proxy["listeners"]["own"]);
+    let _nginx = nginx(&site, ports, own);
+    let (_front, front) = site.beside("till-3", "shop/front");
+    let (_back, back) = site.beside("till-4", "shop/back");
+    let to = |url: &str, end: &str| site.curl_until(&["-H", "Host: cart.example", url], end);
+    to(&front, "endpoint 200");
+    to(&back, "endpoint 200");
+    site.allow_front();
+    to(&back, " 403");
+    to(&front, "endpoint 200");
+    let (code, said) = site.isobar("nodes show till-4 -o yaml");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("spiffe://isobar.local/ns/shop/sa/back"),
+        "{said}"
     );
 }
 
