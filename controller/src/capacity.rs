@@ -22,6 +22,8 @@ use isobar_mesh_api::report::ServiceReport;
 use isobar_mesh_api::resource::CapacitySource;
 use serde::{Deserialize, Serialize};
 
+pub mod cpu;
+
 /// Utilisation below which nothing is learned about the limit: an idle node shows only that it is idle.
 pub const LEARN_UTILISATION_MIN: f64 = 0.5;
 /// Most that one window changes the learned capacity, as a share of it.
@@ -47,11 +49,6 @@ pub const HOLD_SHARE: f64 = 0.04;
 pub const SERVICE_HOLD_SHARE: f64 = 0.25;
 /// Time of one request taken until one was seen.
 pub const SERVICE_ASSUMED: Duration = Duration::from_millis(10);
-
-/// Busy share of a node's processors above which its services shrink.
-pub const CPU_CEILING: f64 = 0.9;
-/// Busy share below which they grow back; between the two they rest.
-pub const CPU_CALM: f64 = 0.85;
 
 /// Where a figure comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,7 +178,7 @@ impl Capacity {
         (rps * configured.up_share, obtained)
     }
 
-    /// Brings the held figure, shrunk by the node's `cpu_factor`, up to date. Returns whether it or the service time changed.
+    /// Brings the held figure, shrunk by what the node's processors leave of it, `cpu_factor`, up to date. Returns whether it or the service time changed.
     pub fn hold(&mut self, configured: Configured, cpu_factor: f64) -> bool {
         let (figure_rps, obtained) = self.figure(configured);
         let next_rps = figure_rps * cpu_factor;
@@ -234,43 +231,6 @@ impl Capacity {
             self.held_service_us,
         ];
         figures.iter().all(|f| f.is_finite() && *f >= 0.0)
-    }
-}
-
-/// Services of one node share its processor: above its ceiling the capacities of all shrink together.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CpuShare {
-    factor: f64,
-}
-
-impl Default for CpuShare {
-    fn default() -> CpuShare {
-        CpuShare { factor: 1.0 }
-    }
-}
-
-impl CpuShare {
-    /// Takes up the busy share of one window, 0 to 1, and the highest utilisation (completions over unshrunk capacity)
-    /// among the node's services in it. The factor changes by at most 10 %, and never falls below what was just served
-    /// with the processor at its ceiling.
-    pub fn observe(&mut self, cpu_ratio: Option<f64>, utilisation: f64) {
-        let Some(cpu_ratio) = cpu_ratio.filter(|r| r.is_finite()) else {
-            self.factor = 1.0;
-            return;
-        };
-        if cpu_ratio > CPU_CEILING {
-            let over = CPU_CEILING / cpu_ratio;
-            let served = (utilisation * over).min(1.0);
-            let shrunk = self.factor * over.max(1.0 - STEP_SHARE_MAX);
-            self.factor = shrunk.max(served).min(self.factor).max(0.01);
-        } else if cpu_ratio < CPU_CALM {
-            self.factor = (self.factor * (1.0 + STEP_SHARE_MAX / 2.0)).min(1.0);
-        }
-    }
-
-    /// What to multiply capacities by, above 0 to 1.
-    pub fn factor(&self) -> f64 {
-        self.factor
     }
 }
 

@@ -12,6 +12,7 @@
 //! - mesh and registry: nodes under dense numbers, names at the edges only; what is registered;
 //! - service: who has or wants a service, and what is known of it there;
 //! - planning and rows: one service's tick;
+//! - processors: which services make room when a node's processors are scarce;
 //! - push: snapshots and deltas;
 //! - traffic: which traffic policy a service has;
 //! - stored and view: what outlives the loop, and what people see of it;
@@ -38,6 +39,7 @@ mod explain;
 mod fork;
 mod mesh;
 mod planning;
+mod processors;
 mod push;
 mod rates;
 mod reach;
@@ -135,6 +137,8 @@ pub struct ControlLoop {
     routes: routes::Routes,
     /// Positions, sites, addresses or cordons changed.
     geography_stale: bool,
+    /// Not all services are of one priority, as of the last plan.
+    ranked: bool,
     waiting: Waiting,
     /// When what still waits is given up; set by the first tick.
     waiting_until: Option<Duration>,
@@ -161,6 +165,7 @@ impl ControlLoop {
             access_policies: Vec::new(),
             routes: routes::Routes::default(),
             geography_stale: false,
+            ranked: false,
             waiting: Waiting::new(),
             waiting_until: None,
             expected: Expected::default(),
@@ -199,6 +204,8 @@ impl ControlLoop {
                 None => unknown += 1,
             }
         }
+        let cpu_ratio = report.cpu_ratio;
+        let used = processors::used(&self.services, number, self.ranked, cpu_ratio, busiest);
         let to: Vec<Option<u32>> = report
             .neighbours
             .iter()
@@ -206,8 +213,8 @@ impl ControlLoop {
             .collect();
         if let Some(node) = self.nodes.get_mut(number) {
             node.page.counts.unknown_services += unknown;
-            node.page.cpu_ratio = report.cpu_ratio;
-            node.page.cpu.observe(report.cpu_ratio, busiest);
+            node.page.cpu_ratio = cpu_ratio;
+            node.page.cpu.observe(cpu_ratio, used);
             let known = to.into_iter().zip(&report.neighbours);
             node.rtt_changed |= node
                 .page
@@ -218,6 +225,7 @@ impl ControlLoop {
 
     /// Plans every service, all together within one tick's effort: what one does not need, those after it may spend.
     fn plan_services(&mut self) {
+        self.divide_processors();
         let (services, mut scans_left) = (self.services.len(), SCANS_MAX);
         for (place, service) in self.services.iter_mut().enumerate() {
             service.plan(&self.nodes, scans_left / (services - place) as u64);

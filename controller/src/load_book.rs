@@ -16,7 +16,7 @@ use std::time::Duration;
 use isobar_mesh_api::names::NodeId;
 use isobar_mesh_api::report::{NeighbourReport, REPORT_NODES_MAX};
 
-use crate::capacity::CpuShare;
+use crate::capacity::cpu::CpuShare;
 
 /// Missed periods from which a node offers no headroom.
 pub const HEADROOM_PERIODS: u32 = 3;

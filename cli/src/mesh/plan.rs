@@ -122,11 +122,12 @@ fn inputs(why: &Value) -> [(&'static str, String); 5] {
         rps(&demand["planned_rps"]),
     );
     let capacity = format!(
-        "{} rps, {}; {} at once; the processors leave {} of it",
+        "{} rps, {}; {} at once; the processors leave {} of it, at priority {}",
         rps(&capacity["planned_rps"]),
         text(&capacity["obtained"]),
         text(&capacity["workers"]),
         percent(&capacity["cpu_factor"]),
+        text(&capacity["priority"]),
     );
     let load = format!(
         "{} rps, of this {} from others; headroom {} rps",

@@ -201,27 +201,3 @@ fn the_held_figure_rests_within_noise() {
     assert!(changes <= 30, "{changes}");
     assert!((180.0..220.0).contains(&capacity.held_rps()));
 }
-
-#[test]
-fn services_shrink_together_above_the_processors_ceiling() {
-    // Two services, each good for 200 alone, share one processor that is full at 100 + 100.
-    let mut share = CpuShare::default();
-    let mut cpu_ratio = 1.0;
-    for _ in 0..30 {
-        let planned_rps = (0.95 * 200.0 * share.factor()).min(100.0);
-        cpu_ratio = planned_rps / 100.0;
-        share.observe(Some(cpu_ratio), planned_rps / 200.0);
-    }
-    assert!((0.44..=0.5).contains(&share.factor()), "{}", share.factor());
-    assert!(cpu_ratio <= 0.92, "{cpu_ratio}");
-    // A full processor with all capacity in use shrinks no further than to its ceiling.
-    let mut share = CpuShare::default();
-    for _ in 0..30 {
-        share.observe(Some(1.0), 1.0);
-    }
-    assert_eq!(share.factor(), CPU_CEILING);
-    for _ in 0..30 {
-        share.observe(Some(0.3), 0.3);
-    }
-    assert_eq!(share.factor(), 1.0);
-}

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::ControlLoop;
 use super::mesh::Node;
+use super::processors::Rank;
 use super::push::row;
 use super::service::{Seat, Service};
 use super::view::Presence;
@@ -79,6 +80,10 @@ pub struct CapacityWhy {
     pub obtained: Obtained,
     /// What its processors leave of it, 0 to 1.
     pub cpu_factor: f64,
+    /// What they leave of all the node's services together, 0 to 1.
+    pub node_cpu_factor: f64,
+    /// The service's priority among them; 0 while its policy only observes.
+    pub priority: i32,
     /// Requests that its endpoints work on at once.
     pub workers: u32,
     /// What they completed on average.
@@ -173,7 +178,9 @@ impl ControlLoop {
             capacity: CapacityWhy {
                 planned_rps: seat.capacity.held_rps(),
                 obtained: seat.capacity.figure(configured).1,
-                cpu_factor: node.page.cpu.factor(),
+                cpu_factor: node.page.cpu.factor_of(service.priority()),
+                node_cpu_factor: node.page.cpu.factor(),
+                priority: service.priority(),
                 workers: configured.workers,
                 served_rps: seat.capacity.served_rps(),
             },
@@ -313,10 +320,32 @@ impl ControlLoop {
         Some(distance_m(a, b))
     }
 
+    /// What priorities have to do with it.
+    fn by_priority(&self, service: &Service, number: u32) -> Vec<Binding> {
+        let Rank::Among { above, below } = self.rank(service, number) else {
+            return Vec::new();
+        };
+        let left = self.nodes.get(number);
+        let left = left.map_or(1.0, |n| n.page.cpu.factor_of(service.priority()));
+        let above = above.map(|above| {
+            let left = 100.0 * left;
+            format!(
+                "its node's processors are scarce and serve {above} first: {left:.0} % of its capacity is left to it"
+            )
+        });
+        let below = below.map(|below| {
+            format!("its node's processors are scarce: what they cannot serve is taken from {below} first")
+        });
+        let said = above.into_iter().chain(below);
+        said.map(|because| Binding::new(("priority", &because)))
+            .collect()
+    }
+
     fn held_by(&self, service: &Service, at: usize, node: &Node) -> Vec<Binding> {
         let seat = &service.seats[at];
         let mut held: Vec<Binding> = by_presence(node).into_iter().collect();
         held.extend(by_utilisation(service, at));
+        held.extend(self.by_priority(service, seat.node));
         let policy = &service.policy;
         let moved_ppm = WHOLE_PPM - seat.planned.home_ppm;
         let at_most = policy.move_max * f64::from(WHOLE_PPM);

@@ -26,6 +26,7 @@ impl ControlLoop {
             access_policies: self.access_policies.clone(),
             routes: self.routes.clone(),
             geography_stale: true,
+            ranked: self.ranked,
             waiting: Waiting::new(),
             waiting_until: None,
             expected: Expected::default(),

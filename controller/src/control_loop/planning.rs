@@ -95,9 +95,10 @@ impl Service {
     /// Brings demand and capacity of every seat up to date.
     fn take_stock(&mut self, nodes: &Nodes) {
         self.planning.demand_mrps.resize(self.seats.len(), 0);
+        let priority = self.priority();
         for (seat, demand_mrps) in self.seats.iter_mut().zip(&mut self.planning.demand_mrps) {
             let node = nodes.get(seat.node);
-            let factor = node.map_or(1.0, |n| n.page.cpu.factor());
+            let factor = node.map_or(1.0, |n| n.page.cpu.factor_of(priority));
             seat.capacity.hold(seat.configured(), factor);
             *demand_mrps = demand_of_mrps(seat, node);
         }

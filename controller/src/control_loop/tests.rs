@@ -11,6 +11,7 @@ use isobar_mesh_api::message::Hello;
 use isobar_mesh_api::resource::ServiceSpec;
 
 mod closed_loop;
+mod priority;
 mod registry;
 mod traffic;
 

@@ -258,3 +258,84 @@ async fn of_several_policies_one_decides_and_the_others_are_named() {
     assert_eq!(chosen(&four).await.0, "b-name");
     four.stop().await;
 }
+
+#[tokio::test]
+async fn a_priority_is_checked_and_decides_whose_busy_processors_are() {
+    let mut four = Four::start().await;
+    let spec = |priority: Value| json!({ "services": ["shop/cart"], "priority": priority });
+    let put = |priority: Value| {
+        let metadata = json!({ "name": "p" });
+        json!({ "kind": "WeightPolicy", "metadata": metadata, "spec": spec(priority) }).to_string()
+    };
+    for bad in [
+        json!(101),
+        json!(-101),
+        json!(1.5),
+        json!("high"),
+        json!([1]),
+        json!(i64::MAX),
+    ] {
+        let path = "/v1/weight-policies/p";
+        let (status, said) = four.mesh.rest(Method::PUT, path, &put(bad.clone())).await;
+        assert!(status.is_client_error(), "{bad}: {status} {said}");
+        assert!(said.to_string().contains("priority"), "{bad}: {said}");
+    }
+    let batch = json!({
+        "kind": "Service",
+        "metadata": { "name": "batch", "namespace": "shop" },
+        "spec": { "hosts": ["batch.example"], "endpoints": [
+            { "node": "a", "address": "127.0.0.1:9001", "workers": 4, "capacity_rps": 100.0 }
+        ] }
+    });
+    four.put("/v1/services/shop/batch", &batch).await;
+    four.policy("p", spec(json!(10))).await;
+    let explain = async |four: &Four, service: &str| {
+        let path = format!("/v1/explain/shop/{service}/a");
+        four.mesh.rest(Method::GET, &path, "").await.1
+    };
+    let seen = async {
+        loop {
+            let mut busy = report(60);
+            busy.cpu_ratio = Some(1.0);
+            busy.services[0].completed = 60;
+            let mut other = busy.services[0].clone();
+            other.service = isobar_mesh_api::names::ServiceName::new("shop/batch").unwrap();
+            busy.services.push(other);
+            four.at_a.send(&Up::Report(busy)).await;
+            let [cart, batch] = [explain(&four, "cart").await, explain(&four, "batch").await];
+            let left = |why: &Value| why["capacity"]["cpu_factor"].as_f64();
+            if left(&batch).is_some_and(|batch| batch < left(&cart).unwrap_or(0.0)) {
+                return (cart, batch);
+            }
+            let _ = four.at_a.next().await;
+        }
+    };
+    let seen = tokio::time::timeout(PATIENCE, seen).await;
+    let (cart, batch) = seen.expect("the important one comes first");
+    assert_eq!(cart["capacity"]["priority"], 10);
+    assert_eq!(batch["capacity"]["priority"], 0);
+    let held = |why: &Value| why["held_by"].to_string();
+    assert!(
+        held(&cart).contains("taken from shop/batch (0) first"),
+        "{cart}"
+    );
+    assert!(
+        held(&batch).contains("serve shop/cart (10) first"),
+        "{batch}"
+    );
+    // The other way round, tried and not done.
+    let path = "/v1/weight-policies/p?dry_run=true";
+    let (status, said) = four.mesh.rest(Method::PUT, path, &put(json!(-10))).await;
+    assert_eq!(status, StatusCode::OK, "{said}");
+    let seats = said["plan"]["seats"].as_array().unwrap();
+    let of = |service: &str| {
+        let is_it = |seat: &&Value| seat["service"] == service && seat["node"] == "a";
+        let seat = seats.iter().find(is_it).unwrap_or(&Value::Null);
+        [&seat["before"], &seat["after"]].map(|load| load["capacity_rps"].as_f64().unwrap())
+    };
+    let [before, after] = of("shop/batch");
+    assert!(after > before, "{said}");
+    let [before, after] = of("shop/cart");
+    assert!(after < before, "{said}");
+    four.stop().await;
+}

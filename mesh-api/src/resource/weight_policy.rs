@@ -15,6 +15,9 @@ pub use selector::{Candidate, NodeSelector, SELECTED_MAX};
 /// Most entries of `costs`, and most homes of `pinned_weights` and `static_weights`.
 pub const ENTRIES_MAX: usize = 1_024;
 
+/// Priorities of services, from the least to the most important.
+pub const PRIORITIES: std::ops::RangeInclusive<i32> = -100..=100;
+
 /// How a plan is computed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -63,6 +66,11 @@ pub struct WeightPolicySpec {
     /// Of several policies that select a service alike (by name, by label, for all), the highest decides.
     #[serde(skip_serializing_if = "is_default")]
     pub precedence: i32,
+    /// Which of the services of one node its processors serve first when they are scarce, -100 to 100: what they cannot
+    /// serve is taken from the lowest first; services of one priority shrink together.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(range(min = -100, max = 100)))]
+    pub priority: i32,
     /// Whether it is there at all.
     #[serde(skip_serializing_if = "is_true")]
     pub enabled: bool,
@@ -169,6 +177,7 @@ impl Default for WeightPolicySpec {
             services: Vec::new(),
             labels: BTreeMap::new(),
             precedence: 0,
+            priority: 0,
             enabled: true,
             observe_only: false,
             schedule: Vec::new(),
@@ -288,6 +297,9 @@ impl WeightPolicySpec {
                 "must be from 0 to 1 000 000 000".to_owned(),
             );
         }
+        if !PRIORITIES.contains(&self.priority) {
+            return wrong("priority", "must be from -100 to 100".to_owned());
+        }
         if self.services.len() > SELECTED_MAX || self.labels.len() > crate::resource::LABELS_MAX {
             return wrong("services", format!("at most {SELECTED_MAX}, and 64 labels"));
         }
@@ -375,7 +387,11 @@ mod tests {
             (r#"{"schedule": [{}]}"#, "schedule"),
             (r#"{"schedule": [{"start": "25:00"}]}"#, "time of day"),
             (r#"{"homes": {"region": ["a"]}}"#, "region"),
-            (r#"{"priority": 1}"#, "priority"),
+            (r#"{"priority": 101}"#, "priority"),
+            (r#"{"priority": -101}"#, "priority"),
+            (r#"{"priority": 0.5}"#, "integer"),
+            (r#"{"priority": "high"}"#, "integer"),
+            (r#"{"priorities": 1}"#, "priorities"),
         ];
         for (text, field) in cases {
             let error = check(text).unwrap_err();

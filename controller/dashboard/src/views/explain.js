@@ -17,7 +17,8 @@ export function words(why) {
     : "";
   paragraphs.push(`${rps(demand.entered_rps)} requests/s enter here${rest}.`);
   const workers = capacity.workers > 0 ? `, ${count(capacity.workers, "request")} at once` : "";
-  const busy = capacity.cpu_factor < 0.995 ? ` Its busy processors leave ${percent(capacity.cpu_factor)} of that.` : "";
+  const rank = capacity.cpu_factor !== capacity.node_cpu_factor ? `, at its priority of ${capacity.priority}` : "";
+  const busy = capacity.cpu_factor < 0.995 ? ` Its busy processors leave ${percent(capacity.cpu_factor)} of that${rank}.` : "";
   paragraphs.push(capacity.planned_rps > 0
     ? `Its endpoints can serve ${rps(capacity.planned_rps)} requests/s, ${OBTAINED[capacity.obtained] ?? capacity.obtained}${workers}.${busy}`
     : "It has nothing that could serve: no endpoint is up, or its capacity is not known.");
