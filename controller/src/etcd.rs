@@ -13,17 +13,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use http::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::time::Instant;
 
 mod connection;
+mod error;
 mod wire;
 
 use connection::{Connection, Way};
-use wire::{Granted, Kept, Message, Refused, Token};
+pub use error::EtcdError;
+use wire::{Granted, Kept, Message, Token};
 pub use wire::{KeyValue, Op, Range, Txn, TxnDone};
 
 /// Longest wait for one member, connecting included; then the next is asked.
@@ -46,79 +47,6 @@ pub struct EtcdOptions {
     pub client: Option<(PathBuf, PathBuf)>,
     /// This client's name and the file with its password.
     pub user: Option<(String, PathBuf)>,
-}
-
-/// Why etcd did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum EtcdError {
-    /// A file of the configuration.
-    #[error("{} {problem}", .path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// An endpoint is not one.
-    #[error("{0:?} is no endpoint; write http://host:port or https://host:port")]
-    Endpoint(String),
-    /// A member cannot be reached.
-    #[error("etcd at {endpoint} cannot be reached")]
-    Connect {
-        /// Which.
-        endpoint: String,
-        /// What went wrong.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A connection broke.
-    #[error("the connection to etcd at {endpoint} broke")]
-    Broken {
-        /// Which.
-        endpoint: String,
-        /// What went wrong.
-        #[source]
-        source: hyper::Error,
-    },
-    /// No answer in time.
-    #[error("etcd at {0} did not answer in time; has its cluster lost its quorum?")]
-    TooSlow(String),
-    /// An answer longer than is read.
-    #[error("an answer of etcd is longer than is read")]
-    TooLong,
-    /// A refusal.
-    #[error("etcd refused: {message} (HTTP {status})")]
-    Refused {
-        /// Of HTTP.
-        status: StatusCode,
-        /// Its words.
-        message: String,
-    },
-    /// An answer of another shape.
-    #[error("etcd at {0} answered something else than its API says; is it etcd 3.4 or later?")]
-    Strange(String),
-}
-
-impl EtcdError {
-    /// Whether another member, or the same one later, could do it.
-    fn is_passing(&self) -> bool {
-        match self {
-            EtcdError::Connect { .. }
-            | EtcdError::Broken { .. }
-            | EtcdError::TooSlow(_)
-            | EtcdError::Strange(_) => true,
-            // No leader, no quorum, timed out, overloaded; the rest is about the request.
-            EtcdError::Refused { status, message } => {
-                status.is_server_error() && !message.contains("database space exceeded")
-            }
-            EtcdError::File { .. } | EtcdError::Endpoint(_) | EtcdError::TooLong => false,
-        }
-    }
-
-    fn is_about_the_token(&self) -> bool {
-        matches!(self, EtcdError::Refused { status, message }
-            if *status == StatusCode::UNAUTHORIZED || message.contains("auth token") || message.contains("user name is empty"))
-    }
 }
 
 /// A client. Requests may be under way side by side.
@@ -298,8 +226,7 @@ impl Etcd {
         match status.is_success() {
             true => Ok(answer),
             false => {
-                let said: Refused = serde_json::from_slice(&answer).unwrap_or_default();
-                let message = said.message();
+                let message = wire::words(&answer);
                 Err(EtcdError::Refused { status, message })
             }
         }

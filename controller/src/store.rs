@@ -197,6 +197,10 @@ pub enum StoreError {
         "the store does not answer ({0}); what was asked may still be done: read it again before repeating it"
     )]
     Unavailable(String),
+    /// The distributed store takes no requests of this controller, for a reason that time does not change. Nothing was
+    /// done.
+    #[error("the store cannot be used: {0}")]
+    Unusable(String),
     /// Another controller leads, or nobody does: this one may not write.
     #[error("this controller does not lead; ask again, the one that does will answer")]
     NotLeading,
@@ -206,11 +210,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether asking again later may help: the store is away or busy, or another controller leads.
+    /// Whether asking again later may help: the store is away or busy, another controller leads, or an operator mends it.
     pub fn is_passing(&self) -> bool {
         matches!(
             self,
-            StoreError::Unavailable(_) | StoreError::NotLeading | StoreError::Busy
+            StoreError::Unavailable(_)
+                | StoreError::Unusable(_)
+                | StoreError::NotLeading
+                | StoreError::Busy
         )
     }
 }

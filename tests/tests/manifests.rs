@@ -724,6 +724,106 @@ fn the_chart_renders_what_the_base_has_with_its_values_in() {
 }
 
 #[test]
+fn the_chart_has_several_controllers_share_an_etcd_as_the_overlay_does() {
+    if !has(&helm(), &["version"]) || !has("kubectl", &["version", "--client"]) {
+        return;
+    }
+    let values = |more: &str| {
+        let endpoints = "store.etcd.endpoints={https://e1.example:2379,https://e2.example:2380}";
+        helm_renders(&["--set", &format!("{endpoints},{more}")])
+    };
+    let secrets =
+        "store.etcd.caSecret=roots,store.etcd.clientSecret=own,store.etcd.userSecret=user";
+    let objects = values(secrets).unwrap();
+    check(&objects);
+    let overlay = rendered("k3s/overlays/ha-etcd");
+    let read = |objects: &[Value]| {
+        let text = controller_config(objects).replace("${POD}", "isobar-controller-1");
+        let text = text.replace("${ETCD_USER}", "isobar");
+        let config: isobar_controller::config::Config = toml::from_str(&text).unwrap();
+        config.check().unwrap();
+        config
+    };
+    let (chart, same) = (read(&objects), read(&overlay));
+    let path = |name: &str| Some(format!("/etc/isobar-etcd/{name}").into());
+    assert_eq!(chart.store.ca_file, path("ca/ca.crt"));
+    assert_eq!(chart.store.cert_file, path("client/tls.crt"));
+    assert_eq!(chart.store.key_file, path("client/tls.key"));
+    assert_eq!(chart.store.password_file, path("user/password"));
+    assert_eq!(chart.store.user.as_deref(), Some("isobar"));
+    assert_eq!(chart.store.endpoints.len(), 2);
+    assert_eq!(chart.stream_advertise, same.stream_advertise);
+    let names = |config: &isobar_controller::config::Config| {
+        let mut names = config.stream_names.clone();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&chart), names(&same));
+    assert_eq!(chart.shared_name(), same.shared_name());
+    for (kind, name) in [
+        ("Service", "isobar-controller-peers"),
+        ("PodDisruptionBudget", "isobar-controller"),
+    ] {
+        assert_eq!(found(&objects, kind, name), found(&overlay, kind, name));
+    }
+    let set =
+        |objects: &[Value]| found(objects, "StatefulSet", "isobar-controller")["spec"].clone();
+    let (chart, same) = (set(&objects), set(&overlay));
+    for field in ["replicas", "serviceName", "podManagementPolicy"] {
+        assert_eq!(chart[field], same[field], "{field}");
+    }
+    let pods = [&chart, &same].map(|spec| &spec["template"]["spec"]);
+    assert_eq!(pods[0]["affinity"], pods[1]["affinity"]);
+    // Every file of the configuration is a key of a Secret, mounted where it is looked for.
+    let volumes = pods[0]["volumes"].as_array().unwrap();
+    for (name, secret, keys) in [
+        ("ca", "roots", &["ca.crt"][..]),
+        ("client", "own", &["tls.crt", "tls.key"]),
+        ("user", "user", &["password"]),
+    ] {
+        let is_it = |v: &&Value| v["name"] == format!("etcd-{name}");
+        let of = &volumes.iter().find(is_it).unwrap()["secret"];
+        assert_eq!(
+            (&of["secretName"], &of["defaultMode"]),
+            (&json!(secret), &json!(0o440))
+        );
+        let items = of["items"].as_array().unwrap().iter();
+        assert_eq!(
+            items
+                .map(|i| i["path"].as_str().unwrap())
+                .collect::<Vec<_>>(),
+            keys
+        );
+        let mounts = pods[0]["containers"][0]["volumeMounts"].as_array().unwrap();
+        let path = format!("/etc/isobar-etcd/{name}");
+        assert!(
+            mounts.iter().any(|m| is_it(&m) && m["mountPath"] == path),
+            "{name}"
+        );
+    }
+    let variables = pods[0]["containers"][0]["env"].to_string();
+    for variable in [
+        "POD",
+        "ISOBAR_AUTHORITY_KEY",
+        "ISOBAR_PROXY_IMAGE",
+        "ETCD_USER",
+    ] {
+        assert!(variables.contains(&format!("\"{variable}\"")), "{variable}");
+    }
+    let egress =
+        found(&objects, "NetworkPolicy", "isobar-controller")["spec"]["egress"].to_string();
+    for port in ["2379", "2380", "7401"] {
+        assert!(egress.contains(port), "{egress}");
+    }
+    let refused = values("store.etcd.userSecret=user").unwrap_err();
+    assert!(refused.contains("store.etcd.caSecret"), "{refused}");
+    let refused = values(&format!("{secrets},store.etcd.colour=red")).unwrap_err();
+    assert!(refused.contains("colour"), "{refused}");
+    let refused = helm_renders(&["--set", "store.etcd.endpoints={e1.example}"]).unwrap_err();
+    assert!(refused.contains("endpoints"), "{refused}");
+}
+
+#[test]
 fn a_table_of_sites_is_read_before_it_is_installed() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("sites.csv");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::client::conn::http1;
@@ -63,10 +63,7 @@ impl Way {
     }
 
     pub async fn connect(&self) -> Result<Connection, EtcdError> {
-        let failed = |source| EtcdError::Connect {
-            endpoint: self.endpoint.clone(),
-            source,
-        };
+        let failed = |source| EtcdError::not_connected(&self.endpoint, source);
         let socket = TcpStream::connect(&self.address).await.map_err(failed)?;
         // A socket that refuses is as good as gone.
         let _ = socket.set_nodelay(true);
@@ -89,10 +86,8 @@ impl Way {
         IO: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
     {
         let shaken = http1::handshake(io).await;
-        let (sender, connection) = shaken.map_err(|source| EtcdError::Broken {
-            endpoint: self.endpoint.clone(),
-            source,
-        })?;
+        let (sender, connection) =
+            shaken.map_err(|source| EtcdError::broken(&self.endpoint, source))?;
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection to etcd ended");
@@ -123,15 +118,16 @@ impl Connection {
         body: &[u8],
         token: Option<&str>,
     ) -> Result<(StatusCode, Vec<u8>), EtcdError> {
-        let broken = |source| EtcdError::Broken {
-            endpoint: way.endpoint.clone(),
-            source,
-        };
+        let broken = |source| EtcdError::broken(&way.endpoint, source);
         let mut request = Request::new(Full::new(Bytes::copy_from_slice(body)));
         *request.method_mut() = http::Method::POST;
         *request.uri_mut() = http::Uri::from_static(path);
         let headers = request.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let json = HeaderValue::from_static("application/json");
+        headers.insert(CONTENT_TYPE, json.clone());
+        // By this header etcd knows that a request came by its JSON API. Without it, it takes the common name of its own
+        // certificate for who asks.
+        headers.insert(ACCEPT, json);
         if let Ok(host) = HeaderValue::from_str(&way.address) {
             headers.insert(HOST, host);
         }

@@ -182,7 +182,7 @@ pub(super) struct Message {}
 
 /// A refusal: the words stand under one of two names, or in an object, from version to version.
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Refused {
+struct Refused {
     #[serde(default)]
     error: Value,
     #[serde(default)]
@@ -192,9 +192,26 @@ pub(super) struct Refused {
 /// How much of a refusal's words is kept, in characters.
 const MESSAGE_LEN_MAX: usize = 300;
 
+/// The words of a refusal, at most [`MESSAGE_LEN_MAX`]; what is not JSON is taken as it is.
+pub(super) fn words(answer: &[u8]) -> String {
+    let said = serde_json::from_slice::<Refused>(answer).map(Refused::message);
+    // A character has at most four bytes.
+    let start = &answer[..answer.len().min(4 * MESSAGE_LEN_MAX)];
+    let text = match said {
+        Ok(text) if !text.is_empty() => text,
+        _ => String::from_utf8_lossy(start).into_owned(),
+    };
+    let text = text.trim().chars().take(MESSAGE_LEN_MAX);
+    let text: String = text.map(|c| if c.is_control() { ' ' } else { c }).collect();
+    match text.is_empty() {
+        true => "without a word".to_owned(),
+        false => text,
+    }
+}
+
 impl Refused {
-    pub fn message(self) -> String {
-        let text = match self.error {
+    fn message(self) -> String {
+        match self.error {
             Value::String(text) => text,
             Value::Object(inner) => inner
                 .get("message")
@@ -202,8 +219,7 @@ impl Refused {
                 .unwrap_or_default()
                 .to_owned(),
             _ => self.message.unwrap_or_default(),
-        };
-        text.chars().take(MESSAGE_LEN_MAX).collect()
+        }
     }
 }
 
@@ -259,8 +275,14 @@ mod tests {
             r#"{"error":{"grpc_code":14,"message":"etcdserver: no leader"}}"#,
             r#"{"message":"etcdserver: no leader","code":14}"#,
         ] {
-            let refused: Refused = serde_json::from_str(text).unwrap();
-            assert_eq!(refused.message(), "etcdserver: no leader");
+            assert_eq!(words(text.as_bytes()), "etcdserver: no leader");
         }
+        let plain = "CommonName of client sending a request against gateway will be ignored\n";
+        assert_eq!(words(plain.as_bytes()), plain.trim());
+        assert_eq!(words(b""), "without a word");
+        assert_eq!(words(b"{}"), "{}");
+        assert_eq!(words(b"a\r\n\x1b[31mb"), "a   [31mb");
+        let long = "\u{e9}".repeat(100_000);
+        assert_eq!(words(long.as_bytes()).chars().count(), MESSAGE_LEN_MAX);
     }
 }

@@ -241,7 +241,10 @@ fn told(error: &EtcdError) -> StoreError {
                 text = format!("{text}: {next}");
                 cause = next.source();
             }
-            StoreError::Unavailable(text)
+            match error.is_passing() {
+                true => StoreError::Unavailable(text),
+                false => StoreError::Unusable(text),
+            }
         }
     }
 }

@@ -49,8 +49,27 @@ pub fn directory() -> TempDir {
     }
 }
 
+/// A certificate and its key, PEM.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// How a member speaks TLS.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    pub ca: PathBuf,
+    pub server: Identity,
+    /// Whether clients must show a certificate.
+    pub asks_clients: bool,
+    /// Who sets it up.
+    pub admin: Identity,
+}
+
 pub struct Etcd {
     directory: TempDir,
+    tls: Option<Tls>,
     host: String,
     /// Client and peer port of each member.
     ports: Vec<(u16, u16)>,
@@ -60,14 +79,7 @@ pub struct Etcd {
 impl Etcd {
     /// Starts so many members and waits for their quorum.
     pub fn start(members: usize, host: &str) -> Etcd {
-        let ports = (0..members).map(|_| (free_port(host), free_port(host)));
-        let mut etcd = Etcd {
-            directory: directory(),
-            host: host.to_owned(),
-            ports: ports.collect(),
-            members: (0..members).map(|_| None).collect(),
-        };
-        (0..members).for_each(|at| etcd.start_member(at));
+        let etcd = Etcd::launch(members, host, None);
         wait_for("etcd's quorum", || {
             let (status, said) =
                 crate::mesh::post(&etcd.address(0), "/v3/kv/range", "{\"key\":\"YQ==\"}")?;
@@ -76,14 +88,81 @@ impl Etcd {
         etcd
     }
 
+    /// Starts one member whose clients speak TLS, and waits until it is well.
+    pub fn start_tls(tls: Tls) -> Etcd {
+        let etcd = Etcd::launch(1, "127.0.0.1", Some(tls));
+        etcd.until_well();
+        etcd
+    }
+
+    /// Waits until the one member with TLS is well.
+    pub fn until_well(&self) {
+        wait_for("etcd to be well", || {
+            self.curl("/health", None, None)?
+                .contains("true")
+                .then_some(())
+        });
+    }
+
+    fn launch(members: usize, host: &str, tls: Option<Tls>) -> Etcd {
+        let ports = (0..members).map(|_| (free_port(host), free_port(host)));
+        let mut etcd = Etcd {
+            directory: directory(),
+            tls,
+            host: host.to_owned(),
+            ports: ports.collect(),
+            members: (0..members).map(|_| None).collect(),
+        };
+        (0..members).for_each(|at| etcd.start_member(at));
+        etcd
+    }
+
+    /// What the first member answers to a request by TLS; `None` without an answer.
+    fn curl(&self, path: &str, body: Option<&str>, token: Option<&str>) -> Option<String> {
+        let tls = self.tls.as_ref()?;
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--http1.1", "--max-time", "20"]);
+        command.arg("--cacert").arg(&tls.ca);
+        command.arg("--cert").arg(&tls.admin.certificate);
+        command.arg("--key").arg(&tls.admin.key);
+        if let Some(body) = body {
+            command.args(["--data-raw", body]);
+        }
+        if let Some(token) = token {
+            command.args(["--header", &format!("authorization: {token}")]);
+        }
+        let done = command.arg(format!("https://{}{path}", self.address(0)));
+        let done = done.output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        (done.status.success() && !said.is_empty()).then_some(said)
+    }
+
+    /// One request to the API of the first member, by TLS.
+    pub fn admin(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        token: Option<&str>,
+    ) -> serde_json::Value {
+        let said = self.curl(path, Some(&body.to_string()), token).unwrap();
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert!(said["error"].is_null(), "{path}: {said}");
+        said
+    }
+
     fn address(&self, at: usize) -> String {
         format!("{}:{}", self.host, self.ports[at].0)
     }
 
     /// As the controller's configuration has them.
     pub fn endpoints(&self) -> Vec<String> {
-        let each = (0..self.ports.len()).map(|at| format!("http://{}", self.address(at)));
+        let each = (0..self.ports.len()).map(|at| self.client_url(at));
         each.collect()
+    }
+
+    fn client_url(&self, at: usize) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address(at))
     }
 
     pub fn start_member(&mut self, at: usize) {
@@ -97,8 +176,17 @@ impl Etcd {
             .append(true)
             .open(self.directory.path().join(format!("m{at}.log")))
             .unwrap();
-        let client = format!("http://{}", self.address(at));
-        let child = Command::new("etcd")
+        let client = self.client_url(at);
+        let mut command = Command::new("etcd");
+        if let Some(tls) = &self.tls {
+            command.arg("--cert-file").arg(&tls.server.certificate);
+            command.arg("--key-file").arg(&tls.server.key);
+            if tls.asks_clients {
+                command.arg("--client-cert-auth");
+                command.arg("--trusted-ca-file").arg(&tls.ca);
+            }
+        }
+        let child = command
             .args(["--name", &format!("m{at}"), "--data-dir"])
             .arg(data)
             .args([

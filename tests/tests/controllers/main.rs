@@ -8,6 +8,7 @@
 
 mod etcd;
 mod mesh;
+mod tls;
 
 use std::sync::Mutex;
 use std::time::Instant;
@@ -17,7 +18,7 @@ use isobar_tests::process::wait_for;
 use mesh::Mesh;
 
 /// One mesh at a time: they share two processors.
-static TURN: Mutex<()> = Mutex::new(());
+pub(crate) static TURN: Mutex<()> = Mutex::new(());
 
 #[test]
 fn a_leader_that_dies_or_stops_is_followed_by_one_other() {

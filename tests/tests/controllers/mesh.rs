@@ -143,9 +143,17 @@ pub struct Mesh {
 impl Mesh {
     /// Starts so many controllers and waits until all are ready.
     pub fn start(etcd: &Etcd, controllers: usize) -> Mesh {
+        Mesh::start_with(etcd, controllers, "")
+    }
+
+    /// As [`Mesh::start`], with these lines of `[store]` beside the endpoints.
+    pub fn start_with(etcd: &Etcd, controllers: usize, store: &str) -> Mesh {
         let mut mesh = Mesh::prepare();
         for at in 0..controllers {
             mesh.add(etcd, at, "127.0.0.1", None);
+            let config = &mesh.controllers[at].config;
+            let text = std::fs::read_to_string(config).unwrap();
+            std::fs::write(config, text + store).unwrap();
             mesh.start_controller(at);
         }
         (0..controllers).for_each(|at| mesh.until_ready(at));
@@ -201,6 +209,29 @@ impl Mesh {
             stream,
             namespace,
         });
+    }
+
+    /// What one controller says that cannot begin, with these lines of `[store]` instead of endpoints.
+    pub fn refused(store: &str) -> String {
+        let mesh = Mesh::prepare();
+        let nowhere = free_port("127.0.0.1");
+        let config = mesh.root().join("refused.toml");
+        let text = format!(
+            "data_dir = {:?}\nname = 'c'\nrest_open = true\nrest_listen = '127.0.0.1:0'\nstream_listen = '127.0.0.1:0'\n\
+             stream_advertise = '127.0.0.1:{nowhere}'\nauthority_key_file = {:?}\n[store]\nkind = 'etcd'\n{store}",
+            mesh.root().join("refused"),
+            mesh.root().join("authority.key"),
+        );
+        std::fs::write(&config, text).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.arg("controller").arg("--config").arg(&config);
+        let log = mesh.root().join("refused.log");
+        let mut process = Process::start(command, log.clone());
+        let ended = wait_for("a controller that cannot begin to end", || {
+            process.child.try_wait().unwrap()
+        });
+        assert!(!ended.success());
+        std::fs::read_to_string(log).unwrap()
     }
 
     pub fn start_controller(&mut self, at: usize) {
@@ -339,6 +370,14 @@ impl Mesh {
             "{{\"kind\":\"WeightPolicy\",\"metadata\":{{\"name\":\"{name}\"}},\"spec\":{{}}}}"
         );
         http(&self.controllers[at].rest, "PUT", &path, &body).unwrap()
+    }
+
+    /// Waits until a policy of that name is stored, by whoever leads.
+    pub fn until_written(&self, name: &str) {
+        wait_for("a write", || {
+            let leader = self.leader();
+            matches!(self.put_policy(leader, name).0, 200 | 201).then_some(())
+        });
     }
 
     pub fn kill(&mut self, at: usize) {
