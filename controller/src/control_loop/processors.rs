@@ -98,8 +98,11 @@ impl ControlLoop {
         self.ranked = priorities.any(|priority| Some(priority) != first);
         let (services, ranked) = (&self.services, self.ranked);
         for (number, node) in self.nodes.iter_mut() {
-            let is_scarce = ranked && node.page.cpu.factor() < 1.0;
-            let claims = services.iter().filter(|_| is_scarce);
+            if !(ranked && node.page.cpu.factor() < 1.0) {
+                node.page.cpu.divide(&[]);
+                continue;
+            }
+            let claims = services.iter();
             let claims = claims.filter_map(|s| s.claim(number, Service::asked_rps));
             node.page.cpu.divide(&claims.collect::<Vec<Claim>>());
         }

@@ -16,7 +16,7 @@ mod sandbox;
 use sandbox::Sandbox;
 
 /// What is not run, by how it begins, and why.
-const NOT_RUN: [(&str, &str); 17] = [
+const NOT_RUN: [(&str, &str); 20] = [
     ("cargo build", "what is tested was built by cargo"),
     (
         "cargo run --release -- demo",
@@ -38,6 +38,15 @@ const NOT_RUN: [(&str, &str); 17] = [
     (
         "isobar demo",
         "takes a minute; a suite of its own runs the demo",
+    ),
+    (
+        "openssl",
+        "a suite of its own makes certificates of that kind and runs controllers with them",
+    ),
+    ("etcd ", "a suite of its own runs one like that"),
+    (
+        "etcdctl",
+        "needs an etcd; a suite of its own asks one the same",
     ),
     ("peers", "measures other proxies for minutes"),
     ("ISOBAR_DATA_DIR=… cargo bench", "measures for minutes"),
