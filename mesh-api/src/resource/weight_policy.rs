@@ -389,8 +389,8 @@ mod tests {
             (r#"{"homes": {"region": ["a"]}}"#, "region"),
             (r#"{"priority": 101}"#, "priority"),
             (r#"{"priority": -101}"#, "priority"),
-            (r#"{"priority": 0.5}"#, "integer"),
-            (r#"{"priority": "high"}"#, "integer"),
+            (r#"{"priority": 0.5}"#, "expected i32"),
+            (r#"{"priority": "high"}"#, "expected i32"),
             (r#"{"priorities": 1}"#, "priorities"),
         ];
         for (text, field) in cases {
