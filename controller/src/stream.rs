@@ -1,18 +1,20 @@
-//! The stream port: enrolment and control streams over HTTP/2 and TLS.
+//! The stream port: enrolment and control streams over HTTP and TLS.
 //!
 //! ```text
-//! accept ─▶ a turn (admission.rs) ─▶ TLS (who is it?) ─▶ HTTP/2 ─┬─ POST /v1/enrol  ─▶ enrol.rs: a certificate
-//!                                                                └─ POST /v1/stream ─▶ session.rs: lines both ways
+//! accept ─▶ a turn (admission.rs) ─▶ TLS (who is it?) ─▶ HTTP ─┬─ POST /v1/enrol  ─▶ enrol.rs: a certificate
+//!                                                              └─ POST /v1/stream ─▶ session.rs: lines both ways
 //!                                     another leads: relay.rs passes both on; what others pass on is answered here
 //! ```
+//!
+//! Proxies speak HTTP/1.1, which upgrade.rs leaves behind when a stream begins; controllers speak HTTP/2 among themselves.
 //!
 //! **Invariant**: who a peer is comes out of its certificate, verified in this connection's
 //! own handshake, and out of nothing else.
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ use http::header::{HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use isobar_mesh_api::enrol::ENROL_PATH;
@@ -30,6 +32,7 @@ use isobar_mesh_api::identity::Holder;
 use isobar_mesh_api::message::STREAM_PATH;
 use isobar_mesh_api::names::{AccountName, NodeId};
 use rustls::server::Acceptor;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
@@ -49,13 +52,16 @@ use crate::problem::Problem;
 use crate::refusals::{Door, Refusals, Refused};
 use crate::rest::Relayed;
 use crate::rest::port::Origin;
+use crate::tls::ALPN_H2;
 use crate::tokens::Tokens;
 use admission::HANDSHAKE_TIME_MAX;
+use upgrade::Way;
 
 mod admission;
 mod enrol;
 pub(crate) mod relay;
 mod session;
+mod upgrade;
 
 pub use admission::Admission;
 pub use enrol::{AccountError, Accounts, BoxedPod, Guessed, OfPod};
@@ -68,6 +74,10 @@ const CLIENT_HELLO_TIME_MAX: Duration = Duration::from_secs(10);
 const STRANGER_TIME_MAX: Duration = Duration::from_secs(30);
 /// How often a silent connection is asked for a sign of life, and how long it may take.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How often a peer is asked that gives none.
+const KEEP_ALIVE_TRIES: u32 = 2;
+/// How long a request's head may take, and how long none may come.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(10);
 /// Requests one connection may have open: its stream, an enrolment, and their successors.
 const REQUESTS_MAX: u32 = 8;
 /// What a peer may send before the reader took it, in bytes; a line may be longer.
@@ -159,6 +169,52 @@ struct Peer {
     kill: CancellationToken,
     /// Whether the connection has a control stream.
     has_stream: AtomicBool,
+    /// The stream that the connection is for when it has left HTTP, and its lines down.
+    carried: Mutex<Option<(Way, Streamed)>>,
+}
+
+impl Peer {
+    /// What its certificate, if it showed one, says about who comes from there.
+    fn new(holder: Option<Holder>, begins_s: u64, address: IpAddr) -> Peer {
+        Peer {
+            controller: holder.as_ref().and_then(|h| h.id.as_controller().cloned()),
+            account: holder.as_ref().and_then(Holder::account),
+            node: holder.and_then(|holder| holder.node),
+            begins_s,
+            address,
+            kill: CancellationToken::new(),
+            has_stream: AtomicBool::new(false),
+            carried: Mutex::default(),
+        }
+    }
+
+    /// Leaves a stream to the connection, which has it when it has left HTTP.
+    fn carry(&self, way: Way, down: Streamed) {
+        *self.lock() = Some((way, down));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(Way, Streamed)>> {
+        self.carried.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Serves a connection until it ends; after the signal it takes no more requests.
+async fn until_over<C, E>(connection: C, end: fn(Pin<&mut C>), signal: CancellationToken)
+where
+    C: Future<Output = Result<(), E>>,
+    E: std::fmt::Display,
+{
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = signal.cancelled() => {
+            end(connection.as_mut());
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to the stream port broke");
+    }
 }
 
 impl StreamPort {
@@ -176,8 +232,14 @@ impl StreamPort {
     }
 
     async fn connection(self, socket: TcpStream, address: IpAddr) {
-        // Without it small lines wait for acknowledgements; a socket that refuses is as good as gone.
+        // Without the first small lines wait for acknowledgements, without the second nobody sees that a peer is off the
+        // network; a socket that refuses is as good as gone.
         let _ = socket.set_nodelay(true);
+        let keep_alive = TcpKeepalive::new()
+            .with_time(KEEP_ALIVE)
+            .with_interval(KEEP_ALIVE);
+        let _ =
+            SockRef::from(&socket).set_tcp_keepalive(&keep_alive.with_retries(KEEP_ALIVE_TRIES));
         // What is boxed here is gone when it is over; it would be part of this task as long as the stream lives.
         let handshake = Box::pin(self.handshake(socket));
         let shaken = tokio::select! {
@@ -189,17 +251,7 @@ impl StreamPort {
         };
         let serving = match self.identify(&tls) {
             Ok((holder, begins_s)) => {
-                let controller = holder.as_ref().and_then(|h| h.id.as_controller().cloned());
-                let peer = Peer {
-                    account: holder.as_ref().and_then(Holder::account),
-                    node: holder.and_then(|holder| holder.node),
-                    controller,
-                    begins_s,
-                    address,
-                    kill: CancellationToken::new(),
-                    has_stream: AtomicBool::new(false),
-                };
-                self.requests(tls, Arc::new(peer))
+                self.requests(tls, Arc::new(Peer::new(holder, begins_s, address)))
             }
             Err(error) => {
                 self.metrics.handshakes_failed.increment(1);
@@ -263,41 +315,50 @@ impl StreamPort {
                 false => std::future::pending().await,
             }
         };
-        let kill = peer.kill.clone();
+        let answering = peer.clone();
         let service = service_fn(move |request| {
-            let (port, peer) = (self.clone(), peer.clone());
+            let (port, peer) = (self.clone(), answering.clone());
             // Boxed, for the task of a stream would keep the place of the largest of all answers.
             let answered = Box::pin(port.answer(request, peer));
             async move { Ok::<_, std::convert::Infallible>(answered.await) }
         });
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .max_concurrent_streams(requests_max)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(window)
-            .max_send_buf_size(SEND_BYTES)
-            .max_header_list_size(HEAD_BYTES_MAX)
-            .serve_connection(TokioIo::new(Box::new(tls)), service);
-        let mut connection = Box::pin(connection);
+        let is_http2 = tls.get_ref().1.alpn_protocol() == Some(ALPN_H2);
+        let io = TokioIo::new(Box::new(tls));
+        let http: Pin<Box<dyn Future<Output = ()> + Send>> = match is_http2 {
+            true => {
+                let connection = http2::Builder::new(TokioExecutor::new())
+                    .timer(TokioTimer::new())
+                    .keep_alive_interval(KEEP_ALIVE)
+                    .keep_alive_timeout(KEEP_ALIVE)
+                    .max_concurrent_streams(requests_max)
+                    .initial_stream_window_size(WINDOW_BYTES)
+                    .initial_connection_window_size(window)
+                    .max_send_buf_size(SEND_BYTES)
+                    .max_header_list_size(HEAD_BYTES_MAX)
+                    .serve_connection(io, service);
+                Box::pin(until_over(connection, |c| c.graceful_shutdown(), signal))
+            }
+            false => {
+                let connection = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(HEAD_TIME_MAX)
+                    .max_buf_size(HEAD_BYTES_MAX as usize)
+                    .serve_connection(io, service)
+                    .with_upgrades();
+                Box::pin(until_over(connection, |c| c.graceful_shutdown(), signal))
+            }
+        };
         async move {
-            tokio::pin!(patience);
-            let mut draining = false;
-            loop {
+            tokio::select! {
+                () = peer.kill.cancelled() => return,
+                () = patience => return,
+                () = http => {}
+            }
+            let carried = peer.lock().take();
+            if let Some((way, down)) = carried {
                 tokio::select! {
-                    () = kill.cancelled() => return,
-                    () = &mut patience => return,
-                    () = signal.cancelled(), if !draining => {
-                        draining = true;
-                        connection.as_mut().graceful_shutdown();
-                    }
-                    ended = connection.as_mut() => {
-                        if let Err(error) = ended {
-                            tracing::debug!(%error, "a connection to the stream port broke");
-                        }
-                        return;
-                    }
+                    () = peer.kill.cancelled() => {}
+                    () = Box::pin(way.carry(down)) => {}
                 }
             }
         }
@@ -359,6 +420,7 @@ impl StreamPort {
                 address: behalf.address,
                 kill: CancellationToken::new(),
                 has_stream: AtomicBool::new(false),
+                carried: Mutex::default(),
             });
         }
         // What another controller passed on is answered here, or not at all.

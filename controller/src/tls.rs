@@ -217,6 +217,9 @@ impl ClientCertVerifier for Peers {
     }
 }
 
+/// HTTP/2's name in TLS.
+pub const ALPN_H2: &[u8] = b"h2";
+
 /// The configuration of the stream port.
 ///
 /// # Errors
@@ -227,7 +230,7 @@ pub fn server_config(own: Arc<OwnCertificate>) -> Result<ServerConfig, TlsError>
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(peers)
         .with_cert_resolver(own);
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![ALPN_H2.to_vec(), b"http/1.1".to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)

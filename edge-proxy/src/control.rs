@@ -9,7 +9,7 @@
 //! **Invariant**: nothing on the request path waits for this task. Without a
 //! controller the last plan holds, then decays home ([`crate::decay`]).
 //!
-//! [`session`] is one stream from its beginning to its end; [`dial`] connects; [`controllers`] says to whom, [`backoff`] when again;
+//! [`session`] is one stream from its beginning to its end, [`lines`] what carries it; [`dial`] connects; [`controllers`] says to whom, [`backoff`] when again;
 //! [`errands`] are what operators ask.
 
 use std::net::SocketAddr;
@@ -31,9 +31,11 @@ pub mod backoff;
 pub mod controllers;
 pub mod dial;
 pub mod errands;
+pub mod lines;
 pub mod session;
 
 use controllers::Controllers;
+use lines::OpenError;
 use session::SessionError;
 
 /// Shortest and longest control period that is followed.
@@ -59,7 +61,7 @@ impl ControlError {
     /// How long the controller asks this proxy to stay away.
     fn hint(&self) -> Option<Duration> {
         match self {
-            ControlError::Session(SessionError::Refused(_, hint)) => *hint,
+            ControlError::Session(SessionError::Open(OpenError::Refused(_, hint))) => *hint,
             _ => None,
         }
     }

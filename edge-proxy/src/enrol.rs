@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use isobar_mesh_api::enrol::{ENROL_PATH, EnrolRequest, pin};
 use isobar_mesh_api::message::{Certificate, Trust};
 
-use crate::control::dial::{ControlBody, DialError, dial};
+use crate::control::dial::{DialError, dial};
 use crate::identity::{
     Identity, IdentityError, Roots, client_by_pin, client_without_certificate, files,
 };
@@ -99,7 +99,7 @@ async fn ask(
         token,
         site: config.site.clone(),
     })?;
-    let mut request = Request::new(ControlBody::Whole(Full::new(Bytes::from(asked))));
+    let mut request = Request::new(Full::new(Bytes::from(asked)));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = http::Uri::from_static(ENROL_PATH);
     let json = HeaderValue::from_static("application/json");

@@ -29,6 +29,8 @@ use verify::{Expected, PinVerifier, Revocations, SpiffeVerifier};
 
 /// HTTP/2, the only protocol between programs of the mesh.
 const ALPN_H2: &[u8] = b"h2";
+/// What the proxy and the controller speak.
+const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 /// Why a proxy has no identity, or not the one that was offered.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +168,7 @@ impl Identity {
     /// # Errors
     /// Only when the TLS library refuses its own defaults.
     pub fn client_to_node(&self, node: &NodeId) -> Result<Arc<ClientConfig>, rustls::Error> {
-        self.client_to(Expected::Node(node.clone()))
+        self.client_to(Expected::Node(node.clone()), ALPN_H2)
     }
 
     /// For a connection to the controller.
@@ -175,13 +177,17 @@ impl Identity {
     /// Only when the TLS library refuses its own defaults.
     pub fn client_to_controller(&self) -> Result<Arc<ClientConfig>, rustls::Error> {
         let controller = SpiffeId::controller(&self.id.trust_domain);
-        self.client_to(Expected::Exactly(controller))
+        self.client_to(Expected::Exactly(controller), ALPN_HTTP1)
     }
 
-    fn client_to(&self, expected: Expected) -> Result<Arc<ClientConfig>, rustls::Error> {
+    fn client_to(
+        &self,
+        expected: Expected,
+        alpn: &[u8],
+    ) -> Result<Arc<ClientConfig>, rustls::Error> {
         let trust_domain = &self.id.trust_domain;
         let verifier = SpiffeVerifier::new(&self.roots, trust_domain, expected, &self.revoked);
-        client_config(verifier, Some(Arc::clone(&self.key)))
+        client_config(verifier, Some(Arc::clone(&self.key)), alpn)
     }
 
     /// Whether the certificate holds at that time.
@@ -206,7 +212,7 @@ pub fn client_without_certificate(
     let expected = Expected::Exactly(SpiffeId::controller(trust_domain));
     let nobody = Arc::new(Revocations::default());
     let verifier = SpiffeVerifier::new(roots, trust_domain, expected, &nobody);
-    client_config(verifier, None)
+    client_config(verifier, None, ALPN_HTTP1)
 }
 
 /// For a first connection to the controller, of which no more than its root's fingerprint is known.
@@ -217,6 +223,7 @@ pub fn client_by_pin(pin: &str, trust_domain: &str) -> Result<Arc<ClientConfig>,
     client_config(
         PinVerifier::new(pin, SpiffeId::controller(trust_domain)),
         None,
+        ALPN_HTTP1,
     )
 }
 
@@ -251,6 +258,7 @@ fn server_config(
 fn client_config(
     verifier: impl ServerCertVerifier + 'static,
     key: Option<Arc<CertifiedKey>>,
+    alpn: &[u8],
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
     let builder = ClientConfig::builder_with_provider(verify::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -260,7 +268,7 @@ fn client_config(
         Some(key) => builder.with_client_cert_resolver(Arc::new(OneKey(key))),
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     // Who is meant stands in the certificate's SPIFFE name; the address says nothing.
     config.enable_sni = false;

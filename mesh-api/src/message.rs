@@ -1,7 +1,8 @@
 //! The two directions of the control stream.
 //!
-//! A stream is one HTTP/2 request, `POST /v1/stream`, whose two bodies are
-//! newline-delimited JSON: one message a line, at most [`LINE_LEN_MAX`] bytes.
+//! A stream begins with `POST /v1/stream`, an HTTP/1.1 request with `hello` for its body that upgrades the connection
+//! to [`UPGRADE`]; from then on both directions are newline-delimited JSON: one message a line, at most [`LINE_LEN_MAX`]
+//! bytes. Over HTTP/2, as controllers relay them to each other, the two bodies of the request are these directions.
 //! Fields are added, never reused; unknown fields are ignored, and a message of
 //! an unknown type reads as `Unknown`, which receivers count and skip.
 
@@ -18,6 +19,9 @@ pub const LINE_LEN_MAX: usize = 1 << 20;
 
 /// The request path of the control stream.
 pub const STREAM_PATH: &str = "/v1/stream";
+
+/// What an HTTP/1.1 connection becomes that carries a control stream: the protocol's name in `Upgrade`.
+pub const UPGRADE: &str = "isobar-stream";
 
 /// The protocol's version, in [`Hello`].
 pub const PROTOCOL_VERSION: u32 = 1;

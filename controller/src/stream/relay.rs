@@ -20,7 +20,7 @@ use isobar_mesh_api::message::{Hello, LineBuffer, STREAM_PATH, Up, encode_line};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::session::{Claim, LineReader, QUEUE_LEN_MAX, first, lines_of};
+use super::session::{Claim, First, LineReader, QUEUE_LEN_MAX, answer, first};
 use super::{Body, Peer, StreamPort, Streamed};
 use crate::link::{Behalf, LinkBody, LinkError, Place, whole};
 use crate::problem::Problem;
@@ -71,7 +71,12 @@ pub(super) async fn open(
     request: Request<Incoming>,
     peer: &Arc<Peer>,
 ) -> Result<Response<Body>, Problem> {
-    let (hello, lines, claim) = first(port, request, peer).await?;
+    let First {
+        hello,
+        lines,
+        claim,
+        way,
+    } = first(port, request, peer).await?;
     let upstream = match Upstream::open(port, peer, &hello, LEADER_WAIT_MAX).await? {
         Ok(upstream) => upstream,
         Err(refusal) => return passed(refusal).await,
@@ -86,7 +91,7 @@ pub(super) async fn open(
         claim,
     };
     port.drain.spawn(relay.run(upstream));
-    Ok(lines_of(Streamed::Relayed(messages)))
+    Ok(answer(way, peer, Streamed::Relayed(messages)))
 }
 
 /// A stream's request at the leader.

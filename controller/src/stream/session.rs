@@ -1,12 +1,13 @@
 //! One control stream: lines from a proxy to the control task, messages from there to the proxy.
 //!
 //! ```text
-//! request body ─▶ LineReader ─▶ control task's inbox (bounded: a flood waits at its own socket)
-//! response body ◀─ LineBody ◀── the stream's queue  (bounded: who does not read is disconnected)
+//! lines up   ─▶ LineReader ─▶ control task's inbox (bounded: a flood waits at its own socket)
+//! lines down ◀─ LineBody  ◀── the stream's queue   (bounded: who does not read is disconnected)
 //! ```
 //!
-//! The response's head goes out after the first line, `hello`, was read and found to fit the
-//! certificate, so that a wrong one is told why; a proxy therefore sends `hello` with its request.
+//! The answer goes out after the first line, `hello`, was read and found to fit the certificate, so that a wrong one is
+//! told why; a proxy therefore sends `hello` with its request. Over HTTP/1.1 it is the request's whole body and the
+//! answer upgrades the connection ([`super::upgrade`]); over HTTP/2 the bodies are the two directions.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,18 +17,19 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Either};
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, Either, Limited};
 use hyper::body::{Body as HttpBody, Frame, Incoming};
 use isobar_mesh_api::message::{
-    Down, Hello, LineBuffer, LineError, LocalService, PROTOCOL_VERSION, Trust, Up, decode_up,
-    encode_line,
+    Down, Hello, LINE_LEN_MAX, LineBuffer, LineError, LocalService, PROTOCOL_VERSION, Trust,
+    UPGRADE, Up, decode_up, encode_line,
 };
 use isobar_mesh_api::names::NodeId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::WatchStream;
 
+use super::upgrade::{self, Way};
 use super::{Body, Peer, StreamPort, Streamed};
 use crate::authority::{Authority, seconds};
 use crate::control_task::{ControlHandle, StreamEnd, StreamId};
@@ -45,14 +47,19 @@ pub(crate) const QUEUE_LEN_MAX: usize = 32;
 /// Reads `hello` and opens the stream.
 ///
 /// # Errors
-/// No or a wrong certificate (403), a second stream on one connection (409), no sound `hello`
-/// (400, 408, 422), a protocol this controller does not speak (400), too many at once (503), or the control task refuses.
+/// No or a wrong certificate (403), a second stream on one connection (409), HTTP/1.1 without the upgrade (426), no sound
+/// `hello` (400, 408, 422), a protocol this controller does not speak (400), too many at once (503), or the control task refuses.
 pub(super) async fn open(
     port: &StreamPort,
     request: Request<Incoming>,
     peer: &Arc<Peer>,
 ) -> Result<Response<Body>, Problem> {
-    let (hello, lines, claim) = first(port, request, peer).await?;
+    let First {
+        hello,
+        lines,
+        claim,
+        way,
+    } = first(port, request, peer).await?;
     let node = hello.node.clone();
     check_site(port, &hello)?;
     if port.authority.is_revoked(&node, peer.begins_s) {
@@ -97,10 +104,15 @@ pub(super) async fn open(
         trust: WatchStream::new(trust),
         metrics: port.metrics.clone(),
     };
-    Ok(lines_of(Streamed::Lines(body)))
+    Ok(answer(way, peer, Streamed::Lines(body)))
 }
 
-pub(super) fn lines_of(body: Streamed) -> Response<Body> {
+/// The answer that begins a stream whose lines down are `body`.
+pub(super) fn answer(way: Option<Way>, peer: &Peer, body: Streamed) -> Response<Body> {
+    if let Some(way) = way {
+        peer.carry(way, body);
+        return upgrade::switching();
+    }
     let mut response = Response::new(Either::Right(body));
     let kind = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(CONTENT_TYPE, kind);
@@ -108,15 +120,22 @@ pub(super) fn lines_of(body: Streamed) -> Response<Body> {
 }
 
 async fn read_hello(lines: &mut LineReader) -> Result<Hello, Problem> {
-    let first = tokio::time::timeout(HELLO_TIME_MAX, lines.next()).await;
-    let late = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "no hello came");
-    match first.map_err(late)?.ok().flatten().map(|up| *up) {
+    match lines.next().await.ok().flatten().map(|up| *up) {
         Some(Up::Hello(hello)) => Ok(hello),
         _ => Err(Problem::new(
             StatusCode::BAD_REQUEST,
             "the first line must be a hello",
         )),
     }
+}
+
+/// What a stream begins with.
+pub(super) struct First {
+    pub hello: Hello,
+    pub lines: LineReader,
+    pub claim: Claim,
+    /// Over an upgraded connection; `None` in the bodies of an HTTP/2 request.
+    pub way: Option<Way>,
 }
 
 /// Reads `hello`, whoever answers it.
@@ -127,7 +146,7 @@ pub(super) async fn first(
     port: &StreamPort,
     request: Request<Incoming>,
     peer: &Arc<Peer>,
-) -> Result<(Hello, LineReader, Claim), Problem> {
+) -> Result<First, Problem> {
     let Some(node) = peer.node.clone() else {
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
@@ -140,11 +159,54 @@ pub(super) async fn first(
             "this connection has a control stream already",
         ));
     };
-    let mut lines = LineReader::new(request.into_body(), port.metrics.clone());
-    let hello = read_hello(&mut lines).await?;
+    let begun = tokio::time::timeout(HELLO_TIME_MAX, begin(port, request)).await;
+    let late = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "no hello came");
+    let (hello, lines, way) = begun.map_err(late)??;
     check(&hello, &node)?;
     check_services(&hello, peer)?;
-    Ok((hello, lines, claim))
+    Ok(First {
+        hello,
+        lines,
+        claim,
+        way,
+    })
+}
+
+/// Reads `hello` off a request of either version of HTTP.
+async fn begin(
+    port: &StreamPort,
+    mut request: Request<Incoming>,
+) -> Result<(Hello, LineReader, Option<Way>), Problem> {
+    let metrics = port.metrics.clone();
+    if request.version() == Version::HTTP_2 {
+        let mut lines = LineReader::new(Source::Body(request.into_body()), metrics);
+        let hello = read_hello(&mut lines).await?;
+        return Ok((hello, lines, None));
+    }
+    if !upgrade::is_asked(request.headers()) {
+        return Err(Problem::new(
+            StatusCode::UPGRADE_REQUIRED,
+            format!(
+                "over HTTP/1.1 a control stream needs `Connection: upgrade` and `Upgrade: {UPGRADE}`"
+            ),
+        ));
+    }
+    let (way, incoming) = Way::new(hyper::upgrade::on(&mut request));
+    let body = Limited::new(request.into_body(), LINE_LEN_MAX).collect();
+    let unread = |error| {
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            format!("the hello broke off or is too long: {error}"),
+        )
+    };
+    let body = body.await.map_err(unread)?;
+    // Until hello was read nothing but the body counts.
+    let mut lines = LineReader::new(Source::Soon(oneshot::channel().1), metrics);
+    let too_long = |error: LineError| Problem::new(StatusCode::BAD_REQUEST, error.to_string());
+    lines.buffer.push(&body.to_bytes()).map_err(too_long)?;
+    let hello = read_hello(&mut lines).await?;
+    lines.source = Source::Soon(incoming);
+    Ok((hello, lines, Some(way)))
 }
 
 fn check(hello: &Hello, node: &NodeId) -> Result<(), Problem> {
@@ -287,17 +349,63 @@ impl Reader {
     }
 }
 
-/// Cuts a request body into messages.
+/// Where a proxy's lines come from.
+enum Source {
+    /// The body of an HTTP/2 request.
+    Body(Incoming),
+    /// A connection that has not changed hands yet.
+    Soon(oneshot::Receiver<upgrade::Incoming>),
+    /// One that has.
+    Connection(upgrade::Incoming),
+}
+
+impl Source {
+    /// Adds what comes next. `false` at the end, which a broken connection has as well.
+    ///
+    /// # Errors
+    /// The unfinished line is too long.
+    async fn read(&mut self, buffer: &mut LineBuffer) -> Result<bool, LineError> {
+        match self {
+            Source::Body(body) => match body.frame().await {
+                None | Some(Err(_)) => Ok(false),
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        buffer.push(&bytes)?;
+                    }
+                    Ok(true)
+                }
+            },
+            Source::Soon(soon) => match soon.await {
+                Ok(incoming) => {
+                    *self = Source::Connection(incoming);
+                    Ok(true)
+                }
+                Err(_) => Ok(false),
+            },
+            Source::Connection(incoming) => {
+                let read = std::future::poll_fn(|context| {
+                    incoming.poll_read(context, |bytes| match bytes {
+                        [] => Ok(false),
+                        bytes => buffer.push(bytes).map(|()| true),
+                    })
+                });
+                read.await.unwrap_or(Ok(false))
+            }
+        }
+    }
+}
+
+/// Cuts what a proxy sends into messages.
 pub(super) struct LineReader {
-    body: Incoming,
+    source: Source,
     buffer: LineBuffer,
     metrics: Arc<Metrics>,
 }
 
 impl LineReader {
-    fn new(body: Incoming, metrics: Arc<Metrics>) -> LineReader {
+    fn new(source: Source, metrics: Arc<Metrics>) -> LineReader {
         LineReader {
-            body,
+            source,
             buffer: LineBuffer::new(),
             metrics,
         }
@@ -318,14 +426,8 @@ impl LineReader {
                     Err(LineError::Json(_)) => self.metrics.lines_nonsense.increment(1),
                 }
             }
-            match self.body.frame().await {
-                // A broken connection ends the stream as its end does.
-                None | Some(Err(_)) => return Ok(None),
-                Some(Ok(frame)) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        self.buffer.push(&bytes)?;
-                    }
-                }
+            if !self.source.read(&mut self.buffer).await? {
+                return Ok(None);
             }
         }
     }

@@ -13,7 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
 use crate::mesh::{Door, Mesh};
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Wire};
 
 #[tokio::test]
 async fn the_token_decides() {
@@ -115,14 +115,16 @@ async fn a_stream_needs_the_certificate_of_its_node() {
 async fn a_certificate_of_another_mesh_does_not_get_in() {
     let (mesh, other) = (Mesh::start().await, Mesh::start().await);
     let proxy = Proxy::enrolled(&other.door(), "a").await;
-    let opened = proxy.open(&mesh.door(), proxy.hello(), 1 << 20).await;
+    let opened = proxy.open(&mesh.door(), proxy.hello(), Wire::Upgrade).await;
     assert!(opened.is_err(), "a stream was opened");
     let wrong_roots = Door {
         roots_pem: other.door().roots_pem,
         ..mesh.door()
     };
     let trusting = Proxy::stranger("a");
-    let opened = trusting.open(&wrong_roots, trusting.hello(), 1 << 20).await;
+    let opened = trusting
+        .open(&wrong_roots, trusting.hello(), Wire::Upgrade)
+        .await;
     assert!(opened.is_err(), "the controller was believed");
     mesh.stop().await;
     other.stop().await;
@@ -273,7 +275,10 @@ async fn a_removed_node_is_out_at_once_and_others_are_told() {
         }
     };
     assert_eq!(told.revoked[0].node, a.node);
-    assert!(a.open(&door, a.hello(), 1 << 20).await.is_err(), "a got in");
+    assert!(
+        a.open(&door, a.hello(), Wire::Upgrade).await.is_err(),
+        "a got in"
+    );
     let renewal = a.certificate.as_ref().unwrap().renewal.clone().unwrap();
     let stranger = Proxy::stranger("a");
     let renewed = stranger.enrol(&door, &stranger.ask("a", &renewal)).await;
@@ -423,7 +428,7 @@ async fn the_proxy_of_a_workload_speaks_for_its_node_and_namespace_alone() {
     let (status, _) = mesh.rest(Method::PUT, "/v1/revocations/till-3", "").await;
     assert_eq!(status, StatusCode::NO_CONTENT);
     while stream.next().await.is_some() {}
-    let opened = proxy.open(&door, proxy.hello(), 1 << 20).await;
+    let opened = proxy.open(&door, proxy.hello(), Wire::Upgrade).await;
     assert!(opened.is_err(), "a revoked workload got in");
     // Nobody is the controller.
     let asked = json!({"workload": "isobar/controller"}).to_string();

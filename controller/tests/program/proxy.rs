@@ -8,12 +8,12 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
-use hyper::client::conn::http2;
+use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use isobar_mesh_api::enrol::{ENROL_PATH, EnrolRequest};
 use isobar_mesh_api::message::{
     Certificate, Down, Hello, LineBuffer, LocalService, Location, PROTOCOL_VERSION, STREAM_PATH,
-    Up, decode_line, encode_line,
+    UPGRADE, Up, decode_line, encode_line,
 };
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::report::{Report, ServiceReport};
@@ -22,14 +22,25 @@ use rcgen::KeyPair;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::mesh::{Door, PATIENCE};
 
 /// A refused request: its status and its problem.
 pub type Refusal = (StatusCode, Value);
+
+/// How a stream is spoken.
+#[derive(Clone, Copy)]
+pub enum Wire {
+    /// As proxies do.
+    Upgrade,
+    /// As controllers do among themselves, with room for so many bytes that were not read.
+    Http2 { window: u32 },
+}
 
 pub struct Proxy {
     pub node: NodeId,
@@ -76,18 +87,26 @@ impl Proxy {
 
     /// Posts a whole body over a connection of its own.
     pub async fn post(&self, door: &Door, path: &str, body: Vec<u8>) -> Refusal {
-        let sender = self.connect::<Full<Bytes>>(door, 1 << 20).await.unwrap();
-        let request = Request::post(path)
-            .body(Full::new(Bytes::from(body)))
-            .unwrap();
-        refusal({ sender }.send_request(request).await.unwrap()).await
+        let request = Request::post(path).body(Full::new(Bytes::from(body)));
+        refusal(self.send(door, request.unwrap()).await.unwrap()).await
     }
 
-    async fn connect<B>(&self, door: &Door, window: u32) -> std::io::Result<http2::SendRequest<B>>
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    /// Sends a request by HTTP/1.1 over a connection of its own.
+    pub async fn send(
+        &self,
+        door: &Door,
+        request: Request<Full<Bytes>>,
+    ) -> std::io::Result<Response<Incoming>> {
+        let tls = self.connect(door, b"http/1.1").await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(tls))
+            .await
+            .map_err(std::io::Error::other)?;
+        tokio::spawn(connection.with_upgrades());
+        let answered = sender.send_request(request).await;
+        answered.map_err(std::io::Error::other)
+    }
+
+    async fn connect(&self, door: &Door, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = rustls::RootCertStore::empty();
         for root in CertificateDer::pem_slice_iter(door.roots_pem.as_bytes()) {
             roots.add(root.unwrap()).unwrap();
@@ -106,19 +125,11 @@ impl Proxy {
                 builder.with_client_auth_cert(chain, key).unwrap()
             }
         };
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![alpn.to_vec()];
         let socket = TcpStream::connect(door.addresses.stream).await?;
         let name = ServerName::try_from("localhost").unwrap();
-        let tls = TlsConnector::from(Arc::new(config))
-            .connect(name, socket)
-            .await?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(window)
-            .handshake(TokioIo::new(tls))
-            .await
-            .map_err(std::io::Error::other)?;
-        tokio::spawn(connection);
-        Ok(sender)
+        let tls = TlsConnector::from(Arc::new(config));
+        tls.connect(name, socket).await
     }
 
     pub fn hello(&self) -> Hello {
@@ -156,7 +167,7 @@ impl Proxy {
     }
 
     pub async fn stream(&self, door: &Door, hello: Hello) -> Result<Stream, Refusal> {
-        self.open(door, hello, 1 << 20).await.unwrap()
+        self.open(door, hello, Wire::Upgrade).await.unwrap()
     }
 
     /// `Err` when there is no connection at all.
@@ -164,26 +175,75 @@ impl Proxy {
         &self,
         door: &Door,
         hello: Hello,
+        wire: Wire,
+    ) -> std::io::Result<Result<Stream, Refusal>> {
+        match wire {
+            Wire::Upgrade => self.upgraded(door, hello).await,
+            Wire::Http2 { window } => self.over_http2(door, hello, window).await,
+        }
+    }
+
+    async fn upgraded(
+        &self,
+        door: &Door,
+        hello: Hello,
+    ) -> std::io::Result<Result<Stream, Refusal>> {
+        let hello = encode_line(&Up::Hello(hello)).unwrap();
+        let request = Request::post(STREAM_PATH)
+            .header("connection", "upgrade")
+            .header("upgrade", UPGRADE)
+            .body(Full::new(Bytes::from(hello)))
+            .unwrap();
+        let response = self.send(door, request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Err(refusal(response).await));
+        }
+        let upgraded = hyper::upgrade::on(response).await;
+        let upgraded = upgraded.map_err(std::io::Error::other)?;
+        let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>();
+        let parts = parts.unwrap();
+        let (down, mut outgoing) = tokio::io::split(parts.io.into_inner());
+        let (up, mut lines) = mpsc::channel::<Bytes>(64);
+        tokio::spawn(async move {
+            while let Some(line) = lines.recv().await {
+                outgoing.write_all(&line).await?;
+                outgoing.flush().await?;
+            }
+            outgoing.shutdown().await
+        });
+        let mut buffer = LineBuffer::new();
+        buffer.push(&parts.read_buf).unwrap();
+        let down = Side::Connection(down);
+        Ok(Ok(Stream { up, down, buffer }))
+    }
+
+    async fn over_http2(
+        &self,
+        door: &Door,
+        hello: Hello,
         window: u32,
     ) -> std::io::Result<Result<Stream, Refusal>> {
-        let mut sender = self.connect(door, window).await?;
+        let tls = self.connect(door, b"h2").await?;
+        let (mut sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(window)
+            .handshake(TokioIo::new(tls))
+            .await
+            .map_err(std::io::Error::other)?;
+        tokio::spawn(connection);
         let (up, lines) = mpsc::channel(64);
         up.send(encode_line(&Up::Hello(hello)).unwrap().into())
             .await
             .unwrap();
         let request = Request::post(STREAM_PATH).body(Lines(lines)).unwrap();
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(std::io::Error::other)?;
+        let response = sender.send_request(request).await;
+        let response = response.map_err(std::io::Error::other)?;
         if response.status() != StatusCode::OK {
             return Ok(Err(refusal(response).await));
         }
         Ok(Ok(Stream {
             up,
-            down: response.into_body(),
+            down: Side::Body(response.into_body(), sender),
             buffer: LineBuffer::new(),
-            _sender: sender,
         }))
     }
 }
@@ -214,9 +274,37 @@ impl Body for Lines {
 /// An open control stream.
 pub struct Stream {
     pub up: mpsc::Sender<Bytes>,
-    down: Incoming,
+    down: Side,
     buffer: LineBuffer,
-    _sender: http2::SendRequest<Lines>,
+}
+
+/// Where the controller's lines come from.
+enum Side {
+    Connection(ReadHalf<TlsStream<TcpStream>>),
+    /// With what keeps the connection open.
+    Body(Incoming, #[expect(dead_code)] http2::SendRequest<Lines>),
+}
+
+impl Side {
+    /// What came next; nothing at the end.
+    async fn read(&mut self) -> std::io::Result<Bytes> {
+        match self {
+            Side::Connection(half) => {
+                let mut bytes = bytes::BytesMut::with_capacity(4096);
+                half.read_buf(&mut bytes).await?;
+                Ok(bytes.freeze())
+            }
+            Side::Body(body, _) => loop {
+                let Some(frame) = body.frame().await else {
+                    return Ok(Bytes::new());
+                };
+                match frame.map_err(std::io::Error::other)?.into_data() {
+                    Ok(bytes) if !bytes.is_empty() => return Ok(bytes),
+                    _ => {}
+                }
+            },
+        }
+    }
 }
 
 impl Stream {
@@ -235,10 +323,9 @@ impl Stream {
             if let Some(line) = self.buffer.next_line() {
                 return Some(decode_line(line).unwrap());
             }
-            let frame = self.down.frame().await?.ok()?;
-            if let Ok(bytes) = frame.into_data() {
-                self.buffer.push(&bytes).unwrap();
-            }
+            let bytes = self.down.read().await.ok();
+            let bytes = bytes.filter(|bytes| !bytes.is_empty())?;
+            self.buffer.push(&bytes).unwrap();
         }
     }
 
@@ -246,10 +333,10 @@ impl Stream {
     pub async fn end(&mut self) -> bool {
         let ended = async {
             loop {
-                match self.down.frame().await {
-                    None => return true,
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) => return false,
+                match self.down.read().await {
+                    Ok(bytes) if bytes.is_empty() => return true,
+                    Ok(_) => {}
+                    Err(_) => return false,
                 }
             }
         };

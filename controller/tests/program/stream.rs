@@ -1,11 +1,11 @@
 //! Control streams: what comes down, what may go up, how they end.
 
 use http::{Method, StatusCode};
-use isobar_mesh_api::message::{Down, LINE_LEN_MAX, Nack, Up};
+use isobar_mesh_api::message::{Down, LINE_LEN_MAX, Nack, STREAM_PATH, UPGRADE, Up};
 use isobar_mesh_api::snapshot::ServicePlan;
 
 use crate::mesh::Mesh;
-use crate::proxy::{Proxy, report, row};
+use crate::proxy::{Proxy, Wire, report, row};
 
 #[tokio::test]
 async fn a_hello_is_answered_with_a_snapshot_and_pings() {
@@ -30,6 +30,48 @@ async fn a_hello_is_answered_with_a_snapshot_and_pings() {
     assert!(ping > 1_700_000_000_000, "{ping}");
     mesh.stop().await;
     assert!(stream.end().await, "the stream broke instead of ending");
+}
+
+#[tokio::test]
+async fn over_http2_too_a_hello_is_answered_with_a_snapshot() {
+    let mesh = Mesh::start().await;
+    let door = mesh.door();
+    let proxy = Proxy::enrolled(&door, "a").await;
+    let wire = Wire::Http2 { window: 1 << 20 };
+    let opened = proxy.open(&door, proxy.hello(), wire).await.unwrap();
+    let mut stream = opened.unwrap();
+    assert_eq!(stream.snapshot().await.node, proxy.node);
+    mesh.stop().await;
+    assert!(stream.end().await, "the stream broke instead of ending");
+}
+
+#[tokio::test]
+async fn a_request_that_becomes_no_stream_is_told_why() {
+    let mesh = Mesh::start().await;
+    let door = mesh.door();
+    let proxy = Proxy::enrolled(&door, "a").await;
+    let hello = isobar_mesh_api::message::encode_line(&Up::Hello(proxy.hello())).unwrap();
+    let (status, problem) = proxy.post(&door, STREAM_PATH, hello.clone()).await;
+    assert_eq!(status, StatusCode::UPGRADE_REQUIRED, "{problem}");
+    let half = hello[..hello.len() - 1].to_vec();
+    let bodies = [
+        (half, StatusCode::BAD_REQUEST),
+        (b"nonsense\n".to_vec(), StatusCode::BAD_REQUEST),
+        (Vec::new(), StatusCode::BAD_REQUEST),
+        (vec![b'x'; LINE_LEN_MAX + 1], StatusCode::BAD_REQUEST),
+    ];
+    for (body, expected) in bodies {
+        let request = http::Request::post(STREAM_PATH)
+            .header("connection", "upgrade")
+            .header("upgrade", UPGRADE)
+            .body(http_body_util::Full::new(bytes::Bytes::from(body)));
+        let answer = proxy.send(&door, request.unwrap()).await.unwrap();
+        assert_eq!(answer.status(), expected);
+    }
+    // None of them was in the way of one that does.
+    let mut stream = proxy.stream(&door, proxy.hello()).await.unwrap();
+    stream.snapshot().await;
+    mesh.stop().await;
 }
 
 #[tokio::test]
@@ -178,7 +220,11 @@ async fn who_does_not_read_is_disconnected_not_waited_for() {
     let door = mesh.door();
     let proxy = Proxy::enrolled(&door, "a").await;
     // A window of 16 bytes, and nobody reads: not even the first snapshot goes through.
-    let stream = proxy.open(&door, proxy.hello(), 16).await.unwrap().unwrap();
+    let stream = proxy
+        .open(&door, proxy.hello(), Wire::Http2 { window: 16 })
+        .await
+        .unwrap()
+        .unwrap();
     door.until_metric("isobar_controller_streams_ended_total{cause=\"slow\"} 1")
         .await;
     door.until_metric("isobar_controller_streams 0").await;

@@ -1,31 +1,23 @@
-//! Connections to the controller: HTTP/2 over TLS, the controller named by its
+//! Connections to the controller: HTTP/1.1 over TLS, the controller named by its
 //! certificate.
 
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::{Body, Frame};
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// Longest wait for a connection, its handshakes included.
 pub const CONNECT_WAIT_MAX: Duration = Duration::from_secs(5);
-/// A silent connection is asked this often whether it lives …
-const PING_EVERY: Duration = Duration::from_secs(5);
-/// … and closed when it does not answer in this time.
-const PING_WAIT_MAX: Duration = Duration::from_secs(5);
-
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -53,42 +45,16 @@ pub enum DialError {
     /// Not in time.
     #[error("connecting to {0} took too long")]
     TooSlow(String),
-    /// HTTP/2 could not begin.
-    #[error("beginning HTTP/2")]
-    Http2(#[from] hyper::Error),
+    /// HTTP could not begin.
+    #[error("beginning HTTP")]
+    Http(#[from] hyper::Error),
 }
 
-/// A request's body on its way to the controller.
-#[derive(Debug)]
-pub enum ControlBody {
-    /// Known whole.
-    Whole(Full<Bytes>),
-    /// Line by line; ends when the sender is dropped.
-    Lines(mpsc::Receiver<Bytes>),
-}
-
-impl Body for ControlBody {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            ControlBody::Whole(full) => Pin::new(full).poll_frame(cx),
-            ControlBody::Lines(lines) => lines
-                .poll_recv(cx)
-                .map(|line| line.map(|line| Ok(Frame::data(line)))),
-        }
-    }
-}
-
-/// A connection to the controller. Dropping it closes it.
+/// A connection to the controller. Dropping it closes it, unless it carries a stream by then.
 #[derive(Debug)]
 pub struct Dialled {
     /// Sends requests.
-    pub sender: http2::SendRequest<ControlBody>,
+    pub sender: http1::SendRequest<Full<Bytes>>,
     /// The address that this node has towards the controller.
     pub local_ip: IpAddr,
     driver: JoinHandle<()>,
@@ -132,22 +98,28 @@ async fn connect(address: &str, config: Arc<ClientConfig>) -> Result<Dialled, Di
             },
             false => failed(source),
         })?;
-    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_WAIT_MAX)
-        .handshake(TokioIo::new(tls))
-        .await?;
-    let driver = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "the connection to the controller ended");
-        }
-    });
+    let (sender, driver) = begin(tls).await?;
     Ok(Dialled {
         sender,
         local_ip,
         driver,
     })
+}
+
+/// Begins HTTP over a connection; what drives it goes on by itself.
+///
+/// # Errors
+/// It broke.
+pub async fn begin(
+    tls: TlsStream<TcpStream>,
+) -> hyper::Result<(http1::SendRequest<Full<Bytes>>, JoinHandle<()>)> {
+    let (sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
+    let driver = tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "the connection to the controller ended");
+        }
+    });
+    Ok((sender, driver))
 }
 
 /// Whether a handshake failed over a certificate's dates.

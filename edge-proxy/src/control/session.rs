@@ -5,31 +5,22 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use isobar_mesh_api::message::{
-    Down, Hello, LineBuffer, LineError, Nack, PROTOCOL_VERSION, STREAM_PATH, Up, decode_line,
-    encode_line,
+    Down, Hello, LineBuffer, LineError, Nack, PROTOCOL_VERSION, Up, decode_line, encode_line,
 };
 use isobar_mesh_api::snapshot::{Delta, PlanId, Snapshot, SnapshotError};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::dial::{ControlBody, DialError, Dialled, dial};
+use super::dial::{DialError, Dialled, dial};
 use super::errands::{Errands, TAPPED_EVERY, send_tapped};
+use super::lines::{Lines, OpenError};
 use super::{Control, DECAY_EVERY};
 use crate::alert;
 use crate::decay::SILENT_PERIODS;
 use crate::enrol;
 
-/// Lines that wait to be sent; when they do not go, reports are held back and merged.
-pub const LINES_MAX: usize = 16;
-/// The controller must answer the stream's request in this time.
-pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
-/// The controller has this long to close the stream after this side did.
-pub const CLOSE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// After a failed renewal the next is tried this much later.
 pub const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 /// Certificates by a root that signs no more are renewed within about so many periods.
@@ -50,12 +41,12 @@ pub enum SessionError {
     /// The controller cannot be reached.
     #[error("reaching the controller")]
     Dial(#[from] DialError),
+    /// It did not begin.
+    #[error("opening the stream")]
+    Open(#[from] OpenError),
     /// The connection broke.
     #[error("the connection broke")]
-    Http(#[from] hyper::Error),
-    /// The controller said no, and perhaps when to ask again.
-    #[error("the controller answered {0}")]
-    Refused(StatusCode, Option<Duration>),
+    Io(#[from] std::io::Error),
     /// A line that is too long.
     #[error("reading the stream")]
     Line(#[from] LineError),
@@ -72,20 +63,16 @@ pub enum SessionError {
 
 /// The two ends of one stream.
 struct Stream {
-    lines: mpsc::Sender<Bytes>,
-    answer: Incoming,
+    lines: Lines,
     buffer: LineBuffer,
     errands: Errands,
-    /// The connection, open as long as the stream.
-    _connection: Dialled,
 }
 
 impl Stream {
     /// Ends this side and waits a moment for the other, so that the last report arrives.
-    async fn close(mut self) {
-        drop((self.lines, self.errands));
-        let other_side = async { while let Some(Ok(_)) = self.answer.frame().await {} };
-        let _ = tokio::time::timeout(CLOSE_WAIT_MAX, other_side).await;
+    async fn close(self) {
+        drop(self.errands);
+        self.lines.close().await;
     }
 }
 
@@ -114,12 +101,13 @@ impl Control {
         let proxy = Arc::clone(&self.proxy);
         loop {
             tokio::select! {
-                frame = stream.answer.frame() => {
-                    let frame = frame.ok_or(SessionError::Closed)??;
-                    if let Ok(bytes) = frame.into_data() {
-                        self.received(&mut stream, &bytes)?;
-                        self.save_if_due().await;
+                bytes = stream.lines.read() => {
+                    let bytes = bytes?;
+                    if bytes.is_empty() {
+                        return Err(SessionError::Closed);
                     }
+                    self.received(&mut stream, &bytes)?;
+                    self.save_if_due().await;
                 }
                 _ = report_due.tick() => {
                     if !alert::is_too_short(self.book.window(proxy.clock.now_us()), period) {
@@ -143,7 +131,7 @@ impl Control {
                     }
                     self.renew_if_due().await;
                 }
-                _ = tapped_due.tick(), if proxy.taps.is_any() => send_tapped(&proxy, &stream.lines),
+                _ = tapped_due.tick(), if proxy.taps.is_any() => send_tapped(&proxy, &stream.lines.sender),
                 () = self.proxy.local_changed.notified() => {
                     return Err(SessionError::LocalChanged);
                 }
@@ -165,27 +153,10 @@ impl Control {
         let mut connection =
             dial(self.controllers.current(), identity.client_to_controller()?).await?;
         let hello = encode_line(&Up::Hello(self.hello(&connection)))?;
-        let (lines, receiver) = mpsc::channel(LINES_MAX);
-        // The channel is new and has room.
-        let _ = lines.try_send(Bytes::from(hello));
-        let mut request = Request::new(ControlBody::Lines(receiver));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = http::Uri::from_static(STREAM_PATH);
-        let answer = connection.sender.send_request(request);
-        let Ok(answer) = tokio::time::timeout(ANSWER_WAIT_MAX, answer).await else {
-            return Err(SessionError::Silent);
-        };
-        let answer = answer?;
-        if answer.status() != StatusCode::OK {
-            let hint = retry_after(answer.headers());
-            return Err(SessionError::Refused(answer.status(), hint));
-        }
         Ok(Stream {
-            lines,
-            answer: answer.into_body(),
+            lines: Lines::open(&mut connection.sender, hello).await?,
             buffer: LineBuffer::new(),
             errands: Errands::default(),
-            _connection: connection,
         })
     }
 
@@ -218,9 +189,11 @@ impl Control {
             self.heard();
             match message {
                 Ok(message) => {
-                    if let Some(answer) = self.obey(message, &mut stream.errands, &stream.lines) {
+                    if let Some(answer) =
+                        self.obey(message, &mut stream.errands, &stream.lines.sender)
+                    {
                         let line = encode_line(&answer)?;
-                        if stream.lines.try_send(Bytes::from(line)).is_err() {
+                        if stream.lines.sender.try_send(Bytes::from(line)).is_err() {
                             tracing::warn!("the controller does not read its stream");
                         }
                     }
@@ -340,7 +313,7 @@ impl Control {
 
     /// Sends what happened since the last report; when it cannot be sent, the next one tells it.
     fn report(&mut self, stream: &Stream) {
-        let Ok(place) = stream.lines.try_reserve() else {
+        let Ok(place) = stream.lines.sender.try_reserve() else {
             return;
         };
         let proxy = &self.proxy;
@@ -384,12 +357,6 @@ impl Control {
             tracing::warn!(error = %crate::chain(&error), "the certificate is not renewed yet");
         }
     }
-}
-
-/// Seconds of a `Retry-After` (RFC 9110, section 10.2.3); dates are not read, for clocks differ.
-fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
-    let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
-    text.trim().parse().ok().map(Duration::from_secs)
 }
 
 fn ticker(period: Duration) -> tokio::time::Interval {

@@ -3,9 +3,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use crate::listeners::listener;
 use crate::support::{
@@ -13,17 +11,17 @@ use crate::support::{
 };
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::BodyExt;
-use hyper::body::{Body, Frame, Incoming};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use isobar_edge_proxy::config::listener::ListenerProtocol;
 use isobar_edge_proxy::identity::verify::provider;
 use isobar_edge_proxy::snapshot_file::{self, SNAPSHOT_FILE};
 use isobar_mesh_api::enrol::{ENROL_PATH, EnrolRequest};
 use isobar_mesh_api::errand::{Errand, Said, What};
 use isobar_mesh_api::message::{
-    Certificate, Down, Hello, LineBuffer, LocalService, Up, decode_line, encode_line,
+    Certificate, Down, Hello, LineBuffer, LocalService, UPGRADE, Up, decode_line, encode_line,
 };
 use isobar_mesh_api::report::Report;
 use isobar_mesh_api::resource::Metadata;
@@ -120,7 +118,7 @@ impl Controller {
                 PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
             )
             .unwrap();
-        tls.alpn_protocols = vec![b"h2".to_vec()];
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (opened, streams) = mpsc::channel(8);
@@ -180,12 +178,13 @@ async fn serve(
             })
         }
     });
-    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+    let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(tls), service)
+        .with_upgrades()
         .await;
 }
 
-async fn enrol(request: Request<Incoming>, authority: &Authority) -> Response<Lines> {
+async fn enrol(request: Request<Incoming>, authority: &Authority) -> Response<Full<Bytes>> {
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let asked: EnrolRequest = serde_json::from_slice(&body).unwrap();
     if asked.token != TOKEN {
@@ -196,21 +195,39 @@ async fn enrol(request: Request<Incoming>, authority: &Authority) -> Response<Li
         roots_pem: authority.roots_pem.clone(),
         renewal: None,
     };
-    let (sender, receiver) = mpsc::channel(1);
     let text = serde_json::to_vec(&certificate).unwrap();
-    sender.send(Bytes::from(text)).await.unwrap();
-    Response::new(Lines(receiver))
+    Response::new(Full::new(Bytes::from(text)))
 }
 
-async fn stream_of(request: Request<Incoming>, opened: mpsc::Sender<Stream>) -> Response<Lines> {
+async fn stream_of(
+    mut request: Request<Incoming>,
+    opened: mpsc::Sender<Stream>,
+) -> Response<Full<Bytes>> {
     let (up, ups) = mpsc::channel(64);
-    let (down, downs) = mpsc::channel(64);
+    let (down, mut downs) = mpsc::channel::<Bytes>(64);
+    let upgrade = hyper::upgrade::on(&mut request);
+    let hello = request.into_body().collect().await.unwrap().to_bytes();
     tokio::spawn(async move {
-        let (mut body, mut buffer) = (request.into_body(), LineBuffer::new());
-        while let Some(Ok(frame)) = body.frame().await {
-            buffer.push(&frame.into_data().unwrap_or_default()).unwrap();
+        let mut buffer = LineBuffer::new();
+        buffer.push(&hello).unwrap();
+        let connection = TokioIo::new(upgrade.await.unwrap());
+        let (mut reading, mut writing) = tokio::io::split(connection);
+        tokio::spawn(async move {
+            while let Some(lines) = downs.recv().await {
+                if writing.write_all(&lines).await.is_err() || writing.flush().await.is_err() {
+                    return;
+                }
+            }
+            let _ = writing.shutdown().await;
+        });
+        let mut bytes = vec![0; 4096];
+        loop {
             while let Some(line) = buffer.next_line() {
                 let _ = up.send(decode_line(line).unwrap()).await;
+            }
+            match reading.read(&mut bytes).await {
+                Ok(0) | Err(_) => return,
+                Ok(len) => buffer.push(&bytes[..len]).unwrap(),
             }
         }
     });
@@ -220,28 +237,17 @@ async fn stream_of(request: Request<Incoming>, opened: mpsc::Sender<Stream>) -> 
         reported: (0, 0),
     };
     opened.send(stream).await.unwrap();
-    Response::new(Lines(downs))
-}
-
-fn status(status: StatusCode) -> Response<Lines> {
-    let mut response = Response::new(Lines(mpsc::channel(1).1));
-    *response.status_mut() = status;
+    let mut response = status(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = response.headers_mut();
+    headers.insert("connection", "upgrade".parse().unwrap());
+    headers.insert("upgrade", UPGRADE.parse().unwrap());
     response
 }
 
-struct Lines(mpsc::Receiver<Bytes>);
-
-impl Body for Lines {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let line = self.0.poll_recv(cx);
-        line.map(|line| line.map(|bytes| Ok(Frame::data(bytes))))
-    }
+fn status(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
+    response
 }
 
 fn generation(mut snapshot: Snapshot, generation: u64) -> Snapshot {

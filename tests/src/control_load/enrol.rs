@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use isobar_edge_proxy::control::dial::ControlBody;
+use isobar_edge_proxy::control::lines::OpenError;
 use isobar_mesh_api::enrol::{ENROL_PATH, EnrolRequest};
 use isobar_mesh_api::message::Certificate;
 use rcgen::{CertificateParams, KeyPair};
@@ -17,7 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
 
-use super::link::{Connection, Door, LinkError, post};
+use super::link::{Connection, Door};
 use super::world::World;
 
 /// Enrolments under way at a time; they share flushes of the controller's store.
@@ -117,10 +117,10 @@ async fn ask(
         token: asker.token.clone(),
         site: None,
     })?;
-    let body = ControlBody::Whole(Full::new(Bytes::from(body)));
-    let response = open.sender.send_request(post(ENROL_PATH, body)).await?;
+    let request = Request::post(ENROL_PATH).body(Full::new(Bytes::from(body)))?;
+    let response = open.sender.send_request(request).await?;
     if response.status() != StatusCode::OK {
-        return Err(LinkError::Refused(response.status(), None).into());
+        return Err(OpenError::Refused(response.status(), None).into());
     }
     let bytes = response.into_body().collect().await?.to_bytes();
     Ok(serde_json::from_slice(&bytes)?)

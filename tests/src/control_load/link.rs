@@ -1,4 +1,4 @@
-//! One connection to the controller: TLS, HTTP/2, and the control stream in it.
+//! One connection to the controller: TLS, HTTP, and the control stream that it becomes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -6,33 +6,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, Uri};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use isobar_edge_proxy::control::dial::ControlBody;
-use isobar_mesh_api::message::{
-    Down, Hello, LineBuffer, STREAM_PATH, Up, decode_line, encode_line,
-};
+use http_body_util::Full;
+use hyper::client::conn::http1::SendRequest;
+use isobar_edge_proxy::control::dial;
+use isobar_edge_proxy::control::lines::{Lines, OpenError};
+use isobar_mesh_api::message::{Down, Hello, LineBuffer, Up, decode_line, encode_line};
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use tokio::net::TcpSocket;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 /// A proxy waits this long for a connection, as the real one does.
-const CONNECT_WAIT_MAX: Duration = isobar_edge_proxy::control::dial::CONNECT_WAIT_MAX;
-/// And this long for the answer to its hello.
-const ANSWER_WAIT_MAX: Duration = isobar_edge_proxy::control::session::ANSWER_WAIT_MAX;
-/// Lines that wait to be sent.
-const LINES_MAX: usize = 16;
-/// What may come before it is read, in bytes: small, for there are many.
-const WINDOW_BYTES: u32 = 64 * 1024;
+const CONNECT_WAIT_MAX: Duration = dial::CONNECT_WAIT_MAX;
 /// Connections come from this many addresses, so that their ports suffice.
 const ADDRESSES: u32 = 64;
 
@@ -45,8 +34,8 @@ pub(super) enum LinkError {
     Slow,
     #[error("the connection broke")]
     Http(#[from] hyper::Error),
-    #[error("the controller answered {0}")]
-    Refused(StatusCode, Option<Duration>),
+    #[error("there is no stream")]
+    Open(#[from] OpenError),
     #[error("the controller closed the stream")]
     Closed,
     #[error("a line that is no message")]
@@ -75,7 +64,7 @@ impl Door {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h2".to_vec()];
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         tls.resumption = rustls::client::Resumption::disabled();
         let tls = Arc::new(tls);
         Ok(Door { address, tls })
@@ -114,13 +103,7 @@ impl Door {
         let stream = TlsConnector::from(Arc::new(tls))
             .connect(name, stream)
             .await?;
-        let (sender, connection) = Builder::new(TokioExecutor::new())
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
-            .handshake(TokioIo::new(stream))
-            .await?;
-        // How it ends is seen by who uses it.
-        let driver = tokio::spawn(async move { drop(connection.await) });
+        let (sender, driver) = dial::begin(stream).await?;
         Ok(Connection { sender, driver })
     }
 }
@@ -141,7 +124,7 @@ impl ResolvesClientCert for Own {
 
 /// A connection. Dropping it closes it.
 pub(super) struct Connection {
-    pub sender: SendRequest<ControlBody>,
+    pub sender: SendRequest<Full<Bytes>>,
     driver: JoinHandle<()>,
 }
 
@@ -153,10 +136,8 @@ impl Drop for Connection {
 
 /// An open control stream.
 pub(super) struct Link {
-    lines: mpsc::Sender<Bytes>,
-    answer: Incoming,
+    lines: Lines,
     buffer: LineBuffer,
-    _connection: Connection,
 }
 
 impl Link {
@@ -171,24 +152,10 @@ impl Link {
         hello: Hello,
     ) -> Result<Link, LinkError> {
         let mut connection = door.connect(number, Some(certified)).await?;
-        let (lines, receiver) = mpsc::channel(LINES_MAX);
-        // The channel is new and has room.
-        let _ = lines.try_send(encode_line(&Up::Hello(hello))?.into());
-        let request = post(STREAM_PATH, ControlBody::Lines(receiver));
-        let answer = connection.sender.send_request(request);
-        let answer = tokio::time::timeout(ANSWER_WAIT_MAX, answer).await;
-        let answer = answer.map_err(|_| LinkError::Slow)??;
-        if answer.status() != StatusCode::OK {
-            let hint = answer.headers().get(http::header::RETRY_AFTER);
-            let seconds = hint.and_then(|hint| hint.to_str().ok()?.parse().ok());
-            let hint = seconds.map(Duration::from_secs);
-            return Err(LinkError::Refused(answer.status(), hint));
-        }
+        let hello = encode_line(&Up::Hello(hello))?;
         Ok(Link {
-            lines,
-            answer: answer.into_body(),
+            lines: Lines::open(&mut connection.sender, hello).await?,
             buffer: LineBuffer::new(),
-            _connection: connection,
         })
     }
 
@@ -198,7 +165,7 @@ impl Link {
     /// It does not fit a line.
     pub fn send(&self, up: &Up) -> Result<bool, LinkError> {
         let line = encode_line(up)?;
-        Ok(self.lines.try_send(line.into()).is_ok())
+        Ok(self.lines.sender.try_send(line.into()).is_ok())
     }
 
     /// The next message. Cancelling loses nothing.
@@ -210,18 +177,11 @@ impl Link {
             if let Some(line) = self.buffer.next_line() {
                 return Ok(decode_line(line)?);
             }
-            let frame = self.answer.frame().await.ok_or(LinkError::Closed)??;
-            if let Ok(bytes) = frame.into_data() {
-                self.buffer.push(&bytes)?;
+            let bytes = self.lines.read().await?;
+            if bytes.is_empty() {
+                return Err(LinkError::Closed);
             }
+            self.buffer.push(&bytes)?;
         }
     }
-}
-
-/// A request of the control protocol.
-pub(super) fn post(path: &'static str, body: ControlBody) -> Request<ControlBody> {
-    let mut request = Request::new(body);
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = Uri::from_static(path);
-    request
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use isobar_edge_proxy::control::backoff::Backoff;
+use isobar_edge_proxy::control::lines::OpenError;
 use isobar_mesh_api::message::{Down, Nack, Up};
 use isobar_mesh_api::names::{NodeId, ServiceName};
 use isobar_mesh_api::report::REPORT_WINDOW_US;
@@ -87,15 +88,15 @@ pub(super) async fn live(shared: Arc<Shared>, number: u32, certified: Arc<Certif
             Err(error) => {
                 let figures = &shared.figures;
                 count(match error {
-                    LinkError::Slow => &figures.slow,
-                    LinkError::Refused(..) => &figures.refused,
+                    LinkError::Slow | LinkError::Open(OpenError::Silent) => &figures.slow,
+                    LinkError::Open(OpenError::Refused(..)) => &figures.refused,
                     _ => &figures.unreached,
                 });
                 error
             }
         };
         let hint = match error {
-            LinkError::Refused(StatusCode::SERVICE_UNAVAILABLE, hint) => hint,
+            LinkError::Open(OpenError::Refused(StatusCode::SERVICE_UNAVAILABLE, hint)) => hint,
             _ => None,
         };
         let pause = backoff.pause(begun.elapsed(), hint, &mut node.rng);
