@@ -42,6 +42,8 @@ mod resilience;
 mod routes;
 #[path = "proxy/seen.rs"]
 mod seen;
+#[path = "proxy/shipping.rs"]
+mod shipping;
 #[path = "proxy/strict.rs"]
 mod strict;
 #[path = "proxy/support.rs"]
