@@ -10,6 +10,8 @@ use super::{pages, root};
 
 #[path = "commands/inline.rs"]
 mod inline;
+#[path = "commands/replays.rs"]
+mod replays;
 #[path = "commands/sandbox.rs"]
 mod sandbox;
 
@@ -33,7 +35,7 @@ const NOT_RUN: [(&str, &str); 20] = [
     ),
     (
         "isobar replay",
-        "takes minutes; a suite of its own replays, and what it is told is checked here",
+        "takes minutes; replays.rs runs each, made small",
     ),
     (
         "isobar demo",
