@@ -45,6 +45,8 @@ impl Drain {
     /// Runs a task until it ends or is cut off.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let cut_off = self.cut_off.clone();
+        // What an `async` block takes in and then waits for has two places in it; boxed, these are two pointers.
+        let task = Box::pin(task);
         self.tasks.spawn(async move {
             tokio::select! {
                 () = cut_off.cancelled() => {}

@@ -222,16 +222,25 @@ impl StreamPort {
     pub async fn serve(self, listener: TcpListener) {
         let drain = self.drain.clone();
         let serve = move |socket, address: SocketAddr, permit| {
-            let port = self.clone();
+            // Boxed step by step: what is over leaves no place behind in the task of a stream.
+            let begun = Box::pin(self.clone().begin(socket, address.ip()));
             async move {
-                port.connection(socket, address.ip()).await;
+                let serving = begun.await;
+                if let Some(serving) = serving {
+                    serving.await;
+                }
                 drop(permit);
             }
         };
         accept(listener, &drain, "stream", CONNECTIONS_MAX, serve).await;
     }
 
-    async fn connection(self, socket: TcpStream, address: IpAddr) {
+    /// Finds out who comes; what answers them, if anybody is there.
+    async fn begin(
+        self,
+        socket: TcpStream,
+        address: IpAddr,
+    ) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         // Without the first small lines wait for acknowledgements, without the second nobody sees that a peer is off the
         // network; a socket that refuses is as good as gone.
         let _ = socket.set_nodelay(true);
@@ -240,18 +249,15 @@ impl StreamPort {
             .with_interval(KEEP_ALIVE);
         let _ =
             SockRef::from(&socket).set_tcp_keepalive(&keep_alive.with_retries(KEEP_ALIVE_TRIES));
-        // What is boxed here is gone when it is over; it would be part of this task as long as the stream lives.
-        let handshake = Box::pin(self.handshake(socket));
-        let shaken = tokio::select! {
-            () = self.drain.signal().cancelled() => return,
-            shaken = handshake => shaken,
+        let signal = self.drain.signal().clone();
+        let tls = tokio::select! {
+            () = signal.cancelled() => return None,
+            shaken = self.handshake(socket) => shaken?,
         };
-        let Some(tls) = shaken else {
-            return;
-        };
-        let serving = match self.identify(&tls) {
+        match self.identify(&tls) {
             Ok((holder, begins_s)) => {
-                self.requests(tls, Arc::new(Peer::new(holder, begins_s, address)))
+                let peer = Arc::new(Peer::new(holder, begins_s, address));
+                Some(Box::pin(self.requests(tls, peer)))
             }
             Err(error) => {
                 self.metrics.handshakes_failed.increment(1);
@@ -259,10 +265,9 @@ impl StreamPort {
                     error = &error as &dyn std::error::Error,
                     "a client certificate names no node"
                 );
-                return;
+                None
             }
-        };
-        serving.await;
+        }
     }
 
     /// Speaks TLS when there is a turn; `None` when there is nobody to go on with.

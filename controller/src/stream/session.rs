@@ -98,7 +98,7 @@ pub(super) async fn open(
         claim,
     };
     let signal = port.drain.signal().clone();
-    port.drain.spawn(async move { reader.run(signal).await });
+    port.drain.spawn(reader.run(signal));
     let body = LineBody {
         messages,
         trust: WatchStream::new(trust),

@@ -84,7 +84,9 @@ impl Way {
             return;
         };
         let (half, mut writing) = tokio::io::split(parts.io.into_inner());
-        let early = parts.read_buf;
+        // Even when nothing is in it, it would keep the whole buffer of HTTP.
+        let early = Bytes::copy_from_slice(&parts.read_buf);
+        drop(parts.read_buf);
         if self.incoming.send(Incoming { half, early }).is_err() {
             return;
         }

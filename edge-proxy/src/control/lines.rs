@@ -135,7 +135,11 @@ async fn open(
     }
     let upgraded = hyper::upgrade::on(answer).await?;
     match upgraded.downcast::<TokioIo<Tls>>() {
-        Ok(parts) => Ok((parts.io.into_inner(), parts.read_buf)),
+        // Copied: even when nothing is in it, it would keep the whole buffer of HTTP.
+        Ok(parts) => Ok((
+            parts.io.into_inner(),
+            Bytes::copy_from_slice(&parts.read_buf),
+        )),
         // What was dialled is what is upgraded.
         Err(_) => Err(OpenError::Silent),
     }
