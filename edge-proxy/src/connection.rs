@@ -67,15 +67,6 @@ const OUTBOUND: &str = "outbound";
 /// The beginning of an HTTP/2 connection that no HTTP/1.1 request shares (RFC 9113, section 3.4).
 const HTTP2_BEGIN: &[u8; 4] = b"PRI ";
 
-/// How connections come in.
-#[derive(Debug, Clone)]
-pub enum Way {
-    /// From clients or local applications, on a listener.
-    Front(Arc<Listener>),
-    /// From peers: HTTP/2 over mutual TLS.
-    Mesh,
-}
-
 /// What every request of one connection shares: who serves it and whom it came from.
 #[derive(Debug)]
 pub struct Downstream {
@@ -113,7 +104,7 @@ impl Downstream {
 }
 
 /// Why a connection ended, when it did not end as it should.
-type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What a connection is for.
 enum Purpose {
@@ -130,24 +121,14 @@ impl Purpose {
     }
 }
 
-/// Serves one connection until it ends.
+/// Serves one connection of a client or a local application until it ends.
+///
+/// Its task is as large as the largest of all that it may turn out to be. What is no HTTP/1.1 is boxed, so that an idle
+/// connection of HTTP/1.1 has no place for it.
 ///
 /// # Errors
 /// What ended it, when it did not end as it should.
-pub async fn run(
-    worker: &Arc<Worker>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    way: &Way,
-) -> Result<(), ConnectionError> {
-    stream.set_nodelay(true)?;
-    match way {
-        Way::Mesh => mesh(worker, stream, peer).await,
-        Way::Front(listener) => front(worker, stream, peer, listener).await,
-    }
-}
-
-async fn front(
+pub(crate) async fn front(
     worker: &Arc<Worker>,
     mut stream: TcpStream,
     peer: SocketAddr,
@@ -192,10 +173,12 @@ async fn front(
         Purpose::Http1(stream) => {
             http1::server::serve(&downstream(stream.is_tls()), stream, BytesMut::new()).await;
         }
-        Purpose::Http2(stream) => http::http2(downstream(stream.is_tls()), stream).await?,
+        Purpose::Http2(stream) => {
+            Box::pin(http::http2(downstream(stream.is_tls()), stream)).await?;
+        }
         Purpose::Tcp(stream, target) => {
             let id = identity.map(|known| known.id);
-            tcp::entered(worker, listener, ends, id, target, stream).await?
+            Box::pin(tcp::entered(worker, listener, ends, id, target, stream)).await?;
         }
     }
     Ok(())
@@ -281,11 +264,13 @@ async fn purpose(
                 false => Purpose::Http1(Stream::Tcp(stream)),
             })
         }
-        ListenerProtocol::Https => over_tls(worker, listener, stream).await,
+        ListenerProtocol::Https => Box::pin(over_tls(worker, listener, stream)).await,
         ListenerProtocol::Tcp => {
             let target = tcp::Target::by_destination(listener, destination)?;
             let stream = match &listener.termination {
-                Some(termination) => handshake(worker, listener, termination, stream).await?,
+                Some(termination) => {
+                    Box::pin(handshake(worker, listener, termination, stream)).await?
+                }
                 None => Stream::Tcp(stream),
             };
             Ok(Purpose::Tcp(stream, target))
@@ -295,7 +280,7 @@ async fn purpose(
             Protocol::Http1 => Ok(Purpose::Http1(Stream::Tcp(stream))),
             Protocol::Http2 => Ok(Purpose::Http2(Stream::Tcp(stream))),
             Protocol::Tls if listener.termination.is_some() => {
-                over_tls(worker, listener, stream).await
+                Box::pin(over_tls(worker, listener, stream)).await
             }
             Protocol::Tls => by_server_name(listener, stream, destination).await,
             Protocol::Tcp => {
@@ -390,7 +375,11 @@ async fn by_server_name(
     Ok(Purpose::Tcp(Stream::Tcp(stream), target))
 }
 
-async fn mesh(
+/// Serves one connection of a peer, HTTP/2 over mutual TLS, until it ends.
+///
+/// # Errors
+/// What ended it, when it did not end as it should.
+pub(crate) async fn mesh(
     worker: &Arc<Worker>,
     stream: TcpStream,
     from: SocketAddr,
@@ -399,8 +388,9 @@ async fn mesh(
         return Err("a peer came before this proxy has a certificate".into());
     };
     let acceptor = TlsAcceptor::from(Arc::clone(&identity.server));
+    let accepting = Box::pin(acceptor.accept(stream));
     let accepted = tokio::select! {
-        accepted = tokio::time::timeout(HANDSHAKE_WAIT_MAX, acceptor.accept(stream)) => accepted,
+        accepted = tokio::time::timeout(HANDSHAKE_WAIT_MAX, accepting) => accepted,
         () = worker.proxy.drain.idle_over() => return Ok(()),
     };
     let stream = accepted??;

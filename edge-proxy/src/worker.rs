@@ -7,15 +7,16 @@
 //! thread.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use crate::connection::{self, Way};
+use crate::connection::{self, ConnectionError};
 use crate::listen::{Front, Sockets};
 use crate::proxy::{Proxy, Worker};
 
@@ -103,10 +104,13 @@ async fn listen_on(worker: Arc<Worker>, Front { listener, socket }: Front) {
     };
     #[cfg(not(feature = "http3"))]
     let beside = std::future::ready(());
-    let way = || Way::Front(listener.get());
+    let serve = |worker: Arc<Worker>, stream, peer| {
+        let listener = listener.get();
+        async move { connection::front(&worker, stream, peer, &listener).await }
+    };
     let accepting = async {
         tokio::select! {
-            () = listen(&worker, socket, way) => {}
+            () = listen(&worker, socket, serve) => {}
             () = listener.removed.cancelled() => {}
         }
     };
@@ -117,14 +121,24 @@ async fn mesh(worker: &Arc<Worker>, sockets: Vec<std::net::TcpListener>) {
     let mut listening = JoinSet::new();
     for socket in sockets {
         let worker = Arc::clone(worker);
-        listening.spawn(async move { listen(&worker, socket, || Way::Mesh).await });
+        // A task of their own kind: it has no place for what only clients' connections need.
+        let serve = |worker: Arc<Worker>, stream, peer| async move {
+            connection::mesh(&worker, stream, peer).await
+        };
+        listening.spawn(async move { listen(&worker, socket, serve).await });
     }
     while listening.join_next().await.is_some() {}
 }
 
-/// Accepts connections until the drain begins. At the limit it waits for one to end, and the
+/// Accepts connections until the drain begins, and has each served. At the limit it waits for one to end, and the
 /// kernel's backlog fills.
-async fn listen(worker: &Arc<Worker>, socket: std::net::TcpListener, way: impl Fn() -> Way) {
+async fn listen<F>(
+    worker: &Arc<Worker>,
+    socket: std::net::TcpListener,
+    serve: impl Fn(Arc<Worker>, TcpStream, SocketAddr) -> F,
+) where
+    F: Future<Output = Result<(), ConnectionError>> + Send + 'static,
+{
     let drain = &worker.proxy.drain;
     let listener = match TcpListener::from_std(socket) {
         Ok(listener) => listener,
@@ -145,10 +159,12 @@ async fn listen(worker: &Arc<Worker>, socket: std::net::TcpListener, way: impl F
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (worker, way) = (Arc::clone(worker), way());
+                // A client that is gone already is found out by who serves it.
+                let _ = stream.set_nodelay(true);
+                let served = serve(Arc::clone(worker), stream, peer);
                 drain.spawn(async move {
                     let _permit = permit;
-                    if let Err(error) = connection::run(&worker, stream, peer, &way).await {
+                    if let Err(error) = served.await {
                         tracing::debug!(%error, "a connection ended");
                     }
                 });

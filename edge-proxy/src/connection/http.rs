@@ -52,9 +52,9 @@ pub(super) async fn http2(downstream: Arc<Downstream>, stream: Stream) -> Result
     });
     let mut server = http2_server(CLIENT_STREAMS_MAX);
     server.enable_connect_protocol();
-    let connection = server.serve_connection(TokioIo::new(stream), service);
+    let connection = Box::pin(server.serve_connection(TokioIo::new(stream), service));
     let drain = &proxy.drain;
-    let connection = drained(drain, drain.begun(), connection, |c| c.graceful_shutdown());
+    let connection = drained(drain, connection, |c| c.graceful_shutdown());
     let ended = paced(&proxy, &pace, connection).await;
     if let Some(Err(error)) = &ended
         && let Some(fault) = fault(error)
@@ -131,7 +131,7 @@ pub(super) async fn mesh(
     });
     let connection = http2_server(STREAMS_MAX).serve_connection(TokioIo::new(stream), service);
     let drain = &worker.proxy.drain;
-    drained(drain, drain.begun(), connection, |c| c.graceful_shutdown()).await
+    drained(drain, Box::pin(connection), |c| c.graceful_shutdown()).await
 }
 
 fn infallible(response: Response<ResponseBody>) -> Result<Response<ResponseBody>, Infallible> {
@@ -151,18 +151,17 @@ fn http2_server(streams_max: u32) -> http2::Builder<TokioExecutor> {
     builder
 }
 
-/// Runs a connection; when it is `due` by the drain, lets its requests end and closes it.
+/// Runs a connection; when the drain begins, lets its requests end and closes it. Boxed: what is handed from one function to the
+/// next has a place in each.
 async fn drained<C, T, E>(
     drain: &Drain,
-    due: impl Future<Output = ()>,
-    connection: C,
+    mut connection: Pin<Box<C>>,
     close: impl Fn(Pin<&mut C>),
 ) -> Result<T, E>
 where
     C: Future<Output = Result<T, E>>,
 {
-    let mut connection = pin!(connection);
-    let mut due = pin!(due);
+    let mut due = pin!(drain.begun());
     let (mut watching, mut closing) = (false, false);
     std::future::poll_fn(|cx| {
         // The token takes a lock each time it is asked. It remembers this task's waker from the
