@@ -18,6 +18,8 @@ use crate::spool::{Part, Spool};
 
 /// Lines gather this long before they are written.
 const GATHER_TIME: Duration = Duration::from_millis(200);
+/// How long a syslog of this node may take to make room: its socket holds a dozen datagrams, a batch has hundreds.
+const SYSLOG_WAIT_MAX: Duration = Duration::from_secs(1);
 /// `local0.info` (RFC 5424, section 6.2.1).
 const PRIORITY: u8 = 16 * 8 + 6;
 
@@ -41,7 +43,7 @@ pub struct LogFile {
     open: Option<(File, u64)>,
 }
 
-/// The way to a syslog. It never waits.
+/// The way to a syslog. It waits for [`SYSLOG_WAIT_MAX`] at most, in a thread that nothing else waits for.
 #[derive(Debug)]
 pub enum Socket {
     /// On this node.
@@ -237,7 +239,7 @@ impl Socket {
         match syslog {
             Syslog::Unix(path) => {
                 let socket = UnixDatagram::unbound()?;
-                socket.set_nonblocking(true)?;
+                socket.set_write_timeout(Some(SYSLOG_WAIT_MAX))?;
                 socket.connect(path)?;
                 Ok(Socket::Unix(socket))
             }
@@ -254,24 +256,33 @@ impl Socket {
         }
     }
 
-    /// One datagram a line (RFC 5424, section 6).
+    /// One datagram a line (RFC 5424, section 6). Who makes no room in time gets no more of these lines.
     fn send(&self, about: &str, lines: &[u8]) -> Result<(), (u64, io::Error)> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let time = super::time(now.map_or(0, |now| now.as_micros()));
         let mut failed = None;
+        let mut left = count(lines);
         let lines = lines
             .split(|byte| *byte == b'\n')
             .filter(|line| !line.is_empty());
         for line in lines {
+            left = left.saturating_sub(1);
             let mut message = format!("<{PRIORITY}>1 {time} {about} ").into_bytes();
             message.extend_from_slice(line);
             let sent = match self {
                 Socket::Unix(socket) => socket.send(&message),
                 Socket::Udp(socket) => socket.send(&message),
             };
-            if let Err(error) = sent {
-                let (lost, first) = failed.unwrap_or((0, error));
-                failed = Some((lost + 1, first));
+            match sent {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let lost = failed.map_or(0, |(lost, _)| lost);
+                    return Err((lost + 1 + left, error));
+                }
+                Err(error) => {
+                    let (lost, first) = failed.unwrap_or((0, error));
+                    failed = Some((lost + 1, first));
+                }
             }
         }
         failed.map_or(Ok(()), Err)

@@ -13,8 +13,10 @@ use tempfile::TempDir;
 
 /// Rounds, after each of which the shipper catches up.
 const ROUNDS: usize = 12;
-/// Requests of a round, each with a path of its own: more than a file may have.
-const REQUESTS: usize = 20;
+/// Requests of a round, each with a path of its own: less than a file holds, so that it is read before it is put aside.
+const FILE_REQUESTS: usize = 10;
+/// The same for syslog: many times what its socket holds.
+const SYSLOG_REQUESTS: usize = 100;
 /// The shortest file that is put aside: about a dozen lines.
 const FILE_LEN_MAX: u64 = 4096;
 
@@ -94,6 +96,7 @@ async fn shipped(dir: &Path, requests: usize) -> Vec<Value> {
 
 /// What rsyslog makes of a proxy's lines, and the directory of both.
 async fn through_rsyslog(
+    requests: usize,
     configure: impl FnOnce(&Path, &mut AccessLogConfig),
 ) -> (Vec<Value>, TempDir) {
     let a = TestEndpoint::start("a").await;
@@ -108,17 +111,17 @@ async fn through_rsyslog(
     .await;
     let mut lines = Vec::new();
     for round in 1..=ROUNDS {
-        for number in (round - 1) * REQUESTS..round * REQUESTS {
+        for number in (round - 1) * requests..round * requests {
             proxy.get(&format!("/{number}")).await;
         }
-        lines = shipped(shipper.path(), round * REQUESTS).await;
+        lines = shipped(shipper.path(), round * requests).await;
     }
     proxy.end().await;
     (lines, shipper)
 }
 
-fn are_whole(lines: &[Value]) {
-    assert_eq!(lines.len(), ROUNDS * REQUESTS, "no line comes twice");
+fn are_whole(lines: &[Value], requests: usize) {
+    assert_eq!(lines.len(), ROUNDS * requests, "no line comes twice");
     for line in lines {
         assert_eq!(
             (&line["node"], &line["host"], &line["method"]),
@@ -135,13 +138,13 @@ async fn rsyslog_reads_a_file_that_is_put_aside_and_loses_no_line() {
     if !Rsyslog::is_there() {
         return;
     }
-    let (lines, dir) = through_rsyslog(|dir, log| {
+    let (lines, dir) = through_rsyslog(FILE_REQUESTS, |dir, log| {
         log.file = Some(dir.join("access.log"));
         log.file_len_max = FILE_LEN_MAX;
         log.files_kept = 100;
     })
     .await;
-    are_whole(&lines);
+    are_whole(&lines, FILE_REQUESTS);
     assert!(
         dir.path().join("access.log.5").exists(),
         "files are put aside"
@@ -153,10 +156,10 @@ async fn rsyslog_takes_lines_as_syslog() {
     if !Rsyslog::is_there() {
         return;
     }
-    let (lines, _) = through_rsyslog(|dir, log| {
+    let (lines, _) = through_rsyslog(SYSLOG_REQUESTS, |dir, log| {
         log.output = Output::Syslog;
         log.syslog = format!("unix:{}", dir.join("syslog").display());
     })
     .await;
-    are_whole(&lines);
+    are_whole(&lines, SYSLOG_REQUESTS);
 }

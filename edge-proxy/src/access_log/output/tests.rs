@@ -116,3 +116,28 @@ fn a_syslog_gets_a_datagram_a_line_and_is_found_again() {
         );
     }
 }
+
+#[test]
+fn a_syslog_is_waited_for_until_it_has_room_and_given_up_when_it_never_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    let mut place = Place::Syslog(Syslog::Unix(path), "n isobar-proxy 7 access -".into(), None);
+    let batch: Vec<u8> = (0..500)
+        .flat_map(|n| format!("{n}\n").into_bytes())
+        .collect();
+    let reader = std::thread::spawn(move || {
+        let mut buffer = [0; 256];
+        for number in 0..500 {
+            let len = socket.recv(&mut buffer).unwrap();
+            assert!(buffer[..len].ends_with(format!(" {number}").as_bytes()));
+        }
+        socket
+    });
+    place.write(&batch).unwrap();
+    // From now on nobody reads: what its socket holds goes there, all that follows is given up together.
+    let _socket = reader.join().unwrap();
+    let (lost, error) = place.write(&batch).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    assert!((1..500).contains(&lost), "{lost}");
+}
