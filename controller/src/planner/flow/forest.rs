@@ -52,6 +52,8 @@ pub(super) struct Forest {
     rafts: Vec<Raft>,
     /// Rafts without crew.
     spare: Vec<u32>,
+    /// Of the raft being launched: nodes by which it may be reached, each after a moment before which it is not.
+    shore: Vec<(i64, u32)>,
     now_ns: i64,
     roots: usize,
     augmentations: u64,
@@ -70,6 +72,7 @@ impl Forest {
             orphans: Vec::new(),
             rafts: Vec::new(),
             spare: Vec::new(),
+            shore: Vec::new(),
             now_ns: 0,
             roots: 0,
             augmentations: 0,

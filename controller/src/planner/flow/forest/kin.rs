@@ -185,35 +185,49 @@ impl Flow {
     /// Finds where and when the forest reaches a raft first.
     fn launch<const DRAW: bool>(&mut self, raft: u32) {
         let crew = std::mem::take(&mut self.forest.rafts[raft as usize].crew);
+        let mut shore = std::mem::take(&mut self.forest.shore);
         let top = crew[0];
+        // Half of a raft leads, and of these only what is looped can be an entry: one look at each node sorts them out.
+        let (mut likely_ns, mut likely) = (NEVER, usize::MAX);
+        for &node in &crew {
+            let kin = &self.forest.kin[node as usize];
+            if !self.leads::<DRAW>(node as usize) {
+                let least_ns = kin.apart_ns + sign::<DRAW>() * self.price_ns[node as usize];
+                if least_ns < likely_ns {
+                    (likely_ns, likely) = (least_ns, shore.len());
+                }
+                shore.push((least_ns, node));
+            } else if kin.is_looped {
+                shore.push((-FAR, node));
+            }
+        }
         let (mut first_ns, mut entry) = (NEVER, top);
         // The likeliest entry is looked at first: it spares most others.
-        let likely = crew
-            .iter()
-            .copied()
-            .min_by_key(|&node| self.least_ns::<DRAW>(node));
-        for &node in likely.iter().chain(&crew) {
-            let key_ns = self.reached_ns::<DRAW>(node as usize, raft, first_ns);
+        if let Some(&(_, node)) = shore.get(likely) {
+            let key_ns = self.reached_ns::<DRAW>(node as usize, raft);
+            if key_ns < first_ns {
+                (first_ns, entry) = (key_ns, node);
+            }
+            shore[likely].0 = NEVER;
+        }
+        for &(least_ns, node) in &shore {
+            if least_ns >= first_ns {
+                continue;
+            }
+            let key_ns = self.reached_ns::<DRAW>(node as usize, raft);
             if key_ns < first_ns {
                 (first_ns, entry) = (key_ns, node);
             }
         }
+        shore.clear();
+        self.forest.shore = shore;
         self.forest.rafts[raft as usize] = Raft { crew, entry };
         self.forest.schedule(top as usize, first_ns);
     }
 
-    /// A moment before which no leading node reaches a following node outside.
-    fn least_ns<const DRAW: bool>(&self, node: u32) -> i64 {
-        let node = node as usize;
-        if self.leads::<DRAW>(node) {
-            return NEVER;
-        }
-        self.forest.kin[node].apart_ns + sign::<DRAW>() * self.price_ns[node]
-    }
-
-    /// When the forest reaches a node of a raft, if that is before `first_ns`. Leading nodes of other rafts take note of
-    /// it: they may be back before it is.
-    fn reached_ns<const DRAW: bool>(&mut self, node: usize, raft: u32, first_ns: i64) -> i64 {
+    /// When the forest reaches a node of a raft. Leading nodes of other rafts take note of it: they may be back before
+    /// it is.
+    fn reached_ns<const DRAW: bool>(&mut self, node: usize, raft: u32) -> i64 {
         if self.leads::<DRAW>(node) {
             let is_reached =
                 self.forest.kin[node].is_looped && self.carrying_inside(node).is_some();
@@ -222,9 +236,6 @@ impl Flow {
             } else {
                 NEVER
             };
-        }
-        if self.least_ns::<DRAW>(node as u32) >= first_ns {
-            return NEVER;
         }
         let level_ns = sign::<DRAW>() * self.price_ns[node];
         self.forest.scans += 1;
