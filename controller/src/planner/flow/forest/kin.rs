@@ -239,25 +239,32 @@ impl Flow {
         }
         let level_ns = sign::<DRAW>() * self.price_ns[node];
         self.forest.scans += 1;
-        let above = self.forest.kin[node].above;
+        let place = self.place(node);
+        let shift = if DRAW { self.nodes() } else { 0 };
+        let Flow {
+            arcs,
+            forest,
+            price_ns,
+            ..
+        } = self;
+        let side = if DRAW { &arcs.rows } else { &arcs.cols };
+        let above = forest.kin[node].above;
         let (mut inside_ns, mut outside_ns) = (NEVER, NEVER);
-        for at in self.following::<DRAW>().group(self.place(node)) {
-            let (other, link) = self.leader::<DRAW>(at);
-            let cost_ns = i64::from(link.cost_ns);
-            let base_ns = self.forest.base_ns[other];
+        for link in &side.link[side.group(place)] {
+            let (other, cost_ns) = (link.node as usize + shift, i64::from(link.cost_ns));
+            let base_ns = forest.base_ns[other];
             if base_ns != -FAR {
                 inside_ns = inside_ns.min(cost_ns - base_ns);
                 continue;
             }
-            let kin = self.forest.kin[other];
+            let kin = &mut forest.kin[other];
             if other as u32 == above || kin.above == node as u32 {
                 continue;
             }
             if kin.raft != raft {
-                let next_ns = &mut self.forest.kin[other].next_ns;
-                *next_ns = (cost_ns + level_ns).min(*next_ns);
+                kin.next_ns = kin.next_ns.min(cost_ns + level_ns);
             }
-            let base_ns = sign::<DRAW>() * self.price_ns[other] - self.forest.now_ns;
+            let base_ns = sign::<DRAW>() * price_ns[other] - forest.now_ns;
             outside_ns = outside_ns.min(cost_ns - base_ns);
         }
         self.forest.kin[node].apart_ns = inside_ns.min(outside_ns);
