@@ -104,8 +104,9 @@ async fn listen_on(worker: Arc<Worker>, Front { listener, socket }: Front) {
     };
     #[cfg(not(feature = "http3"))]
     let beside = std::future::ready(());
-    let serve = |worker: Arc<Worker>, stream, peer| {
-        let listener = listener.get();
+    let served = Arc::clone(&listener);
+    let serve = move |worker: Arc<Worker>, stream, peer| {
+        let listener = served.get();
         async move { connection::front(&worker, stream, peer, &listener).await }
     };
     let accepting = async {
@@ -135,7 +136,7 @@ async fn mesh(worker: &Arc<Worker>, sockets: Vec<std::net::TcpListener>) {
 async fn listen<F>(
     worker: &Arc<Worker>,
     socket: std::net::TcpListener,
-    serve: impl Fn(Arc<Worker>, TcpStream, SocketAddr) -> F,
+    serve: impl Fn(Arc<Worker>, TcpStream, SocketAddr) -> F + Clone + Send + 'static,
 ) where
     F: Future<Output = Result<(), ConnectionError>> + Send + 'static,
 {
@@ -161,10 +162,11 @@ async fn listen<F>(
             Ok((stream, peer)) => {
                 // A client that is gone already is found out by who serves it.
                 let _ = stream.set_nodelay(true);
-                let served = serve(Arc::clone(worker), stream, peer);
+                let (worker, serve) = (Arc::clone(worker), serve.clone());
                 drain.spawn(async move {
                     let _permit = permit;
-                    if let Err(error) = served.await {
+                    // Begun in here: what is handed in and then waited for would have two places.
+                    if let Err(error) = serve(worker, stream, peer).await {
                         tracing::debug!(%error, "a connection ended");
                     }
                 });

@@ -326,6 +326,7 @@ impl Reader {
                     }
                     other => {
                         if let Up::Report(report) = other {
+                            tracing::trace!(node = %self.node, "a report came");
                             let now_s = seconds(SystemTime::now());
                             self.plain.add(&self.node, report, now_s);
                         }

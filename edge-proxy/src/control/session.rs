@@ -330,7 +330,10 @@ impl Control {
             return;
         };
         match encode_line(&Up::Report(draft.report.clone())) {
-            Ok(line) => place.send(Bytes::from(line)),
+            Ok(line) => {
+                tracing::trace!(len = line.len(), "a report goes up");
+                place.send(Bytes::from(line));
+            }
             Err(error) => tracing::warn!(%error, "a report is too long to send"),
         }
         self.book.sent(draft);
