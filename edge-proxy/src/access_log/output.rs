@@ -43,7 +43,7 @@ pub struct LogFile {
     open: Option<(File, u64)>,
 }
 
-/// The way to a syslog. It waits for [`SYSLOG_WAIT_MAX`] at most, in a thread that nothing else waits for.
+/// The way to a syslog. It waits for a second at most, in a thread that nothing else waits for.
 #[derive(Debug)]
 pub enum Socket {
     /// On this node.
